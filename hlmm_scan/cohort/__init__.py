@@ -1,0 +1,1 @@
+"""Who is analysed, with which phenotype and covariates."""

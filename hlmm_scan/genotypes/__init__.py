@@ -1,0 +1,1 @@
+"""Genotype datasets: converting to Zarr, opening, reading blocks of variants."""

@@ -1,0 +1,1 @@
+"""Blocks of variants in, arrays of estimates out."""

@@ -1,0 +1,1 @@
+"""Heteroskedastic linear (mixed) models for one data set."""

@@ -1,0 +1,1 @@
+"""The model without a test variant, fitted once per phenotype."""

@@ -1,0 +1,1 @@
+"""The scan: a plan, its tasks, and where they run."""
