@@ -1,0 +1,209 @@
+"""Every stored variable in one registry: name, dims, dtype, unit and meaning.
+
+The registry makes the arrays, their attributes and the table in the documentation; nothing else
+in the package spells a stored name's type or description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+STORE_FORMAT = 1
+"""Version of the result store's layout; a store of another version is refused."""
+
+
+class Status(IntEnum):
+    """What became of one variant × phenotype.
+
+    From 5 to 9 the estimates are kept where they exist but are not to be trusted; from 10 on the
+    row holds no estimates, and the first reason in this order is given.
+    """
+
+    PENDING = 0
+    OK = 1
+    SCREENED = 2
+    REFINED = 3
+    RANDOM_VARIANCE_AT_ZERO = 4
+    NOT_CONVERGED = 5
+    NOT_UNIQUE = 6
+    UNBOUNDED = 7
+    MONOMORPHIC = 10
+    LOW_MAF = 11
+    LOW_MAC = 12
+    HIGH_MISSING = 13
+    LOW_INFO = 14
+    HWE = 15
+    TASK_FAILED = 20
+
+    @property
+    def label(self) -> str:
+        """The name as it stands in ``flag_meanings``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One stored array.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+    dtype : str
+        numpy dtype name, or ``"str"`` for variable-length text.
+    unit : str
+        Unit in words; empty where there is none.
+    description : str
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str
+    description: str
+
+    @property
+    def fill_value(self) -> Any:
+        """What a chunk that was never written reads as."""
+        if self.dtype == "str":
+            return ""
+        return np.nan if np.dtype(self.dtype).kind == "f" else 0
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes stored with the array (xarray shows them)."""
+        attributes: dict[str, Any] = {"description": self.description}
+        if self.unit:
+            attributes["units"] = self.unit
+        if self.name == "status":
+            attributes["flag_values"] = [int(s) for s in Status]
+            attributes["flag_meanings"] = " ".join(s.label for s in Status)
+        return attributes
+
+
+_TEST = ("phenotype", "variant")
+_TRAIT = "phenotype units"
+_LOG_VARIANCE = "log variance per allele"
+_P = "-log10 p"
+
+COORDINATES: tuple[Variable, ...] = (
+    Variable("phenotype", ("phenotype",), "str", "", "Name of the phenotype"),
+    Variable("variant_id", ("variant",), "str", "", "Variant identifier of the source"),
+    Variable("contig", ("variant",), "str", "", "Chromosome as the source names it"),
+    Variable("position", ("variant",), "int32", "base pairs", "1-based position"),
+    Variable("effect_allele", ("variant",), "str", "", "Allele counted; PLINK A1, VCF ALT"),
+    Variable("other_allele", ("variant",), "str", "", "The other allele; PLINK A2, VCF REF"),
+)
+
+RESULTS: tuple[Variable, ...] = (
+    Variable("n", _TEST, "int32", "people", "People used for this variant and phenotype"),
+    Variable(
+        "effect_allele_frequency", _TEST, "float64", "", "Frequency of the effect allele in them"
+    ),
+    Variable("add", _TEST, "float64", _TRAIT, "Additive effect on the mean per effect allele"),
+    Variable("add_se", _TEST, "float64", _TRAIT, "Standard error of add"),
+    Variable("add_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of add"),
+    Variable("var", _TEST, "float64", _LOG_VARIANCE, "Log-linear effect on the variance"),
+    Variable("var_se", _TEST, "float64", _LOG_VARIANCE, "Standard error of var"),
+    Variable("var_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of var"),
+    Variable("add_var_cov", _TEST, "float64", "", "Covariance of add and var, as av_chi2 uses it"),
+    Variable("av_chi2", _TEST, "float64", "chi-squared, 2 df", "Joint Wald test of add and var"),
+    Variable("av_neg_log10_p", _TEST, "float64", _P, "2-df joint test of add and var"),
+    Variable("log_likelihood", _TEST, "float64", "", "Maximum of the log-likelihood"),
+    Variable("status", _TEST, "int8", "", "What became of this variant and phenotype"),
+)
+
+RANDOM_EFFECT_RESULTS: tuple[Variable, ...] = (
+    Variable(
+        "random_variance", _TEST, "float64", "phenotype units squared", "Variance of random effects"
+    ),
+    Variable(
+        "random_variance_se",
+        _TEST,
+        "float64",
+        "phenotype units squared",
+        "Standard error of random_variance; NaN where it lies on its boundary 0",
+    ),
+    Variable(
+        "random_variance_fraction",
+        _TEST,
+        "float64",
+        "",
+        "random_variance over itself plus the mean residual variance",
+    ),
+)
+
+GENOTYPES: tuple[Variable, ...] = (
+    Variable("variant_contig", ("variants",), "int16", "", "Index into contig_id"),
+    Variable("variant_position", ("variants",), "int32", "base pairs", "1-based position"),
+    Variable("variant_id", ("variants",), "str", "", "Variant identifier of the source"),
+    Variable(
+        "variant_allele",
+        ("variants", "alleles"),
+        "str",
+        "",
+        "Other allele (PLINK A2, VCF REF), then effect allele (PLINK A1, VCF ALT)",
+    ),
+    Variable(
+        "variant_genotype_counts",
+        ("variants", "genotypes"),
+        "int32",
+        "people",
+        "People with 0, 1 and 2 copies of the effect allele",
+    ),
+    Variable("variant_missing_count", ("variants",), "int32", "people", "People without a call"),
+    Variable(
+        "variant_effect_allele_frequency",
+        ("variants",),
+        "float64",
+        "",
+        "Frequency of the effect allele among called people; NaN where nobody is called",
+    ),
+    Variable("variant_missingness", ("variants",), "float64", "", "Fraction of people uncalled"),
+    Variable("contig_id", ("contigs",), "str", "", "Chromosomes as the source names them"),
+    Variable("sample_id", ("samples",), "str", "", "Individual id (IID)"),
+    Variable("sample_family_id", ("samples",), "str", "", "Family id (FID)"),
+    Variable("sample_sex", ("samples",), "int8", "", "1 male, 2 female, 0 unknown"),
+    Variable(
+        "call_genotype_packed",
+        ("variants", "packed_samples"),
+        "uint8",
+        "",
+        "Four 2-bit calls a byte, PLINK order: 00 two effect alleles, 01 missing, 10 one, 11 none",
+    ),
+)
+
+
+def result_variables(*, random_effects: bool) -> tuple[Variable, ...]:
+    """Variables of a result store over (phenotype, variant).
+
+    Parameters
+    ----------
+    random_effects : bool
+        Whether the model has random effects (HLMM).
+    """
+    return RESULTS + RANDOM_EFFECT_RESULTS if random_effects else RESULTS
+
+
+def find(name: str, variables: Iterable[Variable]) -> Variable:
+    """Return the variable of that name.
+
+    Raises
+    ------
+    KeyError
+        If the registry has no such name.
+    """
+    for variable in variables:
+        if variable.name == name:
+            return variable
+    raise KeyError(name)
+
+
+def documentation_rows() -> Iterator[tuple[str, str, str]]:
+    """Yield (name, unit, description) of every result variable, in stored order."""
+    for variable in (*COORDINATES, *result_variables(random_effects=True)):
+        yield variable.name, variable.unit, variable.description
