@@ -1,0 +1,328 @@
+"""The command line: every command parses, calls one function, and reports.
+
+Heavy imports stand inside the commands, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from hlmm_scan import __version__
+from hlmm_scan.config import INFORMATION, ScanConfig, compose, load_config, to_yaml
+from hlmm_scan.errors import HlmmScanError, InputError
+
+PROGRAM = "hlmm-scan"
+_FILE = click.Path(path_type=Path)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("--log-file", type=_FILE, help="Also log to this file.")
+def cli(verbose: bool, log_file: Path | None) -> None:
+    """Genome scans for effects on the mean and the variance of a trait."""
+    _configure_logging(verbose, log_file)
+
+
+# convert and simulate ---------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("sources", metavar="IN...", nargs=-1, required=True, type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Genotype dataset to write.")
+@click.option("--chunk-variants", type=int, help="Variants per chunk. Default: about 8 MiB.")
+@click.option("--overwrite", is_flag=True, help="Replace a genotype dataset of hlmm-scan.")
+def convert(
+    sources: Sequence[Path], output: Path, chunk_variants: int | None, overwrite: bool
+) -> None:
+    """Convert PLINK filesets (one, or one per chromosome) to a Zarr genotype dataset."""
+    from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.scan.progress import Progress
+
+    with Progress(0, "variants") as progress:
+        dataset = run_convert(
+            sources,
+            output,
+            chunk_variants=chunk_variants,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    click.echo(f"{output}: {dataset.n_variants:,} variants of {dataset.n_samples:,} people")
+
+
+@cli.command()
+@click.option("-o", "--output", type=_FILE, required=True, help="Folder to write to.")
+@click.option("--model", type=click.Choice(["hlmm", "gamma"]), default="hlmm", show_default=True)
+@click.option("--n-samples", type=int, default=2000, show_default=True, help="People.")
+@click.option("--chromosomes", type=int, help="Default: 3; 1 in the gamma model.")
+@click.option("--variants-per-chromosome", type=int, default=1000, show_default=True)
+@click.option("--n-random-effects", type=int, default=300, show_default=True)
+@click.option("--linkage", type=float, default=0.0, show_default=True, help="Between neighbours.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace files of an earlier simulation.")
+def simulate(output: Path, **options: Any) -> None:
+    """Simulate PLINK genotypes and a phenotype with known effects."""
+    from hlmm_scan.simulate import simulate_cohort
+
+    cohort = simulate_cohort(output, **options)
+    for path in (*cohort.beds, cohort.phenotypes, cohort.covariates, cohort.truth):
+        click.echo(path)
+    if cohort.random_effects is not None:
+        click.echo(cohort.random_effects)
+
+
+# scan -------------------------------------------------------------------------------------
+
+
+def _scan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one flag for every field of ScanConfig, and ``--config``."""
+    for f in reversed(fields(ScanConfig)):
+        dashed = f.name.replace("_", "-")
+        kind, text = f.metadata["kind"], f.metadata["help"]
+        settings: dict[str, Any] = {"help": text, "default": None}
+        names = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
+        if kind == "path":
+            settings["type"] = _FILE
+        elif kind == "choice":
+            settings["type"] = click.Choice(f.metadata["choices"])
+        elif kind in ("whole", "number"):
+            settings["type"] = int if kind == "whole" else float
+            if f.default is not None:
+                settings["help"] = f"{text} Default: {f.default}."
+        elif kind == "yes_no":
+            names = [f"--{dashed}/--no-{dashed}"]
+        elif kind == "names":
+            settings["multiple"] = True
+        command = click.option(*names, f.name, **settings)(command)
+    return click.option(
+        "--config", "config_file", type=_FILE, help="YAML file with any of these options."
+    )(command)
+
+
+def _compose(config_file: Path | None, flags: dict[str, Any]) -> ScanConfig:
+    return compose(load_config(config_file) if config_file else {}, flags)
+
+
+@cli.command()
+@_scan_options
+@click.option("--overwrite", is_flag=True, help="Delete an existing result store first.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Stop before the first task.")
+def scan(
+    config_file: Path | None, overwrite: bool, dry_run: bool, only_prepare: bool, **flags: Any
+) -> None:
+    """Scan variants for effects on mean and variance. The same command again resumes."""
+    from hlmm_scan.scan import run
+
+    config = _compose(config_file, flags)
+    if dry_run:
+        click.echo(run.dry_run(config))
+    elif only_prepare:
+        store = run.prepare(config, overwrite=overwrite)
+        click.echo(f"{store.path}: prepared")
+    else:
+        store = run.scan(config, overwrite=overwrite)
+        counts = store.attributes["status_counts"]
+        click.echo(f"{store.path}: complete")
+        for label, count in counts.items():
+            click.echo(f"  {label:<26}{count:>12,}")
+
+
+@cli.command()
+@click.argument("results", type=_FILE)
+def finalise(results: Path) -> None:
+    """Verify that nothing is missing and write the completion mark."""
+    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.scan import run
+
+    store = run.finalise(ResultStore.open(results))
+    click.echo(f"{store.path}: complete")
+
+
+@cli.command()
+@click.argument("results", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+@click.option("--verify", is_flag=True, help="Read every finished partition again.")
+def status(results: Path, as_json: bool, verify: bool) -> None:
+    """Say what of a scan is done, missing or failed."""
+    from tqdm import tqdm
+
+    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.scan import run
+
+    store = ResultStore.open(results)
+    state = run.scan_state(store)
+    damaged = run.verify(store) if verify else None
+    if as_json:
+        extra = {} if damaged is None else {"damaged": damaged}
+        click.echo(json.dumps({**state.to_json(), **extra}, indent=2))
+        return
+    click.echo(f"{state.path}: {'complete' if state.complete else 'incomplete'}")
+    click.echo(
+        f"partitions  {state.partitions_done:,} done, {len(state.missing):,} missing, "
+        f"{len(state.failed):,} failed of {state.partitions:,}"
+    )
+    click.echo(f"tests       {state.tests_done:,} done of {state.tests:,}")
+    for label, count in state.statuses.items():
+        click.echo(f"  {label:<26}{count:>12,}")
+    if state.rate:
+        click.echo(f"rate        {state.rate:,.0f} tests/s, {state.seconds:,.1f} s of task time")
+    if state.missing and state.seconds_left:
+        click.echo(f"time left   {tqdm.format_interval(state.seconds_left)} at that rate")
+    for index, error in list(state.failed.items())[:10]:
+        click.echo(f"failed      partition {index}: {error}")
+    if damaged is not None:
+        click.echo(
+            f"verified    {'every value is as written' if not damaged else f'DAMAGED: {damaged}'}"
+        )
+
+
+# after the scan, and without one -----------------------------------------------------------
+
+
+@cli.command()
+@click.argument("results", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="Table to write (.gz compresses).")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["tsv", "seed"]),
+    default="tsv",
+    show_default=True,
+    help="tsv: every variable under its own name. seed: the 2018 script's columns.",
+)
+@click.option("--phenotype", multiple=True, help="Default: all.")
+def export(results: Path, output: Path, kind: str, phenotype: Sequence[str]) -> None:
+    """Write results as a table."""
+    from hlmm_scan.results.export import export as run_export
+    from hlmm_scan.results.store import ResultStore
+
+    rows = run_export(ResultStore.open(results), output, kind, phenotype)
+    click.echo(f"{output}: {rows:,} rows")
+
+
+@cli.command()
+@click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
+@click.option("--phenotype", help="Column. Default: the first.")
+@click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")
+@click.option("--variance-covariates", type=_FILE, help="Table of covariates of the log-variance.")
+@click.option("--random-effects", type=_FILE, help="Genotype dataset, or ids in --genotypes.")
+@click.option("--genotypes", type=_FILE, help="Genotype dataset for a list of ids.")
+@click.option(
+    "--se", "information", type=click.Choice(INFORMATION), default="expected", show_default=True
+)
+@click.option("--missing-value", "missing_values", multiple=True, default=("NA",))
+@click.option("-o", "--output", type=_FILE, help="Table of effects to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the fit for a machine.")
+def fit(phenotypes: Path, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Fit one model without a test variant: covariate effects and random variance."""
+    from hlmm_scan.null.standalone import fit_tables, write_effects
+
+    result = fit_tables(phenotypes, **options)
+    if output is not None:
+        write_effects(result, output)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+        return
+    click.echo(f"log-likelihood {result.log_likelihood:.6f}, status {result.status}")
+    for effect in result.effects:
+        click.echo(
+            f"{effect.part:<13}{effect.name:<20}{effect.estimate:>14.6g} "
+            f"± {effect.standard_error:<12.6g} -log10 p {effect.neg_log10_p:.3f}"
+        )
+
+
+@cli.group()
+def config() -> None:
+    """Show or check a configuration."""
+
+
+@config.command("show")
+@_scan_options
+def config_show(config_file: Path | None, **flags: Any) -> None:
+    """Print the whole configuration of a run, defaults included, as YAML."""
+    click.echo(to_yaml(_compose(config_file, flags)), nl=False)
+
+
+@config.command("check")
+@click.argument("file", type=_FILE)
+def config_check(file: Path) -> None:
+    """Check a configuration and the files it names; nothing is written."""
+    from hlmm_scan.scan import run
+
+    run.dry_run(compose(load_config(file), {}))
+    click.echo(f"{file}: good")
+
+
+# errors, signals, logging -------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; errors become one line on standard error.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+    """
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+    except HlmmScanError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _fail(" ".join(error.format_message().split()), InputError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; the same command again goes on from here", 130)
+    except _Terminated:
+        return _fail("terminated; the same command again goes on from here", 143)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"{PROGRAM}: {message}", err=True)
+    return code
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _configure_logging(verbose: bool, log_file: Path | None) -> None:
+    """Send our log to standard error, and to a file where asked for."""
+    root = logging.getLogger("hlmm_scan")
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.addHandler(_handler(logging.StreamHandler(), "%(message)s"))
+    if log_file is not None:
+        try:
+            to_file = logging.FileHandler(log_file)
+        except OSError as error:
+            raise InputError(f"{log_file}: {error.strerror or error}") from None
+        root.addHandler(_handler(to_file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+
+def _handler(handler: logging.Handler, form: str) -> logging.Handler:
+    handler.setFormatter(logging.Formatter(form))
+    return handler

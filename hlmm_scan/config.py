@@ -1,0 +1,227 @@
+"""One scan as data: options from a YAML file and from flags, checked and composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hlmm_scan.errors import InputError, nearest
+
+DEFAULT_MIN_MAF = 0.01
+DEFAULT_MIN_MAC = 20
+DEFAULT_MAX_MISSING = 0.05
+DEFAULT_MISSING_VALUES = ("NA",)
+COVARIATE_MODES = ("joint", "seed")
+INFORMATION = ("expected", "observed")
+
+
+def _option(default: Any, kind: str, text: str, **extra: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": text, **extra})
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """Everything a scan is asked for.
+
+    Each field is a YAML key and, with dashes, a flag. `kind` says how it is read: path, paths,
+    name, names, choice, number, whole, yes_no. `computed` marks what the numbers depend on.
+
+    Raises
+    ------
+    InputError
+        On a value out of range or a required one that is missing.
+    """
+
+    genotypes: Path | None = _option(None, "path", "Genotype dataset made by convert (required).")
+    phenotypes: Path | None = _option(None, "path", "Phenotype table (required).")
+    output: Path | None = _option(None, "path", "Result store to write (required).", short="-o")
+    phenotype: tuple[str, ...] = _option(
+        (), "names", "Phenotype column to scan; repeatable. Default: all."
+    )
+    mean_covariates: Path | None = _option(None, "path", "Table of covariates of the mean.")
+    variance_covariates: Path | None = _option(
+        None, "path", "Table of covariates of the log-variance."
+    )
+    covariate_mode: str = _option(
+        "joint",
+        "choice",
+        "joint: refit all covariates at every variant. seed: the 2018 script's shortcut, in its "
+        "units.",
+        choices=COVARIATE_MODES,
+    )
+    random_effects: Path | None = _option(
+        None,
+        "path",
+        "Variant ids, one a line, or another genotype dataset: random effects (HLMM). "
+        "Default: none (HLM).",
+    )
+    loco: bool | None = _option(
+        None,
+        "yes_no",
+        "Leave the test variant's chromosome out of the random effects. Default: where they span "
+        "two chromosomes or more.",
+    )
+    se: str | None = _option(
+        None,
+        "choice",
+        "Information the standard errors come from. Default: expected; in seed mode as in 2018.",
+        choices=INFORMATION,
+    )
+    min_maf: float = _option(DEFAULT_MIN_MAF, "number", "Smallest minor allele frequency.")
+    min_mac: float = _option(DEFAULT_MIN_MAC, "number", "Smallest minor allele count.")
+    max_missing: float = _option(
+        DEFAULT_MAX_MISSING, "number", "Largest fraction of missing calls."
+    )
+    missing_value: tuple[str, ...] = _option(
+        DEFAULT_MISSING_VALUES,
+        "names",
+        "Text that means missing in tables, besides NA, NaN and empty; repeatable.",
+    )
+    workers: int | None = _option(
+        None, "whole", "Worker processes on this machine; 1 needs no cluster. Default: all cores."
+    )
+    memory_limit: str | None = _option(
+        None, "name", "Memory all workers may use together, as 16GiB. Default: what is available."
+    )
+    partition_variants: int | None = _option(
+        None, "whole", "Variants per task, a multiple of the genotype chunk. Default: chosen."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("genotypes", "phenotypes", "output"):
+            if getattr(self, name) is None:
+                raise InputError(f"--{name} is required (or '{name}:' in the config file)")
+        for name, low, high in (("min_maf", 0, 0.5), ("min_mac", 0, None), ("max_missing", 0, 1)):
+            value = getattr(self, name)
+            if not value >= low or (high is not None and value > high):
+                span = f"{low} or more" if high is None else f"between {low} and {high}"
+                raise InputError(f"{name} must be {span}, not {value}")
+        for name in ("workers", "partition_variants"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be 1 or more, not {value}")
+        for f in fields(self):
+            choices = f.metadata.get("choices")
+            value = getattr(self, f.name)
+            if choices and value is not None and value not in choices:
+                hint = nearest(str(value), choices)
+                raise InputError(
+                    f"{f.name} must be one of {', '.join(choices)}, not '{value}'{hint}"
+                )
+        if self.loco is not None and self.random_effects is None:
+            raise InputError(
+                "loco needs random_effects: without them there is nothing to leave out"
+            )
+        if len(set(self.phenotype)) < len(self.phenotype):
+            raise InputError("phenotype: the same name is given twice")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a YAML file into values for :class:`ScanConfig`.
+
+    Parameters
+    ----------
+    path : Path
+        Relative paths in it are relative to its folder.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not YAML, holds an unknown key, or a value of the wrong kind.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f", line {place.line + 1}" if place else ""
+        raise InputError(f"{path}{line}: not valid YAML") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected 'key: value' lines")
+    known = {f.name: f for f in fields(ScanConfig)}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+        if value is not None:
+            values[key] = _read(known[key].metadata["kind"], key, value, path)
+    return values
+
+
+def compose(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> ScanConfig:
+    """Return the configuration of a run: a flag that was given overrides the file.
+
+    Parameters
+    ----------
+    file_values : mapping
+        From :func:`load_config`.
+    flags : mapping
+        None or an empty tuple where a flag was not given.
+
+    Raises
+    ------
+    InputError
+        As :class:`ScanConfig`.
+    """
+    given = {key: value for key, value in flags.items() if value is not None and value != ()}
+    return ScanConfig(**{**file_values, **given})
+
+
+def to_yaml(config: ScanConfig) -> str:
+    """Return the configuration as a YAML file that :func:`load_config` reads."""
+    values: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, Path):
+            value = str(value)
+        values[f.name] = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def absolute(config: ScanConfig) -> ScanConfig:
+    """Return the configuration with every path made absolute: workers may stand elsewhere."""
+    paths: dict[str, Any] = {
+        f.name: getattr(config, f.name).absolute()
+        for f in fields(config)
+        if f.metadata["kind"] == "path" and getattr(config, f.name) is not None
+    }
+    return replace(config, **paths)
+
+
+def _read(kind: str, key: str, value: Any, path: Path) -> Any:
+    """Check one YAML value against the kind of its key."""
+
+    def wrong(expected: str) -> InputError:
+        return InputError(f"{path}: {key} must be {expected}, not {value!r}")
+
+    if kind == "path":
+        if not isinstance(value, str):
+            raise wrong("a path")
+        return path.parent / Path(value).expanduser()
+    if kind == "names":
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            raise wrong("a name or a list of names")
+        return tuple(str(item) for item in items)
+    if kind == "yes_no":
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if kind == "whole":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong("a whole number")
+        return value
+    if kind == "number":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong("a number")
+        return value
+    if not isinstance(value, str):
+        raise wrong("text")
+    return value

@@ -1,0 +1,227 @@
+"""One signature for all per-variant fitting: packed genotypes of a block in, result columns out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
+from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.hlm_classes import class_sums, fit_class_sums
+from hlmm_scan.kernels.hlm_joint import PEOPLE_PER_STRIP, JointDesign, fit_joint
+from hlmm_scan.kernels.hlmm_exact import fit_exact
+from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
+from hlmm_scan.null.model import NullModel
+from hlmm_scan.schema import Status, result_variables
+
+Float = NDArray[np.float64]
+
+_JOINT_WIDTH_BYTES = 192 << 20
+"""Memory for the people × variants arrays of one joint step."""
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a fit depends on besides the null model and the genotypes.
+
+    Attributes
+    ----------
+    min_maf : float
+        Smallest minor allele frequency of a kept variant.
+    min_mac : float
+        Smallest minor allele count of a kept variant.
+    max_missing : float
+        Largest fraction of missing calls of a kept variant.
+    observed : bool
+        Standard errors from the observed instead of the expected information.
+
+    Notes
+    -----
+    All three are counted in the people of the phenotype.
+    """
+
+    min_maf: float = 0.01
+    min_mac: float = 20
+    max_missing: float = 0.05
+    observed: bool = False
+
+
+def fit_block(
+    null: NullModel,
+    packed: NDArray[np.uint8],
+    contigs: NDArray[np.object_],
+    options: FitOptions,
+) -> dict[str, NDArray[Any]]:
+    """Fit every variant of a block that passes the filters.
+
+    Parameters
+    ----------
+    null : NullModel
+    packed : ndarray of uint8, shape (m, bytes)
+        Codes of all samples of the genotype dataset, PLINK bit order.
+    contigs : ndarray of object (str), shape (m,)
+        Chromosome of each variant: it chooses the random effects left out.
+    options : FitOptions
+
+    Returns
+    -------
+    dict of str to ndarray, shape (m,)
+        Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
+        never raises: its status says what became of it.
+    """
+    counts = count_genotypes(packed, packed.shape[1] * 4, null.samples)
+    called = counts[:, :3].sum(axis=1)
+    copies = counts[:, 1] + 2 * counts[:, 2]
+    with np.errstate(invalid="ignore"):
+        frequency = copies / (2 * called)
+    estimates = Estimates.empty(len(packed))
+    estimates.status[:] = filter_status(counts, options)
+    rows = np.flatnonzero(estimates.status == Status.PENDING)
+    if len(rows):
+        estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.observed))
+    return _columns(null, estimates, called, frequency)
+
+
+def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.int8]:
+    """Return why each variant is not fitted, or PENDING where it is.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (m, 4)
+        People with 0, 1 and 2 copies and without a call.
+    options : FitOptions
+
+    Notes
+    -----
+    The first reason in the order of the status codes is given. A variant nobody has a call for
+    is not monomorphic but missing.
+    """
+    called = counts[:, :3].sum(axis=1)
+    copies = counts[:, 1] + 2 * counts[:, 2]
+    minor = np.minimum(copies, 2 * called - copies)
+    missing = counts[:, 3] / np.maximum(counts.sum(axis=1), 1)
+    status = np.full(len(counts), Status.PENDING, np.int8)
+    # Last to first, so that the first reason stands.
+    status[(missing > options.max_missing) | (called == 0)] = Status.HIGH_MISSING
+    status[(minor < options.min_mac) & (called > 0)] = Status.LOW_MAC
+    status[(minor < options.min_maf * 2 * called) & (called > 0)] = Status.LOW_MAF
+    status[(minor == 0) & (called > 0)] = Status.MONOMORPHIC
+    return status
+
+
+def _fit(
+    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
+) -> Estimates:
+    """Choose the kernel."""
+    if null.random_effects is not None:
+        return fit_exact(null, packed, contigs, observed=observed)
+    if null.intercept_only:
+        return fit_class_sums(class_sums(packed, null.samples, null.y), observed=observed)
+    fit = null.fits[""]
+    design = JointDesign(null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta)
+    estimates = Estimates.empty(len(packed))
+    for rows in _slices(len(packed), joint_width(null.n)):
+        genotypes = unpack_samples(packed[rows], null.samples).T
+        estimates.put(
+            np.arange(rows.start, rows.stop), fit_joint(design, genotypes, observed=observed)
+        )
+    return estimates
+
+
+def _columns(
+    null: NullModel, estimates: Estimates, called: NDArray[np.int64], frequency: Float
+) -> dict[str, NDArray[Any]]:
+    """Put units and tests on the estimates, under the names of the result store."""
+    scale = null.y_scale
+    with np.errstate(invalid="ignore"):
+        add_se, var_se = np.sqrt(estimates.add_variance), np.sqrt(estimates.var_variance)
+        fraction = estimates.random_variance / (
+            estimates.random_variance + estimates.residual_variance
+        )
+        random_variance_se = np.sqrt(estimates.random_variance_variance)
+    chi2 = joint_chi2(
+        estimates.add,
+        estimates.var,
+        estimates.add_variance,
+        estimates.var_variance,
+        estimates.add_var_covariance,
+    )
+    everything: dict[str, NDArray[Any]] = {
+        "n": called,
+        "effect_allele_frequency": frequency,
+        "add": estimates.add * scale,
+        "add_se": add_se * scale,
+        "add_neg_log10_p": wald_neg_log10_p(estimates.add, add_se),
+        "var": estimates.var,
+        "var_se": var_se,
+        "var_neg_log10_p": wald_neg_log10_p(estimates.var, var_se),
+        "add_var_cov": estimates.add_var_covariance * scale,
+        "av_chi2": chi2,
+        "av_neg_log10_p": neg_log10_p(chi2, 2),
+        "log_likelihood": estimates.log_likelihood - called * np.log(scale),
+        "random_variance": estimates.random_variance * scale**2,
+        "random_variance_se": random_variance_se * scale**2,
+        "random_variance_fraction": fraction,
+        "status": estimates.status,
+    }
+    names = [v.name for v in result_variables(random_effects=null.random_effects is not None)]
+    return {name: everything[name] for name in names}
+
+
+def _slices(m: int, width: int) -> Iterator[slice]:
+    return (slice(start, min(start + width, m)) for start in range(0, m, width))
+
+
+# What the planner needs to know -----------------------------------------------------------
+
+
+def joint_width(n: int) -> int:
+    """Return how many variants the joint kernel fits abreast for n people."""
+    # Genotypes, masks, weights, log-variances and the copies made while variants drop out.
+    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * 8 * max(n, 1)), 1, 256))
+
+
+def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> int:
+    """Estimate the memory of fitting m variants in n people.
+
+    Parameters
+    ----------
+    m, n, n_mean, n_variance, n_random : int
+        Variants, people, columns of the mean and variance designs, random effects.
+
+    Returns
+    -------
+    int
+        Bytes: shared null model, packed block, results and the working arrays of the kernel.
+    """
+    designs = 8 * n * (n_mean + n_variance + 2)
+    block = m * (n // 4 + 1) + m * 40 * 8
+    if n_random:
+        # G stored, G of one left-out chromosome, and about five arrays of its shape in a fit.
+        return designs + block + 8 * n_random * (7 * n + 6 * n_random)
+    if n_mean == n_variance == 1:
+        return designs + block
+    pairs = n_mean * (n_mean + 1) // 2 + n_variance * (n_variance + 1) // 2 + n_mean * n_variance
+    strip = 8 * min(n, PEOPLE_PER_STRIP) * (pairs + 8 * joint_width(n))
+    return designs + block + 8 * 8 * n * joint_width(n) + strip
+
+
+def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> float:
+    """Estimate (within a factor of three) the time of fitting m variants on one core.
+
+    Parameters
+    ----------
+    m, n, n_mean, n_variance, n_random : int
+        As in :func:`work_bytes`.
+    """
+    if n_random:
+        # Five evaluations of about two n·l² products and two l³ factorisations, 30 GFLOP/s.
+        return m * 5 * (4 * n * n_random**2 + 4 * n_random**3) / 30e9
+    if n_mean == n_variance == 1:
+        return m * (n * 3e-9 + 5e-6)
+    pairs = (n_mean + n_variance) * (n_mean + n_variance + 1) // 2
+    return m * (6 * n * (2 * pairs / 15e9 + 30e-9) + 1e-4)

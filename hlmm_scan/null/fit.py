@@ -1,0 +1,248 @@
+"""Fitting the null model of one phenotype, and covariate effects in the user's units."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.cohort.cohort import Cohort
+from hlmm_scan.cohort.design import centre_and_scale
+from hlmm_scan.errors import InputError
+from hlmm_scan.models.fit import Fit, Information
+from hlmm_scan.models.hlm import HLM
+from hlmm_scan.models.hlmm import HLMM
+from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.null.model import (
+    ALL_RANDOM_EFFECTS,
+    NullFit,
+    NullModel,
+    RandomEffects,
+    contig_key,
+)
+
+logger = logging.getLogger(__name__)
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One estimated parameter in the user's units.
+
+    Attributes
+    ----------
+    part : str
+        ``mean``, ``log_variance`` or ``random``.
+    name : str
+        Covariate, or ``variance`` of the random effects.
+    estimate, standard_error : float
+    neg_log10_p : float
+        Of the 1-df Wald test; NaN for a variance, which is tested on its boundary.
+    """
+
+    part: str
+    name: str
+    estimate: float
+    standard_error: float
+    neg_log10_p: float
+
+
+@dataclass(frozen=True)
+class CovariateFit:
+    """A model of one phenotype without a test variant, in the user's units.
+
+    Attributes
+    ----------
+    effects : tuple of Effect
+    log_likelihood : float
+    status : str
+        Label of the :class:`~hlmm_scan.schema.Status`.
+    reason : str
+    """
+
+    effects: tuple[Effect, ...]
+    log_likelihood: float
+    status: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fit as JSON types, numbers that do not exist as None."""
+
+        def finite(value: Any) -> Any:
+            return None if isinstance(value, float) and not np.isfinite(value) else value
+
+        effects = [{k: finite(v) for k, v in asdict(e).items()} for e in self.effects]
+        return {**asdict(self), "log_likelihood": finite(self.log_likelihood), "effects": effects}
+
+
+def fit_covariates(
+    cohort: Cohort,
+    random_effects: RandomEffects | None = None,
+    information: Information = "expected",
+) -> CovariateFit:
+    """Fit an HLM or HLMM of one phenotype without a test variant.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    random_effects : RandomEffects, optional
+        Without them, the HLM.
+    information : {"expected", "observed"}, default "expected"
+
+    Returns
+    -------
+    CovariateFit
+        In the user's units.
+    """
+    y, centre, scale = _standardise(cohort.y)
+    fit = _fit(y, cohort, random_effects, information)
+    return _in_user_units(cohort, fit, centre, scale)
+
+
+def fit_null(
+    cohort: Cohort,
+    random_effects: RandomEffects | None,
+    *,
+    seed_mode: bool,
+    left_out: Iterable[str],
+) -> tuple[NullModel, CovariateFit]:
+    """Fit the null model of a scan.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    random_effects : RandomEffects or None
+    seed_mode : bool
+        Replace the phenotype by its null residual over its null standard deviation, person by
+        person, and both designs by an intercept (math.md §4, ``seed``). The covariates are then
+        fitted without the random effects, as the 2018 script does.
+    left_out : iterable of str
+        Chromosomes (:func:`~hlmm_scan.null.model.contig_key`) to leave out of the random effects
+        in turn; empty without LOCO.
+
+    Returns
+    -------
+    NullModel
+    CovariateFit
+        Covariate effects with all random effects in (without any in seed mode), in the user's
+        units.
+
+    Raises
+    ------
+    InputError
+        If the null model has no maximum, so that no variant could be tested.
+    """
+    y, centre, scale = _standardise(cohort.y)
+    X, V = cohort.mean_design.matrix, cohort.variance_design.matrix
+    if seed_mode:
+        first = _checked(cohort.phenotype, _fit(y, cohort, None, "expected"))
+        covariates = _in_user_units(cohort, first, centre, scale)
+        y = (y - X @ first.alpha) * np.exp(-0.5 * (V @ first.beta))
+        scale = 1.0
+        X = V = np.ones((len(y), 1))
+    fits: dict[str, NullFit] = {}
+    if random_effects is None:
+        fit = _checked(cohort.phenotype, HLM(y, X, V).fit())
+        fits[ALL_RANDOM_EFFECTS] = _null_fit(fit)
+    else:
+        present = set(random_effects.contigs)
+        keys = [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in left_out} & present)]
+        start = None
+        for key in keys:
+            model = HLMM(y, X, V, random_effects.design(key))
+            fitted = _checked(cohort.phenotype, model.fit(start=start))
+            fits[key] = _null_fit(fitted)
+            # Every chromosome starts from the fit with all random effects, near its own.
+            if key == ALL_RANDOM_EFFECTS:
+                fit = fitted
+                start = fit.beta, max(float(fit.random_variance), 0.01)
+    if not seed_mode:
+        covariates = _in_user_units(cohort, fit, centre, scale)
+    model_ = NullModel(
+        phenotype=cohort.phenotype,
+        samples=cohort.samples,
+        y=y,
+        mean_design=X,
+        variance_design=V,
+        y_scale=scale,
+        fits=fits,
+        random_effects=random_effects,
+    )
+    return model_, covariates
+
+
+def _standardise(y: Float) -> tuple[Float, float, float]:
+    """Return (y − mean)/SD with the mean and the SD (divisor n)."""
+    (centre,), (scale,) = centre_and_scale(y[:, None])
+    return (y - centre) / scale, float(centre), float(scale)
+
+
+def _fit(
+    y: Float, cohort: Cohort, random_effects: RandomEffects | None, information: Information
+) -> Fit:
+    X, V = cohort.mean_design.matrix, cohort.variance_design.matrix
+    if random_effects is None:
+        return HLM(y, X, V).fit(information=information)
+    return HLMM(y, X, V, random_effects.design(ALL_RANDOM_EFFECTS)).fit(information=information)
+
+
+def _checked(phenotype: str, fit: Fit) -> Fit:
+    if not fit.success:
+        raise InputError(
+            f"{phenotype}: its null model (no test variant) could not be fitted: "
+            f"{fit.status.label} ({fit.reason}); look at its distribution and covariates"
+        )
+    return fit
+
+
+def _null_fit(fit: Fit) -> NullFit:
+    return NullFit(
+        alpha=fit.alpha,
+        beta=fit.beta,
+        random_variance=float(np.nan_to_num(fit.random_variance)),
+        log_likelihood=float(fit.log_likelihood),
+        status=fit.status,
+    )
+
+
+def _in_user_units(cohort: Cohort, fit: Fit, centre: float, scale: float) -> CovariateFit:
+    c, v = len(fit.alpha), len(fit.beta)
+    covariance = fit.covariance
+    alpha, alpha_covariance = cohort.mean_design.mean_to_user(
+        fit.alpha, covariance[:c, :c], centre, scale
+    )
+    beta, beta_covariance = cohort.variance_design.variance_to_user(
+        fit.beta, covariance[c : c + v, c : c + v], scale
+    )
+    effects: list[Effect] = []
+    for part, names, estimates, spread in (
+        ("mean", cohort.mean_design.names, alpha, alpha_covariance),
+        ("log_variance", cohort.variance_design.names, beta, beta_covariance),
+    ):
+        errors = np.sqrt(np.diag(spread))
+        tests = wald_neg_log10_p(estimates, errors)
+        effects.extend(
+            Effect(part, name, float(e), float(s), float(p))
+            for name, e, s, p in zip(names, estimates, errors, tests, strict=True)
+        )
+    if len(covariance) > c + v:
+        effects.append(
+            Effect(
+                "random",
+                "variance",
+                float(fit.random_variance) * scale**2,
+                float(fit.random_variance_se) * scale**2,
+                float("nan"),
+            )
+        )
+    return CovariateFit(
+        effects=tuple(effects),
+        log_likelihood=float(fit.log_likelihood) - len(cohort.y) * float(np.log(scale)),
+        status=fit.status.label,
+        reason=fit.reason,
+    )

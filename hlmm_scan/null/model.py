@@ -1,0 +1,134 @@
+"""The frozen null model of one phenotype: everything a task needs besides the genotypes.
+
+It imports no input or output, so that kernels can depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.schema import Status
+
+Float = NDArray[np.float64]
+
+ALL_RANDOM_EFFECTS = ""
+"""Name of the random-effect set that leaves no chromosome out."""
+
+
+def contig_key(contig: str) -> str:
+    """Return the name by which chromosomes of two datasets are compared.
+
+    ``chr1``, ``Chr1`` and ``1`` are one chromosome: were they not, leaving the chromosome of a
+    test variant out of the random effects would silently leave out nothing.
+    """
+    return contig[3:] if contig[:3].lower() == "chr" and len(contig) > 3 else contig
+
+
+@dataclass(frozen=True)
+class NullFit:
+    """Maximum-likelihood estimates without a test variant, in standardised units.
+
+    Attributes
+    ----------
+    alpha : ndarray, shape (c,)
+        Mean coefficients.
+    beta : ndarray, shape (v,)
+        Log-variance coefficients.
+    random_variance : float
+        Variance of the random effects; 0 where there are none.
+    log_likelihood : float
+        Of the standardised phenotype.
+    status : Status
+    """
+
+    alpha: Float
+    beta: Float
+    random_variance: float
+    log_likelihood: float
+    status: Status
+
+
+@dataclass(frozen=True)
+class RandomEffects:
+    """Standardised genotypes of the random-effect variants for the people of one phenotype.
+
+    Attributes
+    ----------
+    columns : ndarray, shape (n, l)
+        Mean 0 and variance 1 in each column, missing calls imputed by the column mean.
+    contigs : tuple of str, length l
+        :func:`contig_key` of each column's chromosome.
+    variant_ids : tuple of str, length l
+    """
+
+    columns: Float
+    contigs: tuple[str, ...]
+    variant_ids: tuple[str, ...]
+
+    def design(self, left_out: str) -> Float:
+        """Return G without one chromosome: columns over √(number of columns left).
+
+        Parameters
+        ----------
+        left_out : str
+            :func:`contig_key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
+
+        Returns
+        -------
+        ndarray, shape (n, l_left)
+        """
+        chosen = [k for k, contig in enumerate(self.contigs) if contig != left_out]
+        columns = self.columns if len(chosen) == len(self.contigs) else self.columns[:, chosen]
+        return np.ascontiguousarray(columns / np.sqrt(len(chosen)))
+
+
+@dataclass(frozen=True)
+class NullModel:
+    """One phenotype, its people and designs, fitted without a test variant.
+
+    Attributes
+    ----------
+    phenotype : str
+    samples : ndarray of int64, shape (n,)
+        Ascending rows of the genotype dataset's sample axis. The order in which sums over people
+        are accumulated everywhere.
+    y : ndarray, shape (n,)
+        Phenotype as analysed: standardised (mean 0, variance 1), or prepared as the 2018 script
+        does in covariate mode ``seed``.
+    mean_design, variance_design : ndarray, shapes (n, c) and (n, v)
+        Standardised covariates, intercept first.
+    y_scale : float
+        Reported phenotype units per unit of `y`.
+    fits : mapping of str to NullFit
+        By left-out chromosome; always holds :data:`ALL_RANDOM_EFFECTS`.
+    random_effects : RandomEffects or None
+        None for the HLM.
+    """
+
+    phenotype: str
+    samples: NDArray[np.int64]
+    y: Float
+    mean_design: Float
+    variance_design: Float
+    y_scale: float
+    fits: Mapping[str, NullFit]
+    random_effects: RandomEffects | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of people analysed."""
+        return len(self.y)
+
+    @property
+    def intercept_only(self) -> bool:
+        """Whether neither design has a covariate, so that class sums decide everything."""
+        return bool(self.mean_design.shape[1] == self.variance_design.shape[1] == 1)
+
+    def random_effect_set(self, contig: str) -> str:
+        """Return the key into `fits` for a test variant on that chromosome."""
+        key = contig_key(contig)
+        return key if key in self.fits else ALL_RANDOM_EFFECTS

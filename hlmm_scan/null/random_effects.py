@@ -1,0 +1,192 @@
+"""Which variants are random effects, and their genotypes for the people of one phenotype."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.cohort.align import match
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dataset import GenotypeDataset, is_genotype_dataset
+from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.null.model import RandomEffects, contig_key
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RandomEffectSource:
+    """Packed genotypes of the random-effect variants, and where the scan's people stand in them.
+
+    Attributes
+    ----------
+    packed : ndarray of uint8, shape (l, bytes)
+        Variants in the order of their dataset.
+    variant_ids : tuple of str, length l
+    contigs : tuple of str, length l
+        :func:`~hlmm_scan.null.model.contig_key` of each.
+    rows : ndarray of int64, shape (n_scan,)
+        Sample of the packed genotypes for each sample of the scan; −1 where there is none.
+    positions : ndarray of int64, shape (l,), or None
+        Variants in the scan's own dataset; None where they come from another dataset.
+    fingerprint : str
+        Of the list or dataset, compared on resume.
+    """
+
+    packed: NDArray[np.uint8]
+    variant_ids: tuple[str, ...]
+    contigs: tuple[str, ...]
+    rows: NDArray[np.int64]
+    positions: NDArray[np.int64] | None
+    fingerprint: str
+
+    @property
+    def available(self) -> NDArray[np.bool_]:
+        """Whether each sample of the scan has random-effect genotypes, (n_scan,)."""
+        mask: NDArray[np.bool_] = self.rows >= 0
+        return mask
+
+    def spans_chromosomes(self) -> bool:
+        """Whether leaving a chromosome out leaves something in."""
+        return len(set(self.contigs)) > 1
+
+    def for_people(self, samples: NDArray[np.int64], phenotype: str) -> RandomEffects:
+        """Impute, standardise and drop constant columns over the people of one phenotype.
+
+        Parameters
+        ----------
+        samples : ndarray of int64, shape (n,)
+            Samples of the scan, all of them available.
+        phenotype : str
+            For messages.
+
+        Returns
+        -------
+        RandomEffects
+            Missing calls replaced by their column's mean, then each column of mean 0 and
+            variance 1 over these people.
+
+        Raises
+        ------
+        InputError
+            If every column is constant among them.
+        """
+        columns = unpack_samples(self.packed, self.rows[samples])
+        missing = np.isnan(columns)
+        called = np.maximum((~missing).sum(axis=1, keepdims=True), 1)
+        columns[missing] = 0.0
+        columns -= columns.sum(axis=1, keepdims=True) / called
+        columns[missing] = 0.0
+        deviation = np.sqrt((columns**2).mean(axis=1))
+        varies = deviation > 1e-9
+        if not varies.all():
+            constant = [v for v, ok in zip(self.variant_ids, varies, strict=True) if not ok]
+            logger.warning(
+                "%s: %d of %d random-effect variants do not vary among its people and are "
+                "dropped (first: %s)",
+                phenotype,
+                len(constant),
+                len(varies),
+                constant[0],
+            )
+        if not varies.any():
+            raise InputError(
+                f"{phenotype}: no random-effect variant varies among the {len(samples)} people "
+                "analysed; scan without --random-effects"
+            )
+        kept = np.flatnonzero(varies)
+        return RandomEffects(
+            columns=np.ascontiguousarray((columns[kept] / deviation[kept, None]).T),
+            contigs=tuple(self.contigs[k] for k in kept),
+            variant_ids=tuple(self.variant_ids[k] for k in kept),
+        )
+
+
+def load_random_effects(
+    path: Path, genotypes: GenotypeDataset | None, samples: SampleIds
+) -> RandomEffectSource:
+    """Read the random-effect variants a user named.
+
+    Parameters
+    ----------
+    path : Path
+        A list of variant ids of `genotypes`, one a line, or another genotype dataset, all of
+        whose variants are taken.
+    genotypes : GenotypeDataset or None
+        Needed for a list.
+    samples : SampleIds
+        The people who may be analysed: of the scan's dataset, or of a phenotype table.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, empty, names an unknown or ambiguous variant or one twice, or the
+        dataset shares no people with the scan.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file of random-effect variants or genotype dataset")
+    if path.is_dir():
+        if not is_genotype_dataset(path):
+            raise InputError(f"{path}: not a genotype dataset made by hlmm-scan convert")
+        dataset = GenotypeDataset.open(path)
+        positions = np.arange(dataset.n_variants, dtype=np.int64)
+        rows, fingerprint, own = match(samples, dataset.samples), dataset.fingerprint, None
+    else:
+        if genotypes is None:
+            raise InputError(f"{path}: a list of variant ids needs --genotypes to find them in")
+        dataset = genotypes
+        content = path.read_bytes()
+        positions = np.sort(dataset.find_variants(_read_ids(path, content)))
+        own_people = samples is dataset.samples
+        rows = np.arange(len(samples)) if own_people else match(samples, dataset.samples)
+        fingerprint, own = hashlib.sha256(content).hexdigest(), positions
+    packed, ids, contigs = _gather(dataset, positions)
+    return RandomEffectSource(packed, ids, contigs, rows, own, fingerprint)
+
+
+def _read_ids(path: Path, content: bytes) -> list[str]:
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file of variant ids, one a line") from None
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) > 1:
+            raise InputError(f"{path}, line {number}: expected one variant id, found {len(words)}")
+        if words[0] in first_line:
+            raise InputError(
+                f"{path}, line {number}: variant {words[0]} stands already on line "
+                f"{first_line[words[0]]}; name each random effect once"
+            )
+        first_line[words[0]] = number
+    if not first_line:
+        raise InputError(f"{path}: no variant ids in it")
+    return list(first_line)
+
+
+def _gather(
+    dataset: GenotypeDataset, positions: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], tuple[str, ...], tuple[str, ...]]:
+    """Read chosen variants chunk by chunk: (l, bytes) codes, ids and chromosomes."""
+    chunk = dataset.chunk_variants
+    blocks: list[NDArray[np.uint8]] = []
+    ids: list[str] = []
+    contigs: list[str] = []
+    for index in np.unique(positions // chunk):
+        start = int(index) * chunk
+        stop = min(start + chunk, dataset.n_variants)
+        chosen = positions[positions // chunk == index] - start
+        blocks.append(dataset.read_packed(start, stop)[chosen])
+        table = dataset.variants(start, stop)
+        ids.extend(str(v) for v in table.variant_id[chosen])
+        contigs.extend(contig_key(str(c)) for c in table.contig[chosen])
+    return np.concatenate(blocks), tuple(ids), tuple(contigs)

@@ -1,0 +1,101 @@
+"""One HLM or HLMM from tables, without a test variant: what ``hlmm-scan fit`` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import pandas as pd
+
+from hlmm_scan.cohort.cohort import CohortBuilder
+from hlmm_scan.cohort.tables import read_table
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.staging import write_error
+from hlmm_scan.models.fit import Information
+from hlmm_scan.null.fit import CovariateFit, fit_covariates
+from hlmm_scan.null.random_effects import load_random_effects
+
+COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")
+
+
+def fit_tables(
+    phenotypes: Path,
+    *,
+    phenotype: str | None = None,
+    mean_covariates: Path | None = None,
+    variance_covariates: Path | None = None,
+    random_effects: Path | None = None,
+    genotypes: Path | None = None,
+    information: Information = "expected",
+    missing_values: Sequence[str] = ("NA",),
+) -> CovariateFit:
+    """Fit one phenotype on its covariates.
+
+    Parameters
+    ----------
+    phenotypes : Path
+        Phenotype table; its people are analysed.
+    phenotype : str, optional
+        Column; default the first.
+    mean_covariates, variance_covariates : Path, optional
+        Tables of covariates.
+    random_effects : Path, optional
+        A genotype dataset, or a list of variant ids of `genotypes`; without it, the HLM.
+    genotypes : Path, optional
+        Genotype dataset that a list refers to.
+    information : {"expected", "observed"}, default "expected"
+    missing_values : sequence of str, default ("NA",)
+
+    Returns
+    -------
+    CovariateFit
+
+    Raises
+    ------
+    InputError
+        As for a scan.
+    """
+    table = read_table(phenotypes, missing_values=missing_values)
+    name = phenotype or table.columns[0]
+    table = table.select([name])
+    mean = read_table(mean_covariates, missing_values=missing_values) if mean_covariates else None
+    variance = (
+        read_table(variance_covariates, missing_values=missing_values)
+        if variance_covariates
+        else None
+    )
+    samples = SampleIds(table.individual_id, table.family_id)
+    source = None
+    if random_effects is not None:
+        dataset = GenotypeDataset.open(genotypes) if genotypes else None
+        source = load_random_effects(random_effects, dataset, samples)
+    available = None if source is None else source.available
+    cohort = CohortBuilder(samples, table, mean, variance, available).build(name)
+    effects = None if source is None else source.for_people(cohort.samples, name)
+    return fit_covariates(cohort, effects, information)
+
+
+def write_effects(fit: CovariateFit, output: Path) -> None:
+    """Write a fit as a tab-separated table, one parameter a row, all at once.
+
+    Parameters
+    ----------
+    fit : CovariateFit
+    output : Path
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    frame = pd.DataFrame([astuple(effect) for effect in fit.effects], columns=list(COLUMNS))
+    scratch = output.with_name(f".{output.name}.partial")
+    try:
+        frame.to_csv(scratch, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        scratch.replace(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    finally:
+        scratch.unlink(missing_ok=True)

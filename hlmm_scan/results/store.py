@@ -1,0 +1,290 @@
+"""The result store: one Zarr group that xarray opens as it is, at any moment of the run.
+
+Layout: arrays over (phenotype, variant) and the coordinates in the root; ``null/<phenotype>`` the
+null models; ``run`` the plan (its attributes) and ``run/ledger`` the journals. A partition is
+exactly one chunk, 1 phenotype × B variants, of every result array, so no two writers ever share
+a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from zarr.errors import ZarrUserWarning
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.results.ledger import Ledger
+from hlmm_scan.schema import COORDINATES, STORE_FORMAT, Variable, find, result_variables
+
+MARK = "hlmm_scan"
+COORDINATE_CHUNK = 65_536
+"""Variants per chunk of the coordinate arrays: read whole by every plot, written once."""
+
+
+class ResultStore:
+    """A result store on disk.
+
+    Parameters
+    ----------
+    path : Path
+        Existing store; see :meth:`create` and :meth:`open`.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    # Opening and making -------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        phenotypes: Sequence[str],
+        n_variants: int,
+        chunk_variants: int,
+        random_effects: bool,
+        attributes: Mapping[str, Any],
+        plan: Mapping[str, Any],
+    ) -> ResultStore:
+        """Make the empty arrays of a scan; not yet a store until :meth:`seal` is called.
+
+        Parameters
+        ----------
+        path : Path
+            A directory that does not exist; its parent does.
+        phenotypes : sequence of str
+        n_variants, chunk_variants : int
+        random_effects : bool
+        attributes : mapping
+            Provenance of the run, JSON types only.
+        plan : mapping
+            Stored as the attributes of ``run``.
+        """
+        group = zarr.create_group(path, zarr_format=3)
+        shapes = {"phenotype": len(phenotypes), "variant": n_variants}
+        for variable in (*COORDINATES, *result_variables(random_effects=random_effects)):
+            two_dimensional = len(variable.dims) == 2
+            chunks = (1, chunk_variants) if two_dimensional else (COORDINATE_CHUNK,)
+            shape = tuple(shapes[d] for d in variable.dims)
+            group.create_array(
+                variable.name,
+                shape=shape,
+                chunks=tuple(max(1, min(c, s)) for c, s in zip(chunks, shape, strict=True)),
+                dtype=str if variable.dtype == "str" else variable.dtype,
+                fill_value=variable.fill_value,
+                dimension_names=variable.dims,
+                attributes=variable.attributes(),
+            )
+        names = np.array(list(phenotypes), dtype=object)
+        cast(zarr.Array[Any], group["phenotype"])[:] = names
+        group.create_group("null")
+        run = group.create_group("run")
+        run.create_group("ledger")
+        run.attrs.update({"plan": dict(plan)})
+        group.attrs.update(
+            {
+                MARK: {"kind": "results", "format": STORE_FORMAT},
+                "coordinates": " ".join(v.name for v in COORDINATES if v.name != "phenotype"),
+                "random_effects": random_effects,
+                **attributes,
+            }
+        )
+        return cls(path, group)
+
+    @classmethod
+    def open(cls, path: Path) -> ResultStore:
+        """Open an existing store.
+
+        Raises
+        ------
+        InputError
+            If there is none, or it is not ours, or of another format version.
+        """
+        if not path.exists():
+            raise InputError(f"{path}: no such result store")
+        mark = read_mark(path)
+        if mark is None or mark.get("kind") != "results":
+            raise InputError(f"{path}: not a result store of hlmm-scan")
+        if mark.get("format") != STORE_FORMAT:
+            raise InputError(
+                f"{path}: result store of format {mark.get('format')}, this version reads "
+                f"{STORE_FORMAT}; open it with the version that wrote it"
+            )
+        return cls(path, zarr.open_group(path, mode="r+", use_consolidated=False))
+
+    def seal(self) -> None:
+        """Write consolidated metadata, so that xarray opens the store without a warning.
+
+        Done once, before the ledger holds files: the metadata of the arrays never changes later.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+            zarr.consolidate_metadata(self._group.store)
+
+    # Reading ------------------------------------------------------------------------------
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the root: our mark and the provenance."""
+        return self._group.attrs.asdict()
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan as it was stored by :meth:`create`."""
+        return cast(dict[str, Any], self.group("run").attrs["plan"])
+
+    @property
+    def phenotypes(self) -> list[str]:
+        """Names of the phenotypes, in stored order."""
+        return [str(name) for name in np.asarray(self.array("phenotype")[:])]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The journals of finished partitions."""
+        return Ledger(self.path / "run" / "ledger")
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """Result variables this store holds."""
+        return result_variables(random_effects=bool(self.attributes["random_effects"]))
+
+    def group(self, name: str) -> zarr.Group:
+        """Return a group of the store."""
+        return cast(zarr.Group, self._group[name])
+
+    def null_group(self, phenotype: str) -> zarr.Group:
+        """Return (making it where absent) the group of one phenotype's null model."""
+        return self.group("null").require_group(group_name(phenotype))
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """Return an array of the root; opened once."""
+        if name not in self._arrays:
+            self._arrays[name] = cast(zarr.Array[Any], self._group[name])
+        return self._arrays[name]
+
+    def dataset(self) -> xr.Dataset:
+        """Open the results lazily; the same as ``xarray.open_zarr(path)``."""
+        dataset: xr.Dataset = xr.open_zarr(self.path)
+        return dataset
+
+    def read_partition(self, phenotype: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return every result variable of one partition, (stop − start,) each."""
+        return {
+            v.name: np.asarray(self.array(v.name)[phenotype, start:stop]) for v in self.variables
+        }
+
+    # Writing ------------------------------------------------------------------------------
+
+    def write_variants(self, start: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Write coordinates of consecutive variants from `start` on."""
+        for name, values in columns.items():
+            self.array(find(name, COORDINATES).name)[start : start + len(values)] = values
+
+    def write_partition(
+        self, phenotype: int, start: int, stop: int, values: Mapping[str, NDArray[Any]]
+    ) -> str:
+        """Write one partition: exactly one chunk of every result array.
+
+        Parameters
+        ----------
+        phenotype, start, stop : int
+        values : mapping of str to ndarray, shape (stop − start,)
+            One entry for every variable of the store.
+
+        Returns
+        -------
+        str
+            Checksum of the values.
+
+        Raises
+        ------
+        ValueError
+            If names, lengths or chunk bounds are not those of the store.
+        """
+        names = [v.name for v in self.variables]
+        if sorted(values) != sorted(names):
+            raise ValueError(f"partition has {sorted(values)}, the store {sorted(names)}")
+        chunk = self.array("status").chunks[1]
+        n_variants = self.array("status").shape[1]
+        if start % chunk or stop != min(start + chunk, n_variants):
+            raise ValueError(f"variants {start}-{stop} are not one chunk of {chunk}")
+        stored = {v.name: np.asarray(values[v.name], dtype=v.dtype) for v in self.variables}
+        # A chunk that holds only the fill value must be a file as well: a store is compared and
+        # counted by its chunks.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, column in stored.items():
+                if column.shape != (stop - start,):
+                    raise ValueError(f"{name} has shape {column.shape}, not ({stop - start},)")
+                self.array(name)[phenotype, start:stop] = column
+        return checksum(stored, names)
+
+    def complete(self, attributes: Mapping[str, Any]) -> None:
+        """Put the completion mark and closing attributes on the store, in one atomic write.
+
+        The root's metadata file is rewritten by hand: zarr would drop the consolidated metadata.
+        """
+        path = self.path / "zarr.json"
+        metadata = json.loads(path.read_text())
+        metadata["attributes"].update(attributes)
+        scratch = path.with_name("zarr.json.partial")
+        scratch.write_text(json.dumps(metadata, indent=2))
+        scratch.replace(path)
+        self._group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+
+
+def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
+    """Return a digest of the named arrays, in that order, as little-endian bytes."""
+    digest = hashlib.blake2b(digest_size=12)
+    for name in names:
+        column = values[name]
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def group_name(phenotype: str) -> str:
+    """Return a phenotype's name in the form that any file system and Zarr accept."""
+    name = quote(phenotype, safe=" ()+,=@")
+    return name if not name.startswith(("__", ".")) and name != "zarr.json" else f"%{name}"
+
+
+def read_mark(path: Path) -> dict[str, Any] | None:
+    """Return our mark on a Zarr group, or None where there is none."""
+    try:
+        metadata = json.loads((path / "zarr.json").read_text())
+    except (OSError, ValueError):
+        return None
+    mark = metadata.get("attributes", {}).get(MARK) if isinstance(metadata, dict) else None
+    return mark if isinstance(mark, dict) else None
+
+
+def remove_store(path: Path) -> None:
+    """Delete a result store, and only one: a directory with our mark.
+
+    Raises
+    ------
+    InputError
+        If the path holds anything else.
+    """
+    mark = read_mark(path)
+    if mark is None or mark.get("kind") != "results":
+        raise InputError(f"{path}: not a result store of hlmm-scan, so it is not overwritten")
+    # The mark goes last: a removal that is cut short can be repeated.
+    for child in path.iterdir():
+        if child.name != "zarr.json":
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    shutil.rmtree(path)

@@ -1,0 +1,234 @@
+"""The plan: what is to be computed, cut into partitions, as data that can be printed and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.kernels.block import work_bytes, work_seconds
+
+TARGET_SECONDS = 2.0
+"""Work of one task: long against Dask's milliseconds of overhead, short against a preemption."""
+
+PROCESS_BYTES = 200 << 20
+"""A worker before its first task: Python, numpy, Zarr, Dask."""
+
+LEAST_PARTITIONS = 16
+"""Partitions a scan is cut into if it has the chunks, so that a short one still uses the cores."""
+
+MAX_TASK_BYTES = 512 << 20
+"""Memory one task may plan for, as long as one genotype chunk fits."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One unit of work: consecutive variants of one phenotype, one chunk of every result array.
+
+    Attributes
+    ----------
+    index : int
+    phenotype : int
+        Position among the plan's phenotypes.
+    start, stop : int
+        Variants.
+    """
+
+    index: int
+    phenotype: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole scan.
+
+    Attributes
+    ----------
+    phenotypes : tuple of str
+    people : tuple of int
+        People analysed, per phenotype.
+    n_variants, partition_variants : int
+    genotypes : str
+        Absolute path of the genotype dataset.
+    parameters : mapping
+        Everything the numbers depend on: options, input fingerprints, software version. A resume
+        must agree in all of them.
+    task_bytes : int
+        Upper estimate of one task's memory.
+    task_seconds : float
+        Rough estimate of one task's time on one core.
+    """
+
+    phenotypes: tuple[str, ...]
+    people: tuple[int, ...]
+    n_variants: int
+    partition_variants: int
+    genotypes: str
+    parameters: Mapping[str, Any]
+    task_bytes: int
+    task_seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        phenotypes: tuple[str, ...],
+        people: tuple[int, ...],
+        n_variants: int,
+        partition_variants: int,
+        genotypes: str,
+        parameters: Mapping[str, Any],
+        n_people: int,
+        n_mean: int,
+        n_variance: int,
+        n_random: int,
+    ) -> Plan:
+        """Return a plan with its estimates of memory and time worked out.
+
+        Parameters
+        ----------
+        n_people, n_mean, n_variance, n_random : int
+            Largest number of people and columns over phenotypes; the others are attributes.
+        """
+        size = (min(partition_variants, n_variants), n_people, n_mean, n_variance, n_random)
+        return cls(
+            phenotypes,
+            people,
+            n_variants,
+            partition_variants,
+            genotypes,
+            parameters,
+            task_bytes=PROCESS_BYTES + work_bytes(*size),
+            task_seconds=work_seconds(*size),
+        )
+
+    @property
+    def n_partitions(self) -> int:
+        """Number of partitions."""
+        return self.n_blocks * len(self.phenotypes)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of variant ranges."""
+        return -(-self.n_variants // self.partition_variants)
+
+    @property
+    def n_tests(self) -> int:
+        """Number of variants × phenotypes."""
+        return self.n_variants * len(self.phenotypes)
+
+    def partition(self, index: int) -> Partition:
+        """Return one partition. Phenotypes run fastest: neighbours read the same genotypes."""
+        if not 0 <= index < self.n_partitions:
+            raise IndexError(index)
+        block, phenotype = divmod(index, len(self.phenotypes))
+        start = block * self.partition_variants
+        stop = min(start + self.partition_variants, self.n_variants)
+        return Partition(index, phenotype, start, stop)
+
+    def partitions(self) -> Iterator[Partition]:
+        """Yield all partitions, made one at a time."""
+        return (self.partition(index) for index in range(self.n_partitions))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return {**asdict(self), "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Plan:
+        """Return the plan that :meth:`to_json` gave."""
+        lists = {name: tuple(stored[name]) for name in ("phenotypes", "people")}
+        return cls(**{**stored, **lists})
+
+    def summary(self, workers: int) -> str:
+        """Return the plan in a few lines for a reader."""
+        hours = self.n_partitions * self.task_seconds / max(1, workers) / 3600
+        people = ", ".join(
+            f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)
+        )
+        return "\n".join(
+            [
+                f"tests              {self.n_tests:,} ({self.n_variants:,} variants × "
+                f"{len(self.phenotypes)} phenotypes)",
+                f"people             {people}",
+                f"partitions         {self.n_partitions:,} of {self.partition_variants:,} "
+                "variants × 1 phenotype",
+                f"memory per task    {self.task_bytes / 2**20:,.0f} MiB",
+                f"workers            {workers}",
+                f"estimated time     {_duration(hours * 3600)} (rough)",
+            ]
+        )
+
+
+def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return ``key: stored …, now …`` for every parameter that differs."""
+    return [
+        f"{key}: stored {_show(stored.get(key))}, now {_show(wanted.get(key))}"
+        for key in sorted({*stored, *wanted})
+        if stored.get(key) != wanted.get(key)
+    ]
+
+
+def partition_size(
+    *,
+    chunk_variants: int,
+    n_variants: int,
+    n_phenotypes: int,
+    n_people: int,
+    n_mean: int,
+    n_variance: int,
+    n_random: int,
+    wanted: int | None = None,
+) -> int:
+    """Choose the number of variants of a partition: whole genotype chunks, a few seconds of work.
+
+    Parameters
+    ----------
+    chunk_variants : int
+        Variants per genotype chunk.
+    n_variants, n_phenotypes : int
+    n_people, n_mean, n_variance, n_random : int
+        Largest over phenotypes.
+    wanted : int, optional
+        What the user asked for.
+
+    Raises
+    ------
+    InputError
+        If `wanted` is not a whole number of genotype chunks.
+    """
+    if wanted is not None:
+        if wanted < 1 or wanted % chunk_variants:
+            raise InputError(
+                f"partition_variants {wanted} is not a multiple of the genotype dataset's chunk "
+                f"of {chunk_variants} variants"
+            )
+        return wanted
+    seconds = work_seconds(chunk_variants, n_people, n_mean, n_variance, n_random)
+    chunks = max(1, int(TARGET_SECONDS / seconds))
+    fixed = work_bytes(0, n_people, n_mean, n_variance, n_random)
+    per_chunk = work_bytes(chunk_variants, n_people, n_mean, n_variance, n_random) - fixed
+    in_all = -(-n_variants // chunk_variants)
+    most = min(
+        (MAX_TASK_BYTES - fixed) // max(1, per_chunk),
+        in_all * n_phenotypes // LEAST_PARTITIONS,
+        in_all,
+    )
+    return max(1, min(chunks, most)) * chunk_variants
+
+
+def _show(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    # Two fingerprints differ in their first digits as well as in their last.
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,361 @@
+"""Everything before the first task: inputs aligned, null models fitted, the store made."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import psutil
+from dask.utils import parse_bytes
+
+from hlmm_scan import __version__
+from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
+from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.config import ScanConfig, absolute
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.staging import staged_folder
+from hlmm_scan.kernels.block import FitOptions
+from hlmm_scan.null.fit import CovariateFit, fit_null
+from hlmm_scan.null.model import NullModel, contig_key
+from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
+from hlmm_scan.null.store import write_null_model
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.executors import available_cores
+from hlmm_scan.scan.plan import Plan, partition_size
+from hlmm_scan.scan.task import pin_threads
+from hlmm_scan.schema import STORE_FORMAT
+
+logger = logging.getLogger(__name__)
+
+_COORDINATE_ROWS = 65_536
+_VERSIONED = ("dask", "distributed", "numba", "numpy", "scipy", "xarray", "zarr")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user's files hold, read and fingerprinted.
+
+    Attributes
+    ----------
+    config : ScanConfig
+        Paths absolute.
+    genotypes : GenotypeDataset
+    phenotypes : Table
+        Only the phenotypes to scan.
+    mean_covariates, variance_covariates : Table or None
+    random_effects : RandomEffectSource or None
+    loco : bool
+    observed : bool
+    """
+
+    config: ScanConfig
+    genotypes: GenotypeDataset
+    phenotypes: Table
+    mean_covariates: Table | None
+    variance_covariates: Table | None
+    random_effects: RandomEffectSource | None
+    loco: bool
+    observed: bool
+
+    def parameters(self) -> dict[str, Any]:
+        """Return everything the numbers depend on, as JSON types."""
+        config = self.config
+        return {
+            "hlmm_scan": __version__,
+            "format": STORE_FORMAT,
+            "model": "HLM" if self.random_effects is None else "HLMM",
+            "genotypes": self.genotypes.fingerprint,
+            "phenotypes": self.phenotypes.sha256,
+            "phenotype": list(self.phenotypes.columns),
+            "mean_covariates": _sha(self.mean_covariates),
+            "variance_covariates": _sha(self.variance_covariates),
+            "covariate_mode": config.covariate_mode,
+            "random_effects": self.random_effects and self.random_effects.fingerprint,
+            "loco": self.loco,
+            "se": "observed" if self.observed else "expected",
+            "min_maf": config.min_maf,
+            "min_mac": config.min_mac,
+            "max_missing": config.max_missing,
+            "missing_value": sorted(config.missing_value),
+        }
+
+
+def read_inputs(config: ScanConfig) -> Inputs:
+    """Read and check the user's files; nothing is written.
+
+    Raises
+    ------
+    InputError
+        In one line, what is wrong and where.
+    """
+    config = absolute(config)
+    assert config.genotypes is not None
+    assert config.phenotypes is not None
+    genotypes = GenotypeDataset.open(config.genotypes)
+    table = read_table(config.phenotypes, missing_values=config.missing_value)
+    phenotypes = table.select(config.phenotype) if config.phenotype else table
+    covariates = {
+        path: read_table(path, missing_values=config.missing_value)
+        for path in (config.mean_covariates, config.variance_covariates)
+        if path is not None
+    }
+    source = None
+    if config.random_effects is not None:
+        source = load_random_effects(config.random_effects, genotypes, genotypes.samples)
+    loco = source is not None and source.spans_chromosomes() and config.loco is not False
+    if config.loco and not loco:
+        raise InputError(
+            f"{config.random_effects}: all its variants lie on one chromosome, so that leaving it "
+            "out leaves nothing; use --no-loco"
+        )
+    if source is not None and source.positions is not None and not loco:
+        logger.warning(
+            "%d variants of the scan are themselves random effects and stay in while they are "
+            "tested: their effects are shared with the random effect",
+            len(source.positions),
+        )
+    default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
+    return Inputs(
+        config=config,
+        genotypes=genotypes,
+        phenotypes=phenotypes,
+        mean_covariates=covariates.get(config.mean_covariates) if config.mean_covariates else None,
+        variance_covariates=(
+            covariates.get(config.variance_covariates) if config.variance_covariates else None
+        ),
+        random_effects=source,
+        loco=loco,
+        observed=(config.se or default_se) == "observed",
+    )
+
+
+def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
+    """Assemble every phenotype's people and cut the scan into partitions; nothing is written.
+
+    Returns
+    -------
+    Plan
+    CohortBuilder
+        Builds the same people again: designs of all phenotypes at once may not fit into memory.
+
+    Raises
+    ------
+    InputError
+        If a phenotype cannot be analysed, or a task does not fit into memory.
+    """
+    builder = CohortBuilder(
+        inputs.genotypes.samples,
+        inputs.phenotypes,
+        inputs.mean_covariates,
+        inputs.variance_covariates,
+        None if inputs.random_effects is None else inputs.random_effects.available,
+    )
+    people = tuple(len(builder.build(name)) for name in inputs.phenotypes.columns)
+    mean, variance = inputs.mean_covariates, inputs.variance_covariates
+    if inputs.config.covariate_mode == "seed":
+        mean = variance = None
+    sizes = {
+        "n_people": max(people),
+        "n_mean": 1 + (len(mean.columns) if mean else 0),
+        "n_variance": 1 + (len(variance.columns) if variance else 0),
+        "n_random": 0 if inputs.random_effects is None else len(inputs.random_effects.packed),
+    }
+    genotypes = inputs.genotypes
+    plan = Plan.of(
+        phenotypes=inputs.phenotypes.columns,
+        people=people,
+        n_variants=genotypes.n_variants,
+        partition_variants=partition_size(
+            chunk_variants=genotypes.chunk_variants,
+            n_variants=genotypes.n_variants,
+            n_phenotypes=len(people),
+            wanted=inputs.config.partition_variants,
+            **sizes,
+        ),
+        genotypes=str(genotypes.path),
+        parameters=inputs.parameters(),
+        **sizes,
+    )
+    return plan, builder
+
+
+def choose_workers(config: ScanConfig, task_bytes: int) -> int:
+    """Return how many tasks may run at once on this machine.
+
+    Parameters
+    ----------
+    config : ScanConfig
+    task_bytes : int
+        Memory of one task.
+
+    Raises
+    ------
+    InputError
+        If the memory limit cannot be read or not even one task fits into it.
+    """
+    wanted = config.workers or available_cores()
+    if config.memory_limit is None:
+        limit = psutil.virtual_memory().available
+    else:
+        try:
+            limit = parse_bytes(config.memory_limit)
+        except ValueError:
+            raise InputError(
+                f"memory_limit must be a size as 16GiB or 500MB, not '{config.memory_limit}'"
+            ) from None
+    fitting = int(limit // task_bytes)
+    if fitting < 1:
+        raise InputError(
+            f"one task needs {task_bytes / 2**20:,.0f} MiB, more than the {limit / 2**20:,.0f} MiB "
+            "there are; make the genotype dataset with smaller --chunk-variants, or use fewer "
+            "random effects"
+        )
+    if fitting < wanted:
+        logger.warning("%d instead of %d workers: memory holds no more tasks", fitting, wanted)
+    return min(wanted, fitting)
+
+
+def write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder) -> ResultStore:
+    """Fit the null models and make the store, all of it or, whatever happens, nothing.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    plan : Plan
+    builder : CohortBuilder
+
+    Raises
+    ------
+    InputError
+        If a null model cannot be fitted or the store cannot be written.
+    """
+    assert inputs.config.output is not None
+    pin_threads()
+    output = inputs.config.output
+    with staged_folder(output) as folder:
+        store = ResultStore.create(
+            folder,
+            phenotypes=plan.phenotypes,
+            n_variants=plan.n_variants,
+            chunk_variants=plan.partition_variants,
+            random_effects=inputs.random_effects is not None,
+            attributes=_provenance(inputs, plan),
+            plan=plan.to_json(),
+        )
+        _write_coordinates(store, inputs.genotypes)
+        contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
+        for name in plan.phenotypes:
+            cohort = builder.build(name, announce=False)
+            null, covariates = _null_model(inputs, cohort, contigs)
+            write_null_model(
+                store.null_group(cohort.phenotype), null, _who_and_what(cohort, covariates)
+            )
+        store.seal()
+    return ResultStore.open(output)
+
+
+def fit_options(plan: Plan) -> FitOptions:
+    """Return the options of the per-variant fits, as the plan holds them."""
+    p = plan.parameters
+    return FitOptions(
+        min_maf=p["min_maf"],
+        min_mac=p["min_mac"],
+        max_missing=p["max_missing"],
+        observed=p["se"] == "observed",
+    )
+
+
+def _null_model(
+    inputs: Inputs, cohort: Cohort, contigs: list[str]
+) -> tuple[NullModel, CovariateFit]:
+    effects = None
+    if inputs.random_effects is not None:
+        effects = inputs.random_effects.for_people(cohort.samples, cohort.phenotype)
+    null, covariates = fit_null(
+        cohort,
+        effects,
+        seed_mode=inputs.config.covariate_mode == "seed",
+        left_out=contigs if inputs.loco else (),
+    )
+    logger.info(
+        "%s: null model fitted, log-likelihood %.2f%s",
+        cohort.phenotype,
+        null.fits[""].log_likelihood,
+        "" if effects is None else f", random variance {null.fits[''].random_variance:.4g}",
+    )
+    return null, covariates
+
+
+def _write_coordinates(store: ResultStore, genotypes: GenotypeDataset) -> None:
+    for start in range(0, genotypes.n_variants, _COORDINATE_ROWS):
+        table = genotypes.variants(start, min(start + _COORDINATE_ROWS, genotypes.n_variants))
+        store.write_variants(
+            start,
+            {
+                "variant_id": table.variant_id,
+                "contig": table.contig,
+                "position": table.position,
+                "effect_allele": table.effect_allele,
+                "other_allele": table.other_allele,
+            },
+        )
+
+
+def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
+    """Return the attributes of the store: what was run, on what, with which software."""
+    seed_mode = inputs.config.covariate_mode == "seed"
+    return {
+        "run_id": uuid.uuid4().hex,
+        "run_status": "incomplete",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "parameters": dict(plan.parameters),
+        "inputs": {
+            name: str(getattr(inputs.config, name))
+            for name in (
+                "genotypes",
+                "phenotypes",
+                "mean_covariates",
+                "variance_covariates",
+                "random_effects",
+            )
+            if getattr(inputs.config, name) is not None
+        },
+        "software": {
+            "hlmm_scan": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _VERSIONED},
+        },
+        "effects_per": "copy of effect_allele",
+        "effect_scale": (
+            "null residual over its per-person null standard deviation (covariate mode seed): not "
+            "comparable with effects of other modes"
+            if seed_mode
+            else "units of the phenotype table"
+        ),
+        "log_likelihood_of": (
+            "the null residual over its per-person null standard deviation"
+            if seed_mode
+            else "the phenotype in the units of its table"
+        ),
+    }
+
+
+def _who_and_what(cohort: Cohort, covariates: CovariateFit) -> Mapping[str, Any]:
+    return {
+        "people": len(cohort),
+        "people_in_genotypes": cohort.n_reference,
+        "dropped": dict(cohort.dropped),
+        "phenotyped_but_not_in_genotypes": cohort.not_in_genotypes,
+        "covariate_fit": covariates.to_json(),
+    }
+
+
+def _sha(table: Table | None) -> str | None:
+    return None if table is None else table.sha256

@@ -1,0 +1,326 @@
+"""The three steps of a scan: prepare, run, finalise; and what its state is in between."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hlmm_scan.config import ScanConfig
+from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.results.ledger import PartitionRecord, storage_error
+from hlmm_scan.results.store import ResultStore, checksum, read_mark, remove_store
+from hlmm_scan.scan.executors import Executor, make_executor
+from hlmm_scan.scan.plan import Plan, differing
+from hlmm_scan.scan.prepare import (
+    choose_workers,
+    fit_options,
+    make_plan,
+    read_inputs,
+    write_store,
+)
+from hlmm_scan.scan.progress import Progress
+from hlmm_scan.scan.task import PartitionTask
+from hlmm_scan.schema import Status
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 10  # partitions named in a message
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """Where a scan stands, from its plan and its ledger.
+
+    Attributes
+    ----------
+    path : str
+    complete : bool
+        Whether the completion mark is there.
+    partitions, partitions_done : int
+    failed : mapping of int to str
+        Error by partition.
+    missing : tuple of int
+        Partitions neither done nor failed.
+    tests, tests_done : int
+        Variants × phenotypes.
+    statuses : mapping of str to int
+        Number of finished tests by status label.
+    seconds : float
+        Time tasks took, summed over workers.
+    rate : float
+        Finished tests per second of the last hour of work (wall clock); 0 where unknown.
+    seconds_left : float or None
+        At that rate.
+    """
+
+    path: str
+    complete: bool
+    partitions: int
+    partitions_done: int
+    failed: Mapping[int, str]
+    missing: tuple[int, ...]
+    tests: int
+    tests_done: int
+    statuses: Mapping[str, int]
+    seconds: float
+    rate: float
+    seconds_left: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON types."""
+        return {**asdict(self), "failed": {str(k): v for k, v in self.failed.items()}}
+
+
+def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
+    """Make the result store, or find it made by the same configuration.
+
+    Parameters
+    ----------
+    config : ScanConfig
+    overwrite : bool, default False
+        Delete an existing result store first.
+
+    Returns
+    -------
+    ResultStore
+
+    Raises
+    ------
+    InputError
+        If an input is wrong, the output path holds something else, or a store that was made with
+        other inputs or parameters (which are named).
+    StoreHeldError
+        If another run holds the store to be overwritten.
+    """
+    assert config.output is not None
+    output = config.output.absolute()
+    if output.exists() and (read_mark(output) or {}).get("kind") != "results":
+        raise InputError(f"{output}: holds something else; choose another --output")
+    inputs = read_inputs(config)
+    if output.exists() and not overwrite:
+        store = ResultStore.open(output)
+        changed = differing(store.plan["parameters"], inputs.parameters())
+        if changed:
+            raise InputError(
+                f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
+                "and options, choose another --output, or start anew with --overwrite"
+            )
+        return store
+    plan, builder = make_plan(inputs)
+    if output.exists():
+        with ResultStore.open(output).ledger.lock():
+            remove_store(output)
+    logger.info("plan:\n%s", plan.summary(choose_workers(config, plan.task_bytes)))
+    return write_store(inputs, plan, builder)
+
+
+def dry_run(config: ScanConfig) -> str:
+    """Return the plan of a scan in words; nothing is written.
+
+    Raises
+    ------
+    InputError
+        As :func:`prepare`.
+    """
+    plan, _ = make_plan(read_inputs(config))
+    return plan.summary(choose_workers(config, plan.task_bytes))
+
+
+def scan(
+    config: ScanConfig, *, overwrite: bool = False, executor: Executor | None = None
+) -> ResultStore:
+    """Run a whole scan: prepare, run, finalise. Run again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    config : ScanConfig
+    overwrite : bool, default False
+    executor : Executor, optional
+        Where tasks run; by default as `config.workers` says.
+
+    Returns
+    -------
+    ResultStore
+        Complete.
+
+    Raises
+    ------
+    HlmmScanError
+        Of the step that failed; see its exit code.
+    """
+    store = prepare(config, overwrite=overwrite)
+    task_bytes = Plan.from_json(store.plan).task_bytes
+    run(store, executor or make_executor(choose_workers(config, task_bytes)))
+    return finalise(store)
+
+
+def run(store: ResultStore, executor: Executor) -> None:
+    """Do every partition that the ledger does not have.
+
+    Parameters
+    ----------
+    store : ResultStore
+        Prepared.
+    executor : Executor
+
+    Raises
+    ------
+    StoreHeldError
+        If another run holds the store.
+    HlmmScanError
+        If no partition can succeed any more. What is finished stays finished.
+    """
+    plan = Plan.from_json(store.plan)
+    try:
+        with store.ledger.lock():
+            records = store.ledger.records()
+            done = {index for index, record in records.items() if not record.failed}
+            todo = [index for index in range(plan.n_partitions) if index not in done]
+            if not todo:
+                return
+            if done:
+                logger.info("%d of %d partitions are done", len(done), plan.n_partitions)
+            tests_done = sum(sum(records[index].statuses.values()) for index in done)
+            with (
+                store.ledger.writer() as journal,
+                Progress(plan.n_tests, "tests", tests_done) as progress,
+            ):
+                for record in executor.run(_tasks(store, plan, todo)):
+                    journal.append(record)
+                    progress.advance(sum(record.statuses.values()))
+    except OSError as error:
+        raise storage_error(error, store.path) from error
+
+
+def finalise(store: ResultStore) -> ResultStore:
+    """Verify coverage and counts, then write the completion mark.
+
+    Parameters
+    ----------
+    store : ResultStore
+
+    Returns
+    -------
+    ResultStore
+        The same store, complete.
+
+    Raises
+    ------
+    IncompleteError
+        If partitions are missing or failed (which are named), or counts do not reconcile.
+    """
+    plan = Plan.from_json(store.plan)
+    state = scan_state(store)
+    if state.complete:
+        return store
+    if state.failed:
+        first = next(iter(state.failed))
+        raise IncompleteError(
+            f"{store.path}: {len(state.failed)} of {plan.n_partitions} partitions failed "
+            f"({_listed(state.failed)}); the first with: {state.failed[first]}; run the same scan "
+            "again to retry them"
+        )
+    if state.missing:
+        raise IncompleteError(
+            f"{store.path}: {len(state.missing)} of {plan.n_partitions} partitions are missing "
+            f"({_listed(state.missing)}); run the same scan again to finish it"
+        )
+    if state.tests_done != plan.n_tests or Status.PENDING.label in state.statuses:
+        raise IncompleteError(
+            f"{store.path}: {state.tests_done} tests are written of {plan.n_tests} planned; "
+            "the store is damaged, start anew with --overwrite"
+        )
+    store.complete(
+        {
+            "run_status": "complete",
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "status_counts": dict(state.statuses),
+        }
+    )
+    return store
+
+
+def scan_state(store: ResultStore) -> ScanState:
+    """Return where a scan stands; safe while it runs.
+
+    Parameters
+    ----------
+    store : ResultStore
+    """
+    plan = Plan.from_json(store.plan)
+    records = store.ledger.records()
+    done = {index: record for index, record in records.items() if not record.failed}
+    statuses: Counter[str] = Counter()
+    for record in done.values():
+        statuses.update(record.statuses)
+    tests_done = sum(statuses.values())
+    rate = _rate(list(done.values()))
+    return ScanState(
+        path=str(store.path),
+        complete=store.attributes["run_status"] == "complete",
+        partitions=plan.n_partitions,
+        partitions_done=len(done),
+        failed={index: record.error for index, record in sorted(records.items()) if record.failed},
+        missing=tuple(index for index in range(plan.n_partitions) if index not in records),
+        tests=plan.n_tests,
+        tests_done=tests_done,
+        statuses=dict(sorted(statuses.items())),
+        seconds=sum(record.finished - record.started for record in done.values()),
+        rate=rate,
+        seconds_left=(plan.n_tests - tests_done) / rate if rate else None,
+    )
+
+
+def verify(store: ResultStore) -> list[int]:
+    """Read every finished partition again and return those whose values are not as recorded."""
+    plan = Plan.from_json(store.plan)
+    names = [v.name for v in store.variables]
+    damaged = []
+    for index, record in sorted(store.ledger.records().items()):
+        if record.failed:
+            continue
+        partition = plan.partition(index)
+        try:
+            values = store.read_partition(partition.phenotype, partition.start, partition.stop)
+        except (OSError, ValueError, RuntimeError):  # a chunk cut short cannot even be decoded
+            damaged.append(index)
+            continue
+        if checksum(values, names) != record.checksum:
+            damaged.append(index)
+    return damaged
+
+
+def _tasks(store: ResultStore, plan: Plan, todo: Iterable[int]) -> Iterable[PartitionTask]:
+    options = fit_options(plan)
+    run_id = str(store.attributes["run_id"])
+    for index in todo:
+        partition = plan.partition(index)
+        yield PartitionTask(
+            store=str(Path(store.path).absolute()),
+            genotypes=plan.genotypes,
+            run_id=run_id,
+            genotype_fingerprint=plan.parameters["genotypes"],
+            phenotype=plan.phenotypes[partition.phenotype],
+            partition=partition,
+            options=options,
+        )
+
+
+def _rate(records: list[PartitionRecord]) -> float:
+    """Return tests per second over the last hour in which something finished."""
+    if not records:
+        return 0.0
+    last = max(record.finished for record in records)
+    recent = [record for record in records if record.finished > last - 3600]
+    span = last - min(record.started for record in recent)
+    return sum(sum(record.statuses.values()) for record in recent) / span if span > 0 else 0.0
+
+
+def _listed(indices: Iterable[int]) -> str:
+    names = [str(index) for index in indices]
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
