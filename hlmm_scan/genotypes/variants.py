@@ -1,0 +1,82 @@
+"""What is known of each variant besides its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+StrArray = NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class VariantTable:
+    """Variants in the order of a file or array axis.
+
+    Attributes
+    ----------
+    contig : ndarray of object (str), shape (m,)
+        Chromosome as the source names it.
+    position : ndarray of int32, shape (m,)
+        1-based position in base pairs.
+    variant_id : ndarray of object (str), shape (m,)
+    other_allele : ndarray of object (str), shape (m,)
+        PLINK A2, VCF REF.
+    effect_allele : ndarray of object (str), shape (m,)
+        The allele counted; PLINK A1, VCF ALT.
+    """
+
+    contig: StrArray
+    position: NDArray[np.int32]
+    variant_id: StrArray
+    other_allele: StrArray
+    effect_allele: StrArray
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, f.name)) for f in fields(self)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns of a variant table differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.variant_id)
+
+    def __getitem__(self, rows: slice) -> VariantTable:
+        return VariantTable(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def concatenate(tables: Iterable[VariantTable]) -> VariantTable:
+    """Join tables end to end; at least one is needed."""
+    parts = list(tables)
+    if len(parts) == 1:
+        return parts[0]
+    return VariantTable(
+        *(np.concatenate([getattr(t, f.name) for t in parts]) for f in fields(VariantTable))
+    )
+
+
+def reblock(tables: Iterable[VariantTable], size: int) -> Iterator[VariantTable]:
+    """Yield the same variants in tables of exactly ``size`` rows, the last one perhaps shorter.
+
+    Parameters
+    ----------
+    tables : iterable of VariantTable
+        Of any length, empty ones included.
+    size : int
+        Rows a table, at least 1.
+    """
+    held: list[VariantTable] = []
+    n_held = 0
+    for table in tables:
+        rest = table
+        while n_held + len(rest) >= size:
+            need = size - n_held
+            held.append(rest[slice(0, need)])
+            yield concatenate(held)
+            rest, held, n_held = rest[slice(need, None)], [], 0
+        if len(rest):
+            held.append(rest)
+            n_held += len(rest)
+    if held:
+        yield concatenate(held)
