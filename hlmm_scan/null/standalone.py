@@ -12,10 +12,10 @@ from hlmm_scan.cohort.cohort import CohortBuilder
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.staging import write_error
 from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
+from hlmm_scan.staging import write_error
 
 COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")
 

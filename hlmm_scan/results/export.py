@@ -15,6 +15,7 @@ from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import COORDINATES, Status
+from hlmm_scan.staging import write_error
 
 ROWS_PER_READ = 65_536
 
@@ -50,7 +51,8 @@ def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str
     Raises
     ------
     InputError
-        If a phenotype is unknown, or several are asked for in ``seed``.
+        If a phenotype is unknown, several are asked for in ``seed``, or the file cannot be
+        written.
     """
     known = store.phenotypes
     for name in phenotypes:
@@ -73,6 +75,8 @@ def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str
                 )
                 rows += len(table)
         scratch.replace(output)
+    except OSError as error:
+        raise write_error(output, error) from error
     finally:
         scratch.unlink(missing_ok=True)
     return rows

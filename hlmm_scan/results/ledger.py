@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
+from hlmm_scan.errors import HlmmScanError, StoreHeldError
 
 JOURNAL_SUFFIX = ".journal"
 LOCK_NAME = "lock"
@@ -186,23 +186,3 @@ class JournalWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def storage_error(error: OSError, path: Path) -> HlmmScanError:
-    """Put a failure of the file system into one line that says what to do.
-
-    Parameters
-    ----------
-    error : OSError
-    path : Path
-        What was being written.
-    """
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space",
-        errno.EDQUOT: "the disk quota is used up: free some space",
-        errno.EROFS: "the file system is read-only: choose another place",
-        errno.EACCES: "no permission to write there: choose another place",
-        errno.EPERM: "no permission to write there: choose another place",
-    }
-    remedy = remedies.get(error.errno or 0, f"{error.strerror or error}: look into it")
-    return InputError(f"{path}: {remedy} and run the same command again")

@@ -20,7 +20,6 @@ from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.staging import staged_folder
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.null.fit import CovariateFit, fit_null
 from hlmm_scan.null.model import NullModel, contig_key
@@ -31,6 +30,7 @@ from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Plan, partition_size
 from hlmm_scan.scan.task import pin_threads
 from hlmm_scan.schema import STORE_FORMAT
+from hlmm_scan.staging import staged_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import IncompleteError, InputError
-from hlmm_scan.results.ledger import PartitionRecord, storage_error
+from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.results.store import ResultStore, checksum, read_mark, remove_store
 from hlmm_scan.scan.executors import Executor, make_executor
 from hlmm_scan.scan.plan import Plan, differing
@@ -26,6 +26,7 @@ from hlmm_scan.scan.prepare import (
 from hlmm_scan.scan.progress import Progress
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status
+from hlmm_scan.staging import write_error
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ def run(store: ResultStore, executor: Executor) -> None:
                     journal.append(record)
                     progress.advance(sum(record.statuses.values()))
     except OSError as error:
-        raise storage_error(error, store.path) from error
+        raise write_error(store.path, error) from error
 
 
 def finalise(store: ResultStore) -> ResultStore:

@@ -17,10 +17,11 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.store import read_null_model
-from hlmm_scan.results.ledger import PartitionRecord, storage_error
+from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Partition
 from hlmm_scan.schema import Status
+from hlmm_scan.staging import write_error
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def run_partition(task: PartitionTask) -> PartitionRecord:
                 partition.phenotype, partition.start, partition.stop, columns
             )
         except OSError as error:
-            raise storage_error(error, Path(task.store)) from error
+            raise write_error(Path(task.store), error) from error
     except HlmmScanError:
         raise
     except Exception as error:
