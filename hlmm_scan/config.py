@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -188,7 +189,8 @@ def to_yaml(config: ScanConfig) -> str:
 def absolute(config: ScanConfig) -> ScanConfig:
     """Return the configuration with every path made absolute: workers may stand elsewhere."""
     paths: dict[str, Any] = {
-        f.name: getattr(config, f.name).absolute()
+        # Not resolve(): a link the user chose stays the name of the place.
+        f.name: Path(os.path.abspath(getattr(config, f.name)))  # noqa: PTH100
         for f in fields(config)
         if f.metadata["kind"] == "path" and getattr(config, f.name) is not None
     }

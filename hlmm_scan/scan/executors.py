@@ -81,7 +81,8 @@ class DaskExecutor:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                # Any free port: the default one is taken as soon as two scans run at once.
+                dashboard_address="127.0.0.1:0",
                 # Dask counts mapped pages as memory and would pause or kill healthy workers.
                 memory_limit=0,
             ) as cluster,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hlmm_scan.config import ScanConfig
+from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.results.store import ResultStore, checksum, read_mark, remove_store
@@ -98,8 +98,9 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     StoreHeldError
         If another run holds the store to be overwritten.
     """
+    config = absolute(config)
     assert config.output is not None
-    output = config.output.absolute()
+    output = config.output
     if output.exists() and (read_mark(output) or {}).get("kind") != "results":
         raise InputError(f"{output}: holds something else; choose another --output")
     inputs = read_inputs(config)
