@@ -1,0 +1,303 @@
+"""The heteroskedastic linear mixed model (HLMM) of one data set."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hlmm_scan.models.design import (
+    Standardised,
+    as_design,
+    as_parameters,
+    as_phenotype,
+    as_random_variance,
+)
+from hlmm_scan.models.fit import (
+    Fit,
+    Information,
+    check_information,
+    minimise_from,
+    report,
+    unidentified,
+)
+from hlmm_scan.models.hlm import HLMObjective
+from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
+from hlmm_scan.models.lowrank import thin
+
+FloatArray = NDArray[np.float64]
+
+_FRACTIONS = (0.05, 0.2, 0.4, 0.6, 0.8)
+"""Fractions of the variance given to the random effects where a start is looked for."""
+
+
+class HLMM:
+    """Heteroskedastic linear mixed model y ~ N(Xa, diag(exp(Vb)) + h2·GGᵀ).
+
+    Parameters
+    ----------
+    y : array_like, shape (n,)
+        Phenotype.
+    X : array_like, shape (n,) or (n, c)
+        Mean design; an intercept is one of its columns if there is to be one.
+    V : array_like, shape (n,) or (n, v)
+        Log-variance design; as `X`.
+    G : array_like, shape (n,) or (n, l)
+        Random-effect design; genotypes are to be standardised and divided by √l. A row-major
+        float64 array is not copied. With l > n it is replaced by n columns of the same GGᵀ.
+
+    Attributes
+    ----------
+    n : int
+        People.
+    n_mean, n_variance, n_random : int
+        Columns c, v and l of the three designs.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, values are not finite, or n < c + v + 1.
+
+    Notes
+    -----
+    math.md §1; Young, Wauthier and Donnelly, Nat Genet 50, 1608 (2018). An evaluation with all
+    derivatives costs about 2n·l² + (v − 1)·n·l² operations where V has an intercept.
+    """
+
+    def __init__(self, y: ArrayLike, X: ArrayLike, V: ArrayLike, G: ArrayLike) -> None:
+        self.y = as_phenotype(y)
+        self.n = len(self.y)
+        self.X = as_design(X, self.n, "mean")
+        self.V = as_design(V, self.n, "variance")
+        self.G = as_design(G, self.n, "random-effect")
+        self.n_mean = self.X.shape[1]
+        self.n_variance = self.V.shape[1]
+        self.n_random = self.G.shape[1]
+        parameters = self.n_mean + self.n_variance + 1
+        if self.n < parameters:
+            raise ValueError(f"{self.n} people are fewer than {parameters} parameters")
+
+    def likelihood(self, b: ArrayLike, h2: float, negative: bool = False) -> float:
+        """Return the profile log-likelihood, the mean effects at their maximum given b and h2.
+
+        Parameters
+        ----------
+        b : array_like, shape (v,)
+            Effects on the log-variance.
+        h2 : float
+            Variance of the random effects, ≥ 0.
+        negative : bool, default False
+            Return −2L/n − log 2π, the function that is minimised, in place of L.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has the wrong shape or range, a log-variance lies outside ±600, or
+            the columns of X are collinear; so do all methods that take parameters.
+        """
+        value = self._at(b, h2).value
+        return value if negative else -0.5 * self.n * (value + float(np.log(2 * np.pi)))
+
+    def likelihood_and_gradient(self, b: ArrayLike, h2: float) -> tuple[float, FloatArray]:
+        """Return −2L/n − log 2π and its gradient, first b, then h2; shape (v + 1,)."""
+        evaluation = self._at(b, h2)
+        return evaluation.value, evaluation.gradient
+
+    def alpha_ols(self) -> FloatArray:
+        """Return the ordinary least-squares estimate of the mean effects, shape (c,).
+
+        Raises
+        ------
+        ValueError
+            If the columns of X are collinear.
+        """
+        if not self._standard.mean.full_rank:
+            raise ValueError("the columns of the mean design are collinear")
+        return self._standard.mean.to_design(self._standard.ols)
+
+    def alpha_mle(self, b: ArrayLike, h2: float) -> FloatArray:
+        """Return the maximum-likelihood estimate of the mean effects given b and h2."""
+        return self._at(b, h2).alpha
+
+    def observed_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
+        """Return the observed information of log L at any (a, b, h2).
+
+        Returns
+        -------
+        ndarray, shape (c + v + 1, c + v + 1)
+            Order a, b, h2. Half the Hessian of −2·log L, so its inverse is the covariance of
+            the estimates.
+        """
+        return self._at(b, h2, a).observed
+
+    def expected_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
+        """Return the expected information of log L; as `observed_information`.
+
+        It does not depend on a, and a is orthogonal to (b, h2) in it.
+        """
+        return self._at(b, h2, a).expected
+
+    def fit(
+        self,
+        start: tuple[ArrayLike, float] | None = None,
+        information: Information = "expected",
+    ) -> Fit:
+        """Find the maximum-likelihood estimates and their covariance.
+
+        Parameters
+        ----------
+        start : tuple of (array_like of shape (v,), float), optional
+            Start of (b, h2), such as the null estimates. By default b is that of the HLM, and
+            the variance is shared with the random effects in the best of six proportions.
+        information : {"expected", "observed"}, default "expected"
+            From which the covariance is taken. The seed has observed for HLMM and expected for
+            HLM; they differ by sampling noise.
+
+        Returns
+        -------
+        Fit
+            ``status`` says what became of it; no data raise an error here.
+
+        Raises
+        ------
+        ValueError
+            If `start` has the wrong shape or range, or `information` another value.
+
+        Notes
+        -----
+        Where the search ends at h2 = 0, larger h2 are tried before that is believed, since the
+        likelihood may have a second maximum within.
+        """
+        check_information(information)
+        given = None
+        if start is not None:
+            given = as_parameters(start[0], self.n_variance, "start of b")
+            given_h2 = as_random_variance(start[1])
+        standard = self._standard
+        refused = unidentified(standard, n_random=1)
+        if refused is not None:
+            return refused
+        # A fixed trace of GGᵀ makes h2 a variance in the phenotype's standardised units.
+        unit = float(np.linalg.norm(self._G) / np.sqrt(self.n)) or 1.0
+        ratio = standard.scale / unit
+        random_unit = ratio * ratio
+        objective = HLMMObjective(
+            standard.phenotype,
+            standard.mean.columns,
+            standard.variance.columns,
+            self._G,
+            standard.offset,
+            unit,
+        )
+        minimum = None
+        if given is not None:
+            h2 = given_h2 / random_unit if random_unit > 0 else 0.0
+            theta = np.append(standard.variance.from_design(given), h2)
+            minimum = minimise_from(objective, [theta], bounded=True)
+        if minimum is None or not minimum.converged:
+            best = _best_fraction(objective, _hlm_start(standard))
+            minimum = minimise_from(objective, [best], bounded=True)
+        if minimum is not None and minimum.converged and minimum.at_bound:
+            best = _best_fraction(objective, minimum.theta[:-1])
+            if best[-1] > 0:
+                inside = minimise_from(objective, [best], bounded=True)
+                if inside is not None and inside.evaluation.value < minimum.evaluation.value:
+                    minimum = inside
+        return report(standard, minimum, information, random_unit=random_unit)
+
+    @cached_property
+    def _standard(self) -> Standardised:
+        return Standardised(self.y, self.X, self.V)
+
+    @cached_property
+    def _G(self) -> FloatArray:
+        return thin(self.G)
+
+    def _at(self, b: ArrayLike, h2: float, a: ArrayLike | None = None) -> HLMMEvaluation:
+        theta = np.append(as_parameters(b, self.n_variance, "b"), as_random_variance(h2))
+        alpha = None if a is None else as_parameters(a, self.n_mean, "a")
+        return HLMMObjective(self.y, self.X, self.V, self._G).at(theta, alpha)
+
+
+def _hlm_start(standard: Standardised) -> FloatArray:
+    """Coefficients b of the HLM in the variance basis; of equal variances where it has none."""
+    equal = standard.homoskedastic()
+    objective = HLMObjective(
+        standard.phenotype, standard.mean.columns, standard.variance.columns, standard.offset
+    )
+    minimum = minimise_from(objective, [equal])
+    return minimum.theta if minimum is not None and minimum.converged else equal
+
+
+def _best_fraction(objective: HLMMObjective, b: FloatArray) -> FloatArray:
+    """Share the variance of an HLM with the random effects in the best proportion of a grid.
+
+    Parameters
+    ----------
+    objective : HLMMObjective
+        In standardised units, where the variance of the OLS residuals is 1.
+    b : ndarray, shape (v,)
+
+    Returns
+    -------
+    ndarray, shape (v + 1,)
+        (b, h2) of smallest value; h2 = 0 is one of the candidates.
+    """
+    # Log-variances move together by log(1 − fraction) if V spans the constant, else nearly so.
+    level = objective.V.mean(axis=0)
+    best, least = np.append(b, 0.0), np.inf
+    for fraction in (0.0, *_FRACTIONS):
+        theta = np.append(b + level * np.log1p(-fraction), fraction)
+        try:
+            value = objective.at(theta).value
+        except np.linalg.LinAlgError:
+            continue
+        if value < least:
+            best, least = theta, value
+    return best
+
+
+def simulate(
+    n: int,
+    n_random: int,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    h2: float,
+    *,
+    seed: int | np.random.Generator | None = None,
+) -> HLMM:
+    """Simulate a data set of an HLMM with independent designs.
+
+    Parameters
+    ----------
+    n : int
+        People.
+    n_random : int
+        Random effects l: genotypes of frequency one half, standardised and divided by √l.
+    alpha : array_like, shape (c,)
+        Effects on the mean, one per standard normal column of X.
+    beta : array_like, shape (v,)
+        Effects on the log-variance, one per standard normal column of V.
+    h2 : float
+        Variance of the random effects; each has variance h2, a person's sum about h2.
+    seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    HLMM
+    """
+    rng = np.random.default_rng(seed)
+    variance = as_random_variance(h2)
+    a = np.atleast_1d(np.asarray(alpha, dtype=np.float64))
+    b = np.atleast_1d(np.asarray(beta, dtype=np.float64))
+    X = rng.standard_normal((n, len(a)))
+    V = rng.standard_normal((n, len(b)))
+    genotypes = rng.binomial(2, 0.5, (n, n_random)).astype(np.float64)
+    genotypes -= genotypes.mean(axis=0)
+    deviation = genotypes.std(axis=0)
+    # In small samples a column may be constant; it then has no effect.
+    G = genotypes / np.where(deviation > 0, deviation, 1.0) / np.sqrt(n_random)
+    random = np.sqrt(variance) * (G @ rng.standard_normal(n_random))
+    residual = np.exp(0.5 * (V @ b)) * rng.standard_normal(n)
+    return HLMM(X @ a + random + residual, X, V, G)

@@ -1,0 +1,198 @@
+"""The HLMM's likelihood and derivatives, for `HLMM.fit` and for anything that minimises itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from hlmm_scan.models.hlm import profile_hessian, vanishing_variance, weighted_basis
+from hlmm_scan.models.lowrank import LowRankCovariance
+
+FloatArray = NDArray[np.float64]
+
+_SMALL_RANDOM_VARIANCE = 0.3
+"""Standardised h2 below which the size of a step is no longer relative to h2."""
+
+
+@dataclass(frozen=True)
+class HLMMObjective:
+    """(−2·log L)/n − log 2π of an HLMM as a function of (b, h2), mean effects profiled out.
+
+    Inputs are used as they are: nothing is checked, scaled or copied.
+
+    Attributes
+    ----------
+    y : ndarray, shape (n,)
+    X : ndarray, shape (n, c)
+    V : ndarray, shape (n, v)
+    G : ndarray, shape (n, l), row-major
+    offset : float
+        Added to every log-variance.
+    unit : float
+        G is divided by it, so h2 is multiplied by its square.
+    """
+
+    y: FloatArray
+    X: FloatArray
+    V: FloatArray
+    G: FloatArray
+    offset: float = 0.0
+    unit: float = 1.0
+
+    @cached_property
+    def constant(self) -> list[float | None]:
+        """Value of each constant column of V, None for the others."""
+        return [float(c[0]) if (c == c[0]).all() else None for c in self.V.T]
+
+    def at(self, theta: FloatArray, alpha: FloatArray | None = None) -> HLMMEvaluation:
+        """Evaluate at (b, h2) = `theta`, shape (v + 1,), with a at its maximum or at `alpha`.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a log-variance lies outside ±600, or the columns of X are collinear.
+        """
+        return HLMMEvaluation(self, theta, alpha)
+
+    def step_size(self, theta: FloatArray, step: FloatArray) -> float:
+        """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
+        log_variance = float(np.abs(self.V @ step[:-1]).max())
+        return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
+
+
+class HLMMEvaluation:
+    """Value and derivatives of an HLMM's objective at one point, computed as they are asked for.
+
+    Notes
+    -----
+    In the whitened coordinates of `LowRankCovariance`, with r = D^-½(y − Xa), t = Qᵀr,
+    u = C⁻ᵀt = GᵀΣ⁻¹(y − Xa), e = r − h2·D^-½Gu, p the row sums of Q²:
+
+        f      = log det Σ + eᵀe + h2·uᵀu          (a sum of positives equal to rᵀΣ⁻¹r)
+        ∂f/∂b  = Vᵀ(1 − h2·p − e²)
+        ∂f/∂h2 = Σp − uᵀu
+
+    Every second derivative has a part 2JᵀΣ⁻¹J, where the columns of J are X for a and
+    (∂Σ/∂θ)Σ⁻¹(y − Xa) for θ = b, h2, whitened V∘e and D^-½Gu. The rest, in the (b, h2) block, is
+
+        bb: −T + Vᵀdiag(1 − h2·p − e²)V       bh: −τ       hh: −‖S‖²
+        T_ab = Σᵢ V_ia V_ib (1 − 2h2·pᵢ) + h2²·⟨M_a, M_b⟩,   M_a = Qᵀdiag(V_a)Q
+        τ_a  = tr M_a − h2·⟨M_a, S⟩ = Σᵢ V_ia·D_i·‖(Σ⁻¹G)ᵢ‖²
+
+    and half of XᵀΣ⁻¹X (twice), T, τ, ‖S‖² makes the expected information of log L
+    (math.md §1; derived there for the unwhitened quantities).
+    """
+
+    def __init__(
+        self, objective: HLMMObjective, theta: FloatArray, alpha: FloatArray | None
+    ) -> None:
+        self.objective = objective
+        self.h2 = float(theta[-1])
+        self.log_variance = objective.offset + objective.V @ theta[:-1]
+        cov = LowRankCovariance(self.log_variance, objective.G, self.h2, objective.unit)
+        self.covariance = cov
+        self.X_white = cov.whiten(objective.X)
+        if alpha is None:
+            self.alpha, residual, projected = self._profile_mean(cov.whiten(objective.y))
+        else:
+            self.alpha = alpha
+            residual = cov.whiten(objective.y - objective.X @ alpha)
+            projected = cov.project(residual)
+        self.u = cov.back(projected)
+        self.random_white = cov.G_white @ self.u
+        self.residual_white = residual - self.h2 * self.random_white
+        quadratic = self.residual_white @ self.residual_white + self.h2 * (self.u @ self.u)
+        self.value = float(cov.log_det + quadratic) / len(objective.y)
+
+    def _profile_mean(self, y_white: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the generalised least-squares mean effects, whitened residuals r, and Qᵀr.
+
+        With D^-½X = UR, the weighted least-squares fit U·Uᵀy is corrected by Uδ, where δ solves
+        (I − h2·PᵀP)δ = −h2·PᵀQᵀr₀, P = QᵀU and r₀ are that fit's residuals.
+        """
+        cov = self.covariance
+        U, R = weighted_basis(self.X_white)
+        coefficients = U.T @ y_white
+        residual = y_white - U @ coefficients
+        P = cov.project(np.column_stack((U, residual)))
+        P, t = P[:, :-1], P[:, -1]
+        delta = np.linalg.solve(np.eye(len(R)) - self.h2 * (P.T @ P), -self.h2 * (P.T @ t))
+        alpha = solve_triangular(R, coefficients + delta, check_finite=False)
+        return np.asarray(alpha), residual - U @ delta, t - P @ delta
+
+    @cached_property
+    def _variance_score(self) -> FloatArray:
+        """1 − k/D, shape (n,): the gradient with respect to each log-variance."""
+        return np.asarray(1 - self.h2 * self.covariance.leverage - self.residual_white**2)
+
+    @cached_property
+    def gradient(self) -> FloatArray:
+        """Gradient of `value` with respect to (b, h2), shape (v + 1,)."""
+        by_b = self._variance_score @ self.objective.V
+        by_h2 = self.covariance.leverage.sum() - self.u @ self.u
+        return np.append(by_b, by_h2) / len(self.log_variance)
+
+    @cached_property
+    def _traces(self) -> FloatArray:
+        """T, τ and ‖S‖² as one symmetric matrix, shape (v + 1, v + 1)."""
+        cov, V, h2 = self.covariance, self.objective.V, self.h2
+        p = cov.leverage
+        # M_a is a multiple of S for a constant column: only the other products are made.
+        products = [cov.S]
+        combination = np.zeros((V.shape[1] + 1, V.shape[1] + 1))
+        combination[-1, 0] = 1.0
+        for a, constant in enumerate(self.objective.constant):
+            if constant is not None:
+                combination[a, 0] = constant
+            else:
+                combination[a, len(products)] = 1.0
+                products.append(cov.weighted(V[:, a]))
+        combination = combination[:, : len(products)]
+        # The products are symmetric, so the order of their elements in memory does not matter.
+        flat = [product.ravel(order="K") for product in products]
+        inner = combination @ np.array([[f @ g for f in flat] for g in flat]) @ combination.T
+        traces = np.empty(inner.shape)
+        traces[:-1, :-1] = (V.T * (1 - 2 * h2 * p)) @ V + h2**2 * inner[:-1, :-1]
+        traces[:-1, -1] = traces[-1, :-1] = p @ V - h2 * inner[:-1, -1]
+        traces[-1, -1] = inner[-1, -1]
+        return traces
+
+    @cached_property
+    def observed(self) -> FloatArray:
+        """Observed information of log L, order a, b, h2; shape (c + v + 1, c + v + 1)."""
+        V, c = self.objective.V, self.X_white.shape[1]
+        J = np.column_stack(
+            (self.X_white, V * self.residual_white[:, np.newaxis], self.random_white)
+        )
+        information = self.covariance.quadratic(J)
+        information[c:, c:] -= 0.5 * self._traces
+        information[c:-1, c:-1] += 0.5 * (V.T * self._variance_score) @ V
+        return information
+
+    @cached_property
+    def expected(self) -> FloatArray:
+        """Expected information of log L, order a, b, h2; shape (c + v + 1, c + v + 1)."""
+        c, size = self.X_white.shape[1], len(self._traces)
+        information = np.zeros((c + size, c + size))
+        information[:c, :c] = self.covariance.quadratic(self.X_white)
+        information[c:, c:] = 0.5 * self._traces
+        return information
+
+    @property
+    def hessian(self) -> FloatArray:
+        """Hessian of `value` with respect to (b, h2), shape (v + 1, v + 1)."""
+        return profile_hessian(self.observed, self.X_white.shape[1], len(self.X_white))
+
+    @property
+    def scoring_hessian(self) -> FloatArray:
+        """Expected information of (b, h2) in the scale of `hessian`."""
+        return self._traces / len(self.X_white)
+
+    @property
+    def vanishing(self) -> float:
+        """Smallest residual variance of a person without residual."""
+        return vanishing_variance(self.log_variance, self.residual_white * self.covariance.root)
