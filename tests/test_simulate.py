@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hlmm_scan import simulate
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.simulate import SimulatedCohort, simulate_cohort
+from hlmm_scan.simulate import SimulatedCohort, draws, simulate_cohort
+from hlmm_scan.simulate import cohort as cohort_files
 
 SMALL = {"n_samples": 50, "variants_per_chromosome": 40, "n_random_effects": 30}
 
@@ -42,7 +42,7 @@ def calls(dataset: GenotypeDataset) -> np.ndarray:
 @pytest.mark.parametrize("model", ["hlmm", "gamma"])
 def test_same_seed_same_bytes(tmp_path, monkeypatch, model):
     first = simulate_cohort(tmp_path / "a", model=model, **SMALL)
-    monkeypatch.setattr(simulate, "_GENOTYPES_AT_ONCE", 350)  # blocks of 7 variants
+    monkeypatch.setattr(draws, "_GENOTYPES_AT_ONCE", 350)  # blocks of 7 variants
     simulate_cohort(tmp_path / "b", model=model, **SMALL)
     simulate_cohort(tmp_path / "c", model=model, seed=2, **SMALL)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -186,7 +186,7 @@ def test_failed_write_leaves_no_files(tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(simulate, "_write_tables", full)
+    monkeypatch.setattr(cohort_files, "_write_tables", full)
     with pytest.raises(InputError, match="cannot be written: No space left"):
         simulate_cohort(tmp_path, **SMALL)
     assert contents(tmp_path) == {}
