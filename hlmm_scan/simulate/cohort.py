@@ -24,6 +24,7 @@ from hlmm_scan.genotypes.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.simulate.draws import (
+    N_PLANTED,
     People,
     Sums,
     draw_calls,
@@ -221,11 +222,8 @@ def simulate_cohort(
         # A stream a chromosome: how they are cut into filesets changes no genotype.
         call_seeds = seeds[3].spawn(chromosomes)
         calls = (
-            (
-                c + 1,
-                draw_calls(np.random.default_rng(s), c + 1, variants, sums, linkage, missing_calls),
-            )
-            for c, s in enumerate(call_seeds)
+            (c, draw_calls(np.random.default_rng(s), c, variants, sums, linkage, missing_calls))
+            for c, s in enumerate(call_seeds, start=1)
         )
         _write_filesets(folder, prefixes, people.samples, calls)
         if model == "hlmm":
