@@ -23,6 +23,10 @@ Float = NDArray[np.float64]
 _JOINT_WIDTH_BYTES = 192 << 20
 """Memory for the people × variants arrays of one joint step."""
 
+_JOINT_ARRAYS = 10
+"""How many of them there are: genotypes, calls, both without the variants that are done and those
+that wait for a shorter step, weights, log-variances."""
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -108,7 +112,9 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
     # Last to first, so that the first reason stands.
     status[(missing > options.max_missing) | (called == 0)] = Status.HIGH_MISSING
     status[(minor < options.min_mac) & (called > 0)] = Status.LOW_MAC
-    status[(minor < options.min_maf * 2 * called) & (called > 0)] = Status.LOW_MAF
+    # A quotient is rounded as the user's decimal is: 7 of 100 alleles are not below 0.07.
+    maf = minor / np.maximum(2 * called, 1)
+    status[(maf < options.min_maf) & (called > 0)] = Status.LOW_MAF
     status[(minor == 0) & (called > 0)] = Status.MONOMORPHIC
     return status
 
@@ -181,8 +187,7 @@ def _slices(m: int, width: int) -> Iterator[slice]:
 
 def joint_width(n: int) -> int:
     """Return how many variants the joint kernel fits abreast for n people."""
-    # Genotypes, masks, weights, log-variances and the copies made while variants drop out.
-    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * 8 * max(n, 1)), 1, 256))
+    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * _JOINT_ARRAYS * max(n, 1)), 1, 256))
 
 
 def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> int:
@@ -199,15 +204,19 @@ def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> i
         Bytes: shared null model, packed block, results and the working arrays of the kernel.
     """
     designs = 8 * n * (n_mean + n_variance + 2)
-    block = m * (n // 4 + 1) + m * 40 * 8
+    # Codes as read and those of the variants that pass; counts, sums, estimates and results.
+    block = m * 2 * (n // 4 + 1) + m * 50 * 8
     if n_random:
-        # G stored, G of one left-out chromosome, and about five arrays of its shape in a fit.
-        return designs + block + 8 * n_random * (7 * n + 6 * n_random)
+        # G stored, G of one left-out chromosome, that of the people called, and about five arrays
+        # of its shape in a fit; one l×l product for each column of V; copies of both designs.
+        return 10 * designs + block + 8 * n_random * (8 * n + (6 + n_variance) * n_random)
     if n_mean == n_variance == 1:
         return designs + block
     pairs = n_mean * (n_mean + 1) // 2 + n_variance * (n_variance + 1) // 2 + n_mean * n_variance
-    strip = 8 * min(n, PEOPLE_PER_STRIP) * (pairs + 8 * joint_width(n))
-    return designs + block + 8 * 8 * n * joint_width(n) + strip
+    width = joint_width(n)
+    strip = 8 * min(n, PEOPLE_PER_STRIP) * (2 * pairs + 8 * width)
+    systems = 8 * width * 6 * (n_mean + n_variance + 2) ** 2
+    return designs + block + 8 * _JOINT_ARRAYS * n * width + strip + systems
 
 
 def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> float:

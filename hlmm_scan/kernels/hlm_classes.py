@@ -31,6 +31,7 @@ _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard devi
 _ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
 _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
+_SINGULAR = 1e-12  # eigenvalue of an information of unit diagonal below which it has no inverse
 
 
 @njit(nogil=True, cache=True)
@@ -205,7 +206,8 @@ def _fit_one(
     if observed and status != _OK:
         return status  # off the maximum the observed information may be singular
     if observed:
-        _observed_covariance(n_c, mean_c, centre, a0, ag, log_variance, bg, q_c, out)
+        if not _observed_covariance(n_c, mean_c, centre, a0, ag, log_variance, bg, q_c, out):
+            status = _NOT_CONVERGED  # stationary, but no maximum
     else:
         s0 = s1 = s2 = 0.0
         for c in range(3):
@@ -232,8 +234,11 @@ def _observed_covariance(
     bg: float,
     q_c: Float,
     out: Float,
-) -> None:  # pragma: no cover
-    """Invert the observed information of (a0, ag, b0, bg) (math.md §1 at h2 = 0)."""
+) -> bool:  # pragma: no cover
+    """Invert the observed information of (a0, ag, b0, bg) (math.md §1 at h2 = 0).
+
+    Returns False, and leaves `out` as it is, where it is not positive definite.
+    """
     information = np.zeros((4, 4))
     common = math.exp(-log_variance)
     for c in range(3):
@@ -259,6 +264,8 @@ def _observed_covariance(
     for i in range(4):
         for j in range(4):
             information[i, j] *= d[i] * d[j]
+    if np.linalg.eigvalsh(information)[0] < _SINGULAR:
+        return False
     right = np.zeros((4, 2))
     right[1, 0] = 1.0
     right[3, 1] = 1.0
@@ -266,6 +273,7 @@ def _observed_covariance(
     out[2] = covariance[1, 0] * d[1] * d[1]
     out[3] = covariance[3, 1] * d[3] * d[3]
     out[4] = covariance[3, 0] * d[1] * d[3]
+    return True
 
 
 @njit(nogil=True, cache=True)

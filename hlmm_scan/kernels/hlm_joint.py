@@ -204,25 +204,20 @@ def _newton_step(sums: _Sums, expected_bb: Float) -> Float:
     return step[:, :, 0]
 
 
-def _expected_bb(design: JointDesign, g: Float, called: Float) -> Float:
-    """Return ½VᵀV with the genotype as last column, over called people; (m, v+1, v+1)."""
-    v, m = design.V.shape[1], g.shape[1]
-    upper, edge, corner = np.zeros((v * (v + 1) // 2, m)), np.zeros((v, m)), np.zeros(m)
+def _gram(design: JointDesign, columns: Float, g: Float, called: Float) -> Float:
+    """Return [columns g]ᵀ[columns g] over called people, strip by strip; (m, p+1, p+1)."""
+    p, m = columns.shape[1], g.shape[1]
+    upper, edge, corner = np.zeros((p * (p + 1) // 2, m)), np.zeros((p, m)), np.zeros(m)
     for s in design.strips():
-        upper += _pairs(design.V[s]).T @ np.broadcast_to(called[s], g[s].shape)
-        edge += design.V[s].T @ g[s]
+        upper += _pairs(columns[s]).T @ np.broadcast_to(called[s], g[s].shape)
+        edge += columns[s].T @ g[s]
         corner += np.einsum("nm,nm->m", g[s], g[s])
-    return 0.5 * _symmetric(upper, edge, corner)
+    return _symmetric(upper, edge, corner)
 
 
-def _unique(design: Float, g: Float, called: Float) -> NDArray[np.bool_]:
-    """Say for each variant whether [design g] has full rank among called people."""
-    p = design.shape[1]
-    gram = _symmetric(
-        _pairs(design).T @ np.broadcast_to(called, g.shape),
-        design.T @ g,
-        np.einsum("nm,nm->m", g, g),
-    )
+def _unique(gram: Float) -> NDArray[np.bool_]:
+    """Say for each variant whether [columns g], whose Gram matrix this is, has full rank."""
+    p = gram.shape[1] - 1
     projected, ok = _solve(gram[:, :p, :p], gram[:, :p, p:])
     explained = np.einsum("mp,mp->m", gram[:, :p, p], projected[:, :, 0])
     total: Float = gram[:, p, p]
@@ -259,7 +254,8 @@ def fit_joint(design: JointDesign, genotypes: Float, *, observed: bool = False) 
 
     estimates = Estimates.empty(m)
     enough = people >= design.X.shape[1] + v + 3
-    unique = enough & _unique(design.X, g, called) & _unique(design.V, g, called)
+    variance_gram = _gram(design, design.V, g, called)
+    unique = enough & _unique(_gram(design, design.X, g, called)) & _unique(variance_gram)
     estimates.status[~unique] = Status.NOT_UNIQUE
     rows = np.flatnonzero(unique)
     b = np.zeros((len(rows), v + 1))
@@ -272,7 +268,7 @@ def fit_joint(design: JointDesign, genotypes: Float, *, observed: bool = False) 
     floor = np.log(design.y.var()) + _FLOOR
 
     current = _evaluate(design, g, called, b)
-    expected = _expected_bb(design, g, called)
+    expected = 0.5 * variance_gram[rows]
     for iteration in range(_MAX_ITERATIONS + 1):
         size = np.abs(current.gradient)
         size[:, v] /= spread
@@ -399,7 +395,9 @@ def _report(
     out.add_variance[:] = np.where(ok, covariance[:, p - 1, 0], np.nan)
     out.var_variance[:] = np.where(ok, covariance[:, p + v, 1], np.nan)
     out.add_var_covariance[:] = np.where(ok, covariance[:, p - 1, 1], np.nan)
-    out.status[~ok & (out.status == Status.OK)] = Status.NOT_UNIQUE
+    # Observed information that is not positive definite: stationary, but no maximum.
+    failed = Status.NOT_CONVERGED if observed else Status.NOT_UNIQUE
+    out.status[~ok & (out.status == Status.OK)] = failed
     nothing = (out.status == Status.UNBOUNDED) | (out.status == Status.NOT_UNIQUE)
     out.put(np.flatnonzero(nothing), Estimates.empty(int(nothing.sum())))
     out.status[nothing] = np.where(

@@ -71,8 +71,9 @@ def _fit_one(
     called = ~np.isnan(genotype)
     if not called.all():
         y, X, V, G, genotype = y[called], X[called], V[called], G[called], genotype[called]
-    g = genotype - genotype.mean()
-    if len(y) < X.shape[1] + V.shape[1] + 3 or _explained(X, g) or _explained(V, g):
+    enough = len(y) >= X.shape[1] + V.shape[1] + 3
+    g = genotype - genotype.mean() if enough else genotype
+    if not enough or _explained(X, g) or _explained(V, g):
         out.status[row] = Status.NOT_UNIQUE
         return
     model = HLMM(y, np.column_stack([X, g]), np.column_stack([V, g]), G)

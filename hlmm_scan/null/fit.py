@@ -135,7 +135,8 @@ def fit_null(
     Raises
     ------
     InputError
-        If the null model has no maximum, so that no variant could be tested.
+        If the null model has no maximum, so that no variant could be tested, or a chromosome to
+        leave out holds all random effects.
     """
     y, centre, scale = _standardise(cohort.y)
     X, V = cohort.mean_design.matrix, cohort.variance_design.matrix
@@ -152,6 +153,11 @@ def fit_null(
     else:
         present = set(random_effects.contigs)
         keys = [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in left_out} & present)]
+        if len(keys) > 1 and len(present) == 1:
+            raise InputError(
+                f"{cohort.phenotype}: all random effects that vary among its people lie on "
+                f"chromosome {keys[1]}, so that leaving it out leaves nothing; use --no-loco"
+            )
         start = None
         for key in keys:
             model = HLMM(y, X, V, random_effects.design(key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
@@ -93,9 +94,12 @@ def write_effects(fit: CovariateFit, output: Path) -> None:
     frame = pd.DataFrame([astuple(effect) for effect in fit.effects], columns=list(COLUMNS))
     scratch = output.with_name(f".{output.name}.partial")
     try:
-        frame.to_csv(scratch, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        # Opened here: what pandas raises for a missing folder does not say which error it is.
+        with scratch.open("w", newline="") as file:
+            frame.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
         scratch.replace(output)
     except OSError as error:
         raise write_error(output, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
