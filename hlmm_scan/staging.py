@@ -35,6 +35,7 @@ _USERS_TO_MEND = {
     errno.EPERM,
     errno.ENOENT,
     errno.ENOTDIR,
+    errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.EFBIG,
 }

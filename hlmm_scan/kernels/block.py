@@ -157,7 +157,7 @@ def _columns(
         estimates.add_var_covariance,
     )
     everything: dict[str, NDArray[Any]] = {
-        "n": called,
+        "n": called.astype(np.int32),
         "effect_allele_frequency": frequency,
         "add": estimates.add * scale,
         "add_se": add_se * scale,

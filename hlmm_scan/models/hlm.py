@@ -289,7 +289,8 @@ class HLM:
         Parameters
         ----------
         start : array_like, shape (v,), optional
-            Start of b; equal variances by default. The result does not depend on it.
+            Start of b; equal variances by default. Where the likelihood has one maximum, as it
+            has but for the wildest data, the result does not depend on it.
         information : {"expected", "observed"}, default "expected"
             From which the covariance is taken. The seed has expected for HLM and observed for
             HLMM.

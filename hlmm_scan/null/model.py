@@ -22,10 +22,12 @@ ALL_RANDOM_EFFECTS = ""
 def contig_key(contig: str) -> str:
     """Return the name by which chromosomes of two datasets are compared.
 
-    ``chr1``, ``Chr1`` and ``1`` are one chromosome: were they not, leaving the chromosome of a
-    test variant out of the random effects would silently leave out nothing.
+    ``chr1``, ``Chr1``, ``01`` and ``1`` are one chromosome: were they not, leaving the chromosome
+    of a test variant out of the random effects would silently leave out nothing. ``X`` and ``23``
+    stay two: which number X has depends on the species.
     """
-    return contig[3:] if contig[:3].lower() == "chr" and len(contig) > 3 else contig
+    bare = contig[3:] if contig[:3].lower() == "chr" else contig
+    return bare.lstrip("0") or contig
 
 
 @dataclass(frozen=True)
