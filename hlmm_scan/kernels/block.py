@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
+from hlmm_scan.kernels.class_sums import class_sums
 from hlmm_scan.kernels.estimates import Estimates
-from hlmm_scan.kernels.hlm_classes import class_sums, fit_class_sums
+from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlm_joint import PEOPLE_PER_STRIP, JointDesign, fit_joint
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
@@ -77,7 +78,14 @@ def fit_block(
         Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
         never raises: its status says what became of it.
     """
-    counts = count_genotypes(packed, packed.shape[1] * 4, null.samples)
+    sums: Float | None = None
+    if null.random_effects is None and null.intercept_only:
+        # The pass over the calls that the fits need counts genotypes as well.
+        sums = class_sums(packed, null.samples, null.y)
+        in_class = sums[:, :, 0].astype(np.int64)
+        counts = np.column_stack([in_class, null.n - in_class.sum(axis=1)])
+    else:
+        counts = count_genotypes(packed, packed.shape[1] * 4, null.samples)
     called = counts[:, :3].sum(axis=1)
     copies = counts[:, 1] + 2 * counts[:, 2]
     with np.errstate(invalid="ignore"):
@@ -85,7 +93,9 @@ def fit_block(
     estimates = Estimates.empty(len(packed))
     estimates.status[:] = filter_status(counts, options)
     rows = np.flatnonzero(estimates.status == Status.PENDING)
-    if len(rows):
+    if len(rows) and sums is not None:
+        estimates.put(rows, fit_class_sums(sums[rows], observed=options.observed))
+    elif len(rows):
         estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.observed))
     return _columns(null, estimates, called, frequency)
 
@@ -122,11 +132,9 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
 def _fit(
     null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
 ) -> Estimates:
-    """Choose the kernel."""
+    """Fit variants whose class sums do not decide: random effects or covariates."""
     if null.random_effects is not None:
         return fit_exact(null, packed, contigs, observed=observed)
-    if null.intercept_only:
-        return fit_class_sums(class_sums(packed, null.samples, null.y), observed=observed)
     fit = null.fits[""]
     design = JointDesign(null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta)
     estimates = Estimates.empty(len(packed))

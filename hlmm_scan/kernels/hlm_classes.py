@@ -29,6 +29,7 @@ _UNBOUNDED = int(Status.UNBOUNDED)
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard deviation of g
 _ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
+_CONVEX = 1e-4  # curvature over the expected one, above which Newton steps are taken
 _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
 _SINGULAR = 1e-12  # eigenvalue of an information of unit diagonal below which it has no inverse
@@ -171,8 +172,9 @@ def _fit_one(
         if abs(gradient) <= _TOLERANCE * scale:
             status = _OK
             break
-        # Where the profile is not convex the expected curvature, Var(g), gives a descent step.
-        step = -gradient / (curvature if curvature > 0.05 * spread else spread)
+        # Where the profile is not convex the expected curvature, Var(g), gives a descent step. Only
+        # there: on a flat floor it would creep.
+        step = -gradient / (curvature if curvature > _CONVEX * spread else spread)
         step = min(max(step, -limit), limit)
         moved = False
         for _ in range(60):

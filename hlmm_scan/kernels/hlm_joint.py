@@ -26,6 +26,7 @@ _MAX_ITERATIONS = 60
 # not depend on the rounding of one product, hence not on which variants stand in its block.
 _TOLERANCE = 1e-13
 _ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
+_CONVEX = 1e-4  # least eigenvalue against the expected information for a Newton step
 _MAX_STEP = 3.0  # log-variance units, at any person
 _HALVINGS = 40
 _HALVINGS_AT_PRECISION = 3  # a converged fit that three halvings do not better is at rounding
@@ -194,12 +195,12 @@ def _newton_step(sums: _Sums, expected_bb: Float) -> Float:
     across, ok = _solve(sums.aa, sums.ab)
     # Hessian of the profile: bb − abᵀaa⁻¹ab, in units of half of −2 log L's.
     hessian = sums.bb - np.einsum("mcv,mcw->mvw", sums.ab, across)
-    # Newton only where the profile is clearly convex against the expected information.
+    # Newton wherever the profile is convex: scoring would creep along a flat floor.
     scale = 1.0 / np.sqrt(np.einsum("mii->mi", expected_bb))
     scaled = hessian * scale[:, :, None] * scale[:, None, :]
     finite = ok & np.isfinite(scaled).all(axis=(1, 2))
     floor = np.linalg.eigvalsh(np.where(finite[:, None, None], scaled, 0.0))[:, 0]
-    metric = np.where((finite & (floor > 0.02))[:, None, None], hessian, expected_bb)
+    metric = np.where((finite & (floor > _CONVEX))[:, None, None], hessian, expected_bb)
     step, _ = _solve(metric, -0.5 * sums.gradient[:, :, None])
     return step[:, :, 0]
 
