@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import click
 
 from hlmm_scan import __version__
-from hlmm_scan.config import INFORMATION, ScanConfig, compose, load_config, to_yaml
+from hlmm_scan.config import INFORMATION, ScanConfig, absolute, compose, load_config, to_yaml
 from hlmm_scan.errors import HlmmScanError, InputError
 
 PROGRAM = "hlmm-scan"
@@ -254,8 +253,8 @@ def config() -> None:
 @config.command("show")
 @_scan_options
 def config_show(config_file: Path | None, **flags: Any) -> None:
-    """Print the whole configuration of a run, defaults included, as YAML."""
-    click.echo(to_yaml(_compose(config_file, flags)), nl=False)
+    """Print the whole configuration of a run, defaults included, as YAML with absolute paths."""
+    click.echo(to_yaml(absolute(_compose(config_file, flags))), nl=False)
 
 
 @config.command("check")
@@ -285,13 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HlmmScanError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        return _fail(" ".join(error.format_message().split()), InputError.exit_code)
+        message = error.format_message()
+        if message.startswith("Usage:"):  # a group without a command: its help, laid out
+            click.echo(message, err=True)
+            return InputError.exit_code
+        return _fail(" ".join(message.split()), InputError.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the same command again goes on from here", 130)
+        return _stopped("interrupted", 130)
     except _Terminated:
-        return _fail("terminated; the same command again goes on from here", 143)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
+        return _stopped("terminated", 143)
+    except SystemExit:  # click, where the reader of our output went away, as `head` does
         return 0
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -299,8 +301,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"{PROGRAM}: {message}", err=True)
+    click.echo(f"{PROGRAM}: {' '.join(message.splitlines())}", err=True)
     return code
+
+
+def _stopped(word: str, code: int) -> int:
+    # On exit, Zarr's event loop would complain of the reads and writes that are left behind.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    return _fail(f"{word}; the same command again goes on from here", code)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

@@ -209,7 +209,8 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
         return path.parent / Path(value).expanduser()
     if kind == "names":
         items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
+        # YAML takes a bare no, off or true for a truth value: quotes make it a name.
+        if not all(type(item) in (str, int, float) for item in items):
             raise wrong("a name or a list of names")
         return tuple(str(item) for item in items)
     if kind == "yes_no":

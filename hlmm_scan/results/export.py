@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str
     except OSError as error:
         raise write_error(output, error) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
     return rows
 
 

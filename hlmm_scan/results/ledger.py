@@ -154,7 +154,8 @@ class JournalWriter:
     def __init__(self, directory: Path) -> None:
         name = f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}{JOURNAL_SUFFIX}"
         self.path = directory / name
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        self._descriptor = os.open(self.path, flags, 0o644)
 
     def append(self, record: PartitionRecord) -> None:
         """Write one record.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -173,7 +172,10 @@ class ResultStore:
     def array(self, name: str) -> zarr.Array[Any]:
         """Return an array of the root; opened once."""
         if name not in self._arrays:
-            self._arrays[name] = cast(zarr.Array[Any], self._group[name])
+            array = cast(zarr.Array[Any], self._group[name])
+            # A chunk that holds only the fill value must be a file as well: a store is compared
+            # and counted by its chunks. Zarr binds this when it opens an array.
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
     def dataset(self) -> xr.Dataset:
@@ -223,13 +225,11 @@ class ResultStore:
         if start % chunk or stop != min(start + chunk, n_variants):
             raise ValueError(f"variants {start}-{stop} are not one chunk of {chunk}")
         stored = {v.name: np.asarray(values[v.name], dtype=v.dtype) for v in self.variables}
-        # A chunk that holds only the fill value must be a file as well: a store is compared and
-        # counted by its chunks.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, column in stored.items():
-                if column.shape != (stop - start,):
-                    raise ValueError(f"{name} has shape {column.shape}, not ({stop - start},)")
-                self.array(name)[phenotype, start:stop] = column
+        for name, column in stored.items():
+            if column.shape != (stop - start,):
+                raise ValueError(f"{name} has shape {column.shape}, not ({stop - start},)")
+        for name, column in stored.items():
+            self.array(name)[phenotype, start:stop] = column
         return checksum(stored, names)
 
     def complete(self, attributes: Mapping[str, Any]) -> None:
@@ -241,8 +241,11 @@ class ResultStore:
         metadata = json.loads(path.read_text())
         metadata["attributes"].update(attributes)
         scratch = path.with_name("zarr.json.partial")
-        scratch.write_text(json.dumps(metadata, indent=2))
-        scratch.replace(path)
+        try:
+            scratch.write_text(json.dumps(metadata, indent=2))
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
         self._group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
 
 
@@ -270,21 +273,3 @@ def read_mark(path: Path) -> dict[str, Any] | None:
         return None
     mark = metadata.get("attributes", {}).get(MARK) if isinstance(metadata, dict) else None
     return mark if isinstance(mark, dict) else None
-
-
-def remove_store(path: Path) -> None:
-    """Delete a result store, and only one: a directory with our mark.
-
-    Raises
-    ------
-    InputError
-        If the path holds anything else.
-    """
-    mark = read_mark(path)
-    if mark is None or mark.get("kind") != "results":
-        raise InputError(f"{path}: not a result store of hlmm-scan, so it is not overwritten")
-    # The mark goes last: a removal that is cut short can be repeated.
-    for child in path.iterdir():
-        if child.name != "zarr.json":
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-    shutil.rmtree(path)

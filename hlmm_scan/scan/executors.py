@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import Protocol
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
 from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.scan.task import PartitionTask, run_partition
-
-logger = logging.getLogger(__name__)
 
 TASKS_IN_FLIGHT_PER_WORKER = 3
 """Enough that no worker idles while the client refills; few enough that memory stays flat."""
@@ -59,35 +60,42 @@ class DaskExecutor:
         InfrastructureError
             If workers or the scheduler were lost for good.
         """
+        try:
+            yield from self._run(tasks)
+        except (OSError, RuntimeError) as error:  # Dask's time-outs and lost connections
+            raise InfrastructureError(
+                f"the embedded cluster failed ({error}); run the same command again"
+            ) from error
+
+    def _run(self, tasks: Iterable[PartitionTask]) -> Iterator[PartitionRecord]:
         # Imported here: a serial scan, and every other command, starts without Dask.
         import dask
         from distributed import Client, LocalCluster, as_completed
         from distributed.scheduler import KilledWorker
 
         settings = {
-            # The nanny gives these to its worker before Python starts; what a user's shell
-            # exports would otherwise win.
+            # The nanny gives these to its worker before Python starts, except where the user's
+            # shell exports its own; pin_threads has the last word.
             "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREAD_VARIABLES, "1"),
-            "distributed.nanny.environ": dict.fromkeys(_THREAD_VARIABLES, "1"),
             "distributed.scheduler.allowed-failures": 10,
             "distributed.comm.timeouts.connect": "60s",
         }
         remaining = iter(tasks)
-        with (
-            dask.config.set(settings),
-            _quiet_distributed(),
-            LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                # Any free port: the default one is taken as soon as two scans run at once.
-                dashboard_address="127.0.0.1:0",
-                # Dask counts mapped pages as memory and would pause or kill healthy workers.
-                memory_limit=0,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with dask.config.set(settings), ExitStack() as stack:
+            with _interrupts_held_back():
+                cluster = LocalCluster(
+                    n_workers=self.workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    # Any free port: the default one is taken as soon as two scans run at once.
+                    dashboard_address="127.0.0.1:0",
+                    # Dask counts mapped pages as memory and would pause or kill healthy workers.
+                    memory_limit=0,
+                    # What fails is told by the futures; the rest is chatter on start and stop.
+                    silence_logs=logging.CRITICAL,
+                )
+                client = stack.enter_context(Client(stack.enter_context(cluster)))
             window = list(islice(remaining, TASKS_IN_FLIGHT_PER_WORKER * self.workers))
             futures = client.map(run_partition, window, pure=False)
             finished = as_completed(futures, with_results=True, raise_errors=False)
@@ -121,16 +129,19 @@ _THREAD_VARIABLES = (
 )
 
 
-class _quiet_distributed:
-    """Keep Dask's own chatter on start and stop out of the user's log."""
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C, which reaches the whole process group, from threads and processes made here.
 
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("distributed")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+    It is for the main thread to act on; one that arrives meanwhile is delivered at the end.
+    """
+    # Started with the first process, the tracker would let signals through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def available_cores() -> int:

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -122,6 +122,8 @@ def read_inputs(config: ScanConfig) -> Inputs:
             len(source.positions),
         )
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
+    if source is not None and loco:
+        _name_chromosomes_without_random_effects(genotypes.contigs, source.contigs)
     return Inputs(
         config=config,
         genotypes=genotypes,
@@ -134,6 +136,18 @@ def read_inputs(config: ScanConfig) -> Inputs:
         loco=loco,
         observed=(config.se or default_se) == "observed",
     )
+
+
+def _name_chromosomes_without_random_effects(scanned: Sequence[str], random: Sequence[str]) -> None:
+    """Say for which chromosomes there is nothing to leave out: the names may be to blame."""
+    alone = [contig for contig in scanned if contig_key(contig) not in set(random)]
+    if alone:
+        logger.warning(
+            "no random effects lie on chromosome %s, so nothing is left out there (the random "
+            "effects lie on %s)",
+            ", ".join(alone),
+            ", ".join(dict.fromkeys(random)),
+        )
 
 
 def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
@@ -222,7 +236,9 @@ def choose_workers(config: ScanConfig, task_bytes: int) -> int:
     return min(wanted, fitting)
 
 
-def write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder) -> ResultStore:
+def write_store(
+    inputs: Inputs, plan: Plan, builder: CohortBuilder, *, replace: bool = False
+) -> ResultStore:
     """Fit the null models and make the store, all of it or, whatever happens, nothing.
 
     Parameters
@@ -230,6 +246,8 @@ def write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder) -> ResultSto
     inputs : Inputs
     plan : Plan
     builder : CohortBuilder
+    replace : bool, default False
+        Whether a store that stands at the output is replaced, once the new one is whole.
 
     Raises
     ------
@@ -239,7 +257,7 @@ def write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder) -> ResultSto
     assert inputs.config.output is not None
     pin_threads()
     output = inputs.config.output
-    with staged_folder(output) as folder:
+    with staged_folder(output, replace=replace) as folder:
         store = ResultStore.create(
             folder,
             phenotypes=plan.phenotypes,

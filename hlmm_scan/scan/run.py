@@ -13,7 +13,7 @@ from typing import Any
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.results.ledger import PartitionRecord
-from hlmm_scan.results.store import ResultStore, checksum, read_mark, remove_store
+from hlmm_scan.results.store import ResultStore, checksum, read_mark
 from hlmm_scan.scan.executors import Executor, make_executor
 from hlmm_scan.scan.plan import Plan, differing
 from hlmm_scan.scan.prepare import (
@@ -84,7 +84,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     ----------
     config : ScanConfig
     overwrite : bool, default False
-        Delete an existing result store first.
+        Replace an existing result store, once the new one is made.
 
     Returns
     -------
@@ -114,11 +114,12 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
             )
         return store
     plan, builder = make_plan(inputs)
-    if output.exists():
-        with ResultStore.open(output).ledger.lock():
-            remove_store(output)
     logger.info("plan:\n%s", plan.summary(choose_workers(config, plan.task_bytes)))
-    return write_store(inputs, plan, builder)
+    if not output.exists():
+        return write_store(inputs, plan, builder)
+    # The old store stays, and stays held, until the new one is ready to take its place.
+    with ResultStore.open(output).ledger.lock():
+        return write_store(inputs, plan, builder, replace=True)
 
 
 def dry_run(config: ScanConfig) -> str:
@@ -215,6 +216,8 @@ def finalise(store: ResultStore) -> ResultStore:
     ------
     IncompleteError
         If partitions are missing or failed (which are named), or counts do not reconcile.
+    InputError
+        If the mark cannot be written.
     """
     plan = Plan.from_json(store.plan)
     state = scan_state(store)
@@ -237,13 +240,16 @@ def finalise(store: ResultStore) -> ResultStore:
             f"{store.path}: {state.tests_done} tests are written of {plan.n_tests} planned; "
             "the store is damaged, start anew with --overwrite"
         )
-    store.complete(
-        {
-            "run_status": "complete",
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "status_counts": dict(state.statuses),
-        }
-    )
+    try:
+        store.complete(
+            {
+                "run_status": "complete",
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "status_counts": dict(state.statuses),
+            }
+        )
+    except OSError as error:
+        raise write_error(store.path, error) from error
     return store
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import zarr
 from threadpoolctl import threadpool_limits
 
@@ -81,7 +82,14 @@ def run_partition(task: PartitionTask) -> PartitionRecord:
         null = _null_model(task.store, task.run_id, task.phenotype)
         packed = dataset.read_packed(partition.start, partition.stop)
         contigs = dataset.variants(partition.start, partition.stop).contig
-        columns = fit_block(null, packed, contigs, task.options)
+        # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
+        # scan is cut, or a trait's last digits would depend on the traits beside it.
+        chunk = dataset.chunk_variants
+        blocks = [
+            fit_block(null, packed[a : a + chunk], contigs[a : a + chunk], task.options)
+            for a in range(0, len(packed), chunk)
+        ]
+        columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         try:
             checksum = store.write_partition(
                 partition.phenotype, partition.start, partition.stop, columns

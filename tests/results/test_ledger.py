@@ -1,0 +1,185 @@
+"""The ledger: journals that survive any cut, and the lock of one run at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hlmm_scan.errors import HlmmScanError, StoreHeldError
+from hlmm_scan.results.ledger import (
+    JOURNAL_SUFFIX,
+    JournalWriter,
+    Ledger,
+    PartitionRecord,
+    decode,
+    encode,
+)
+
+RECORDS = st.builds(
+    PartitionRecord,
+    partition=st.integers(0, 10**9),
+    checksum=st.text(max_size=30),
+    statuses=st.dictionaries(st.text(max_size=10), st.integers(0, 10**6), max_size=4),
+    started=st.floats(0, 2e9),
+    finished=st.floats(0, 2e9),
+    error=st.text(max_size=60),
+)
+
+
+def success(partition: int, checksum: str = "abc") -> PartitionRecord:
+    return PartitionRecord(partition, checksum, {"ok": 3}, 1.0, 2.5)
+
+
+def failure(partition: int, error: str = "ValueError: no") -> PartitionRecord:
+    return PartitionRecord(partition, started=1.0, finished=2.0, error=error)
+
+
+def journal(ledger: Ledger) -> Path:
+    (path,) = ledger.directory.glob(f"*{JOURNAL_SUFFIX}")
+    return path
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path)
+
+
+@given(RECORDS)
+def test_a_line_holds_a_whole_record(record):
+    line = encode(record)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert decode(line) == record
+
+
+@given(RECORDS, st.data())
+def test_a_line_with_any_byte_changed_reads_as_absent(record, data):
+    line = bytearray(encode(record))
+    position = data.draw(st.integers(0, len(line) - 1))
+    line[position] ^= data.draw(st.integers(1, 255))
+    assert decode(bytes(line)) is None
+
+
+def test_a_journal_cut_at_any_byte_gives_its_whole_lines(ledger):
+    with ledger.writer() as writer:
+        for k in range(3):
+            writer.append(success(k))
+    path = journal(ledger)
+    content = path.read_bytes()
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        assert set(ledger.records()) == set(range(content[:cut].count(b"\n")))
+
+
+def test_a_damaged_line_hides_only_itself(ledger):
+    with ledger.writer() as writer:
+        for k in range(3):
+            writer.append(success(k))
+    path = journal(ledger)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b'"ok":3', b'"ok":4')
+    path.write_bytes(b"".join(lines))
+    assert set(ledger.records()) == {0, 2}
+
+
+def test_a_success_stands_over_failures_before_and_after_it(ledger):
+    for first, second in ((failure(0), success(0)), (success(0), failure(0))):
+        for record in (first, second):
+            with ledger.writer() as writer:
+                writer.append(record)
+        assert ledger.records() == {0: success(0)}
+
+
+def test_of_several_failures_the_last_stands(ledger):
+    for error in ("first", "second"):
+        with ledger.writer() as writer:
+            writer.append(failure(5, error))
+    assert ledger.records()[5].error == "second"
+
+
+def test_the_same_partition_done_twice_alike_is_no_conflict(ledger):
+    with ledger.writer() as writer:
+        writer.append(success(1))
+        writer.append(success(1))
+    assert set(ledger.records()) == {1}
+
+
+def test_two_checksums_of_one_partition_are_refused(ledger):
+    with ledger.writer() as writer:
+        writer.append(success(4, "aaa"))
+        writer.append(success(4, "bbb"))
+    with pytest.raises(HlmmScanError, match=r"partition 4 was written twice .*aaa and bbb"):
+        ledger.records()
+
+
+def test_an_empty_journal_is_removed_and_one_with_records_stays(ledger):
+    with ledger.writer():
+        assert len(list(ledger.directory.iterdir())) == 1
+    assert list(ledger.directory.iterdir()) == []
+    with ledger.writer() as writer:
+        writer.append(success(0))
+    assert ledger.records() == {0: success(0)}
+
+
+def test_a_journal_is_no_executable_file(ledger):
+    with ledger.writer() as writer:
+        assert writer.path.stat().st_mode & 0o111 == 0
+
+
+def test_a_record_is_in_the_file_before_append_returns(ledger):
+    with ledger.writer() as writer:
+        writer.append(success(0))
+        assert set(Ledger(ledger.directory).records()) == {0}
+
+
+def test_a_line_written_in_part_is_an_error_and_reads_as_absent(ledger, monkeypatch):
+    writer = JournalWriter(ledger.directory)
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, line: whole(fd, line[: len(line) // 2]))
+    with pytest.raises(OSError, match="No space") as caught:
+        writer.append(success(0))
+    monkeypatch.undo()
+    writer.close()
+    assert caught.value.errno == errno.ENOSPC
+    assert ledger.records() == {}
+
+
+def test_a_second_holder_is_told_who_holds_the_store(tmp_path):
+    directory = tmp_path / "results.zarr" / "run" / "ledger"
+    directory.mkdir(parents=True)
+    with (
+        Ledger(directory).lock(),
+        pytest.raises(StoreHeldError, match=f"process {os.getpid()} on") as caught,
+        Ledger(directory).lock(),
+    ):
+        pass
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{tmp_path / 'results.zarr'}: another run holds")
+    with Ledger(directory).lock():  # free again
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(ledger):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom hlmm_scan.results.ledger import Ledger\n"
+        "with Ledger(Path(sys.argv[1])).lock():\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(ledger.directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreHeldError, match=f"process {holder.pid} "), ledger.lock():
+            pass
+        holder.send_signal(signal.SIGKILL)
+    started = time.monotonic()
+    with ledger.lock():
+        assert time.monotonic() - started < 5

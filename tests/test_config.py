@@ -1,0 +1,185 @@
+"""One scan as data: what a YAML file and flags may say, and what they become."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hlmm_scan.config import ScanConfig, absolute, compose, load_config, to_yaml
+from hlmm_scan.errors import InputError
+
+REQUIRED = {"genotypes": Path("g"), "phenotypes": Path("p"), "output": Path("o")}
+
+FULL = """\
+genotypes: data/geno.zarr
+phenotypes: /abs/pheno.tsv
+output: ../results.zarr
+phenotype: [height, 2]
+mean_covariates: cov.tsv
+variance_covariates: cov.tsv
+covariate_mode: seed
+random_effects: random.txt
+loco: false
+se: observed
+min_maf: 0.05
+min_mac: 5
+max_missing: 0.1
+missing_value: [NA, -9]
+workers: 3
+memory_limit: 16GiB
+partition_variants: 128
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Return a function that reads text as a configuration file."""
+
+    def read(text: str):
+        path = tmp_path / "conf" / "run.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return load_config(path)
+
+    return read
+
+
+def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
+    config = compose(load(FULL), {})
+    folder = tmp_path / "conf"
+    assert config == ScanConfig(
+        genotypes=folder / "data/geno.zarr",
+        phenotypes=Path("/abs/pheno.tsv"),
+        output=folder / "../results.zarr",
+        phenotype=("height", "2"),
+        mean_covariates=folder / "cov.tsv",
+        variance_covariates=folder / "cov.tsv",
+        covariate_mode="seed",
+        random_effects=folder / "random.txt",
+        loco=False,
+        se="observed",
+        min_maf=0.05,
+        min_mac=5,
+        max_missing=0.1,
+        missing_value=("NA", "-9"),
+        workers=3,
+        memory_limit="16GiB",
+        partition_variants=128,
+    )
+    assert {f.name for f in fields(ScanConfig)} == set(yaml.safe_load(FULL))
+    assert absolute(config).output == tmp_path / "results.zarr"
+
+
+def test_a_home_folder_is_found(load, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("genotypes: ~/geno.zarr")["genotypes"] == tmp_path / "geno.zarr"
+
+
+def test_one_name_needs_no_list_and_nothing_is_the_default(load):
+    assert load("phenotype: height\nworkers:\n") == {"phenotype": ("height",)}
+    assert load("") == {}
+    assert load("# only a comment\n") == {}
+
+
+def test_a_flag_overrides_the_file_and_an_absent_one_does_not(load):
+    values = load(FULL)
+    flags = {"min_maf": 0.2, "phenotype": (), "loco": None, "workers": 1, "se": None}
+    config = compose(values, flags)
+    assert (config.min_maf, config.workers) == (0.2, 1)
+    assert (config.phenotype, config.loco, config.se) == (("height", "2"), False, "observed")
+    assert compose({**values, "loco": True}, {"loco": False}).loco is False
+    assert compose(values, {"min_maf": 0.0}).min_maf == 0.0
+
+
+def test_what_is_shown_reads_as_the_same_configuration(load):
+    for config in (compose(load(FULL), {}), ScanConfig(**REQUIRED)):
+        shown = to_yaml(absolute(config))
+        assert compose(load(shown), {}) == absolute(config)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("genotypes: 3", "genotypes must be a path, not 3"),
+        ("genotypes: [a, b]", r"genotypes must be a path, not \['a', 'b'\]"),
+        ("phenotype: {a: b}", "phenotype must be a name or a list of names"),
+        ("phenotype: [[a]]", "phenotype must be a name or a list of names"),
+        ("missing_value: [NA, no]", r"missing_value must be a name .*, not \['NA', False\]"),
+        ("loco: 'yes'", "loco must be true or false, not 'yes'"),
+        ("loco: 1", "loco must be true or false, not 1"),
+        ("workers: two", "workers must be a whole number, not 'two'"),
+        ("workers: 2.0", "workers must be a whole number"),
+        ("workers: true", "workers must be a whole number"),
+        ("min_maf: lots", "min_maf must be a number, not 'lots'"),
+        ("min_maf: true", "min_maf must be a number"),
+        ("memory_limit: 16", "memory_limit must be text, not 16"),
+        ("covariate_mode: 1", "covariate_mode must be text"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_file_and_key(load, line, message):
+    with pytest.raises(InputError, match=rf"run\.yaml: {message}"):
+        load(line)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest(load):
+    with pytest.raises(InputError, match="unknown key 'min_mac_'; did you mean 'min_mac'"):
+        load("min_mac_: 3")
+    with pytest.raises(InputError, match="unknown key 'phenotyp'; did you mean 'phenotype"):
+        load("phenotyp: x")
+    with pytest.raises(InputError, match=r"unknown key '7'$"):
+        load("7: x")
+    with pytest.raises(InputError, match="unknown key 'overwrite'"):  # a flag only
+        load("overwrite: true")
+
+
+def test_a_file_that_is_no_configuration_is_refused(load, tmp_path):
+    with pytest.raises(InputError, match="line 2: not valid YAML"):
+        load("min_maf: 0.1\n@x: 1\n")
+    with pytest.raises(InputError, match="expected 'key: value' lines"):
+        load("- a\n- b\n")
+    with pytest.raises(InputError, match=r"none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="Is a directory"):
+        load_config(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.yaml.*not valid YAML"):
+        load_config(binary)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_what_is_required_is_asked_for_by_name(name):
+    given = {key: value for key, value in REQUIRED.items() if key != name}
+    with pytest.raises(InputError, match=f"--{name} is required"):
+        ScanConfig(**given)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_maf": -0.1}, "min_maf must be between 0 and 0.5, not -0.1"),
+        ({"min_maf": 0.6}, "min_maf must be between"),
+        ({"min_maf": math.nan}, "min_maf must be between"),
+        ({"min_mac": -1}, "min_mac must be 0 or more"),
+        ({"max_missing": 1.1}, "max_missing must be between 0 and 1"),
+        ({"workers": 0}, "workers must be 1 or more"),
+        ({"partition_variants": 0}, "partition_variants must be 1 or more"),
+        ({"covariate_mode": "jiont"}, "must be one of joint, seed, not 'jiont'; did you mean"),
+        ({"se": "sandwich"}, "se must be one of expected, observed"),
+        ({"loco": True}, "loco needs random_effects"),
+        ({"loco": False}, "loco needs random_effects"),
+        ({"phenotype": ("a", "b", "a")}, "the same name is given twice"),
+    ],
+)
+def test_values_out_of_range_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        ScanConfig(**REQUIRED, **values)
+
+
+def test_limits_themselves_are_allowed():
+    ScanConfig(**REQUIRED, min_maf=0, min_mac=0, max_missing=0, workers=1)
+    ScanConfig(**REQUIRED, min_maf=0.5, max_missing=1)
