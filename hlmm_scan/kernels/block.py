@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
-from hlmm_scan.kernels.class_sums import class_sums
+from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlm_joint import PEOPLE_PER_STRIP, JointDesign, fit_joint
@@ -81,7 +82,7 @@ def fit_block(
     sums: Float | None = None
     if null.random_effects is None and null.intercept_only:
         # The pass over the calls that the fits need counts genotypes as well.
-        sums = class_sums(packed, null.samples, null.y)
+        (sums,) = _class_sums_plan(null, packed.shape[1]).sums(packed)
         in_class = sums[:, :, 0].astype(np.int64)
         counts = np.column_stack([in_class, null.n - in_class.sum(axis=1)])
     else:
@@ -127,6 +128,12 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
     status[(maf < options.min_maf) & (called > 0)] = Status.LOW_MAF
     status[(minor == 0) & (called > 0)] = Status.MONOMORPHIC
     return status
+
+
+@lru_cache(maxsize=2)
+def _class_sums_plan(null: NullModel, width: int) -> ClassSumsPlan:
+    """Return what class sums need of a phenotype, laid out once for all its blocks."""
+    return plan_class_sums(width, [null.samples], [null.y])
 
 
 def _fit(

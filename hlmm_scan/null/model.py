@@ -88,9 +88,11 @@ class RandomEffects:
         return np.ascontiguousarray(columns / np.sqrt(len(chosen)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NullModel:
     """One phenotype, its people and designs, fitted without a test variant.
+
+    Compared and hashed by identity, so that what kernels work out once per model can be cached.
 
     Attributes
     ----------
