@@ -13,11 +13,10 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import numpy as np
-import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
@@ -25,6 +24,9 @@ from zarr.errors import ZarrUserWarning
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.ledger import Ledger
 from hlmm_scan.schema import COORDINATES, STORE_FORMAT, Variable, find, result_variables
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 MARK = "hlmm_scan"
 COORDINATE_CHUNK = 65_536
@@ -180,6 +182,10 @@ class ResultStore:
 
     def dataset(self) -> xr.Dataset:
         """Open the results lazily; the same as ``xarray.open_zarr(path)``."""
+        # Imported here: xarray takes longer to load than most tasks' first reads, and only readers
+        # of results need it.
+        import xarray as xr
+
         dataset: xr.Dataset = xr.open_zarr(self.path)
         return dataset
 

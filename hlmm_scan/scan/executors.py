@@ -73,6 +73,8 @@ class DaskExecutor:
         from distributed import Client, LocalCluster, as_completed
         from distributed.scheduler import KilledWorker
 
+        # What fails is told by the futures; the rest is chatter, some of it after the end.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         settings = {
             # The nanny gives these to its worker before Python starts, except where the user's
             # shell exports its own; pin_threads has the last word.
@@ -92,8 +94,7 @@ class DaskExecutor:
                     dashboard_address="127.0.0.1:0",
                     # Dask counts mapped pages as memory and would pause or kill healthy workers.
                     memory_limit=0,
-                    # What fails is told by the futures; the rest is chatter on start and stop.
-                    silence_logs=logging.CRITICAL,
+                    silence_logs=logging.CRITICAL,  # in the workers
                 )
                 client = stack.enter_context(Client(stack.enter_context(cluster)))
             window = list(islice(remaining, TASKS_IN_FLIGHT_PER_WORKER * self.workers))

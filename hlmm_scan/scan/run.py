@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -190,14 +192,39 @@ def run(store: ResultStore, executor: Executor) -> None:
                 logger.info("%d of %d partitions are done", len(done), plan.n_partitions)
             tests_done = sum(sum(records[index].statuses.values()) for index in done)
             with (
+                _interrupts_kept() as interrupts,
                 store.ledger.writer() as journal,
                 Progress(plan.n_tests, "tests", tests_done) as progress,
             ):
                 for record in executor.run(_tasks(store, plan, todo)):
                     journal.append(record)
                     progress.advance(sum(record.statuses.values()))
+                    if interrupts:
+                        raise interrupts[0]
     except OSError as error:
         raise write_error(store.path, error) from error
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[list[BaseException]]:
+    """Collect interrupts that arrive within a finaliser, where Python only prints and drops them.
+
+    Asynchronous code has many: without this, one Ctrl-C in twenty went unheard.
+    """
+    kept: list[BaseException] = []
+    before = sys.unraisablehook
+
+    def keep(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, Exception | GeneratorExit):
+            before(unraisable)
+        else:
+            kept.append(unraisable.exc_value or unraisable.exc_type())
+
+    sys.unraisablehook = keep
+    try:
+        yield kept
+    finally:
+        sys.unraisablehook = before
 
 
 def finalise(store: ResultStore) -> ResultStore:

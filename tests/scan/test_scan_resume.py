@@ -364,3 +364,43 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(caplog, monkeypatch)
         "1 of 3 tests",
         "2 of 3 tests",
     ]
+
+
+# Interrupts ---------------------------------------------------------------------------------
+
+
+class Finalised:
+    """Is interrupted where Python can only print the exception."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+class InterruptedExecutor:
+    """Runs tasks; the third is interrupted in a finaliser."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def run(self, tasks):
+        for count, task in enumerate(tasks, start=1):
+            if count == 3:
+                Finalised(self.error)
+            yield task_module.run_partition(task)
+
+
+def test_an_interrupt_that_arrives_in_a_finaliser_is_heard_after_the_task(bench, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run.scan(bench.config(tmp_path / "r"), executor=InterruptedExecutor(KeyboardInterrupt))
+    assert run.scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 3
+    assert "KeyboardInterrupt" not in capsys.readouterr().err
+
+
+def test_another_error_in_a_finaliser_is_reported_as_ever(bench, tmp_path, monkeypatch):
+    reported = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: reported.append(unraisable))
+    run.scan(bench.config(tmp_path / "r"), executor=InterruptedExecutor(ValueError))
+    assert [unraisable.exc_type for unraisable in reported] == [ValueError]
