@@ -48,13 +48,13 @@ def allowed(module: str, name: str) -> bool:
     room = module.split(".")[0]
     library, _, target = name.partition(".")
     if library != "hlmm_scan":
-        pure = room == "kernels" or module == "null.model"
+        pure = room == "kernels" or module in ("null.model", "null.eigen")
         return not (pure and library in INPUT_OUTPUT) and (
             library not in ROOMS or bool(ROOMS[library] & {room, module})
         )
     package = "hlmm_scan" if target in ("", "__version__") else target.split(".")[0]
     if room == "kernels" and package in ("null", "genotypes"):
-        return target in ("null.model", "genotypes.packing")  # the two that read no files
+        return target in ("null.model", "null.eigen", "genotypes.packing")  # these read no files
     if package in BASE:
         return room != "errors"
     if package in TOP:

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
-from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
+from hlmm_scan.kernels import hlm_scoring, hlmm_eigen
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
-from hlmm_scan.kernels.hlm_joint import PEOPLE_PER_STRIP, JointDesign, fit_joint
+from hlmm_scan.kernels.hlm_scoring import fit_scoring
+from hlmm_scan.kernels.hlm_scoring_sweep import TILE
+from hlmm_scan.kernels.hlmm_eigen import covered, fit_grams, fit_quasi
 from hlmm_scan.kernels.hlmm_exact import fit_exact
+from hlmm_scan.kernels.prepared import (
+    class_sums_plan,
+    eigenstructure,
+    quasi_basis,
+    scoring_design,
+)
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status, result_variables
 
 Float = NDArray[np.float64]
 
-_JOINT_WIDTH_BYTES = 192 << 20
-"""Memory for the people × variants arrays of one joint step."""
+_JOINT_WIDTH_BYTES = 128 << 20
+"""Memory for the genotypes that the joint kernel is handed at once."""
 
-_JOINT_ARRAYS = 10
-"""How many of them there are: genotypes, calls, both without the variants that are done and those
-that wait for a shorter step, weights, log-variances."""
+QUASI_EXACT_PEOPLE = 20_000
+"""From so many people on the HLMM is fitted to second order, within 1e-3 of a standard error or
+else exactly; below, exact fits are cheap."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def fit_block(
     sums: Float | None = None
     if null.random_effects is None and null.intercept_only:
         # The pass over the calls that the fits need counts genotypes as well.
-        (sums,) = _class_sums_plan(null, packed.shape[1]).sums(packed)
+        (sums,) = class_sums_plan(null, packed.shape[1]).sums(packed)
         in_class = sums[:, :, 0].astype(np.int64)
         counts = np.column_stack([in_class, null.n - in_class.sum(axis=1)])
     else:
@@ -130,27 +137,34 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
     return status
 
 
-@lru_cache(maxsize=2)
-def _class_sums_plan(null: NullModel, width: int) -> ClassSumsPlan:
-    """Return what class sums need of a phenotype, laid out once for all its blocks."""
-    return plan_class_sums(width, [null.samples], [null.y])
-
-
 def _fit(
     null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
 ) -> Estimates:
     """Fit variants whose class sums do not decide: random effects or covariates."""
     if null.random_effects is not None:
-        return fit_exact(null, packed, contigs, observed=observed)
-    fit = null.fits[""]
-    design = JointDesign(null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta)
+        return _fit_random(null, packed, contigs, observed)
+    design = scoring_design(null)
     estimates = Estimates.empty(len(packed))
     for rows in _slices(len(packed), joint_width(null.n)):
         genotypes = unpack_samples(packed[rows], null.samples).T
         estimates.put(
-            np.arange(rows.start, rows.stop), fit_joint(design, genotypes, observed=observed)
+            np.arange(rows.start, rows.stop), fit_scoring(design, genotypes, observed=observed)
         )
     return estimates
+
+
+def _fit_random(
+    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
+) -> Estimates:
+    """Fit the HLMM: on the shared eigenstructure where no covariates stand in the way."""
+    if not covered(null):
+        return fit_exact(null, packed, contigs, observed=observed)
+    keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
+    eigen = {key: eigenstructure(null, key) for key in keys}
+    if null.n < QUASI_EXACT_PEOPLE:
+        return fit_grams(null, packed, contigs, eigen, observed=observed)
+    bases = {key: quasi_basis(null, key) for key in keys}
+    return fit_quasi(null, packed, contigs, eigen, observed=observed, bases=bases)
 
 
 def _columns(
@@ -201,8 +215,8 @@ def _slices(m: int, width: int) -> Iterator[slice]:
 
 
 def joint_width(n: int) -> int:
-    """Return how many variants the joint kernel fits abreast for n people."""
-    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * _JOINT_ARRAYS * max(n, 1)), 1, 256))
+    """Return how many variants the joint kernel is handed at once for n people."""
+    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * max(n, 1)), TILE, 256))
 
 
 def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> int:
@@ -221,17 +235,19 @@ def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> i
     designs = 8 * n * (n_mean + n_variance + 2)
     # Codes as read and those of the variants that pass; counts, sums, estimates and results.
     block = m * 2 * (n // 4 + 1) + m * 50 * 8
+    if n_random and n_mean == n_variance == 1:
+        # The columns in double precision, and those of one left-out chromosome.
+        return designs + block + 16 * n * n_random + hlmm_eigen.work_bytes(m, n, n_random)
     if n_random:
         # G stored, G of one left-out chromosome, that of the people called, and about five arrays
         # of its shape in a fit; one l×l product for each column of V; copies of both designs.
         return 10 * designs + block + 8 * n_random * (8 * n + (6 + n_variance) * n_random)
     if n_mean == n_variance == 1:
         return designs + block
-    pairs = n_mean * (n_mean + 1) // 2 + n_variance * (n_variance + 1) // 2 + n_mean * n_variance
-    width = joint_width(n)
-    strip = 8 * min(n, PEOPLE_PER_STRIP) * (2 * pairs + 8 * width)
-    systems = 8 * width * 6 * (n_mean + n_variance + 2) ** 2
-    return designs + block + 8 * _JOINT_ARRAYS * n * width + strip + systems
+    # Genotypes handed to the kernel and those of the variants it hands on to the plain one; its
+    # own arrays twice, for variants that need more steps wait while others are begun.
+    genotypes = 8 * n * (joint_width(n) + 10 * TILE // 4)
+    return 2 * designs + block + genotypes + 2 * hlm_scoring.work_bytes(n, n_mean, n_variance)
 
 
 def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> float:
@@ -242,10 +258,15 @@ def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) ->
     m, n, n_mean, n_variance, n_random : int
         As in :func:`work_bytes`.
     """
+    if n_random and n_mean == n_variance == 1 and n >= QUASI_EXACT_PEOPLE:
+        return m * n * n_random * 2e-10
+    if n_random and n_mean == n_variance == 1:
+        # One Gram matrix of the people who are not in the largest class, then l³ evaluations.
+        return m * (n * n_random**2 + 50 * min(n, n_random) ** 3) / 30e9
     if n_random:
         # Five evaluations of about two n·l² products and two l³ factorisations, 30 GFLOP/s.
         return m * 5 * (4 * n * n_random**2 + 4 * n_random**3) / 30e9
     if n_mean == n_variance == 1:
-        return m * (n * 3e-9 + 5e-6)
-    pairs = (n_mean + n_variance) * (n_mean + n_variance + 1) // 2
-    return m * (6 * n * (2 * pairs / 15e9 + 30e-9) + 1e-4)
+        return m * (n * 1e-9 + 4e-6)
+    # About three sweeps of four products with both designs, and the n×m arrays between them.
+    return m * (n * (3 * 8 * (n_mean + n_variance) / 30e9 + 15e-9) + 2e-4)

@@ -82,11 +82,12 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
 
 def test_a_joint_block_wider_than_memory_allows_is_cut(monkeypatch):
     null, calls = make_null("joint")
-    packed = pack(calls[:10])
-    whole = fit_block(null, packed, contigs(10), EVERYTHING)
-    monkeypatch.setattr("hlmm_scan.kernels.block._JOINT_WIDTH_BYTES", 3 * 80 * null.n)
-    assert joint_width(null.n) == 3
-    cut = fit_block(null, packed, contigs(10), EVERYTHING)
+    packed = pack(np.concatenate([calls[:50]] * 3))
+    m = len(packed)
+    whole = fit_block(null, packed, contigs(m), EVERYTHING)
+    monkeypatch.setattr("hlmm_scan.kernels.block._JOINT_WIDTH_BYTES", 8 * 70 * null.n)
+    assert joint_width(null.n) == 70 < m
+    cut = fit_block(null, packed, contigs(m), EVERYTHING)
     np.testing.assert_allclose(cut["var"], whole["var"], atol=1e-10 * whole["var_se"].min())
 
 

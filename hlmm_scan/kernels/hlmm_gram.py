@@ -1,0 +1,421 @@
+"""The HLMM of one hard-called variant from Gram matrices of its genotype classes.
+
+With intercepts and the genotype in both designs, a person's variance depends on the genotype
+class alone, and so everything the likelihood needs of the random effects is, per class c, their
+Gram matrix K_c = Σ_{i∈c} GᵢᵀGᵢ (math.md §5, *exact*): made once, every evaluation is free of n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import dsymm, dsyrk
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
+
+from hlmm_scan.models.hlm import profile_hessian, vanishing_variance
+from hlmm_scan.null.eigen import Eigenstructure, symmetric_from_lower
+
+Float = NDArray[np.float64]
+
+_PEOPLE_PER_STRIP = 2048  # rows of G gathered at a time, so that they are multiplied in cache
+_MAX_LOG_VARIANCE = 600.0  # beyond it variances or their reciprocals leave float64
+_LOOK_FOR_VANISHING = 1e-6  # class variance above which nobody's can count as vanishing
+_SMALL_RANDOM_VARIANCE = 0.3  # h2 below which the size of a step is no longer relative to h2
+_BY_IDENTITY = 1e-3  # least mean eigenvalue of Λ − I from which K̄ may be had of Λ⁻¹
+
+
+@dataclass(frozen=True)
+class ClassGrams:
+    """What the likelihood of one variant depends on; C genotype classes with anyone in them.
+
+    Attributes
+    ----------
+    copies : ndarray, shape (C,)
+        Copies of the effect allele.
+    counts : ndarray, shape (C,)
+        People n_c with a call.
+    means, within : ndarray, shape (C,)
+        Mean ȳ_c of the phenotype in the class and Σ(y − ȳ_c)².
+    sums, products : ndarray, shape (C, l)
+        Σ Gᵢ and Σ Gᵢ(yᵢ − ȳ_c) over the class.
+    grams : ndarray, shape (C, l, l)
+        K_c.
+    reference : int
+        The largest class, whose sums are what the others leave of the total.
+    """
+
+    copies: Float
+    counts: Float
+    means: Float
+    within: Float
+    sums: Float
+    products: Float
+    grams: Float
+    reference: int
+
+    def standardised(self, position: Float, ols: Float, scale: float, unit: float) -> ClassGrams:
+        """Return the same with y replaced by (y − (1, v)·ols)/scale and G by G/unit.
+
+        Centred within classes, y is divided by `scale` only; `position` is v, shape (C,).
+        """
+        return replace(
+            self,
+            means=(self.means - ols[0] - ols[1] * position) / scale,
+            within=self.within / scale**2,
+            sums=self.sums / unit,
+            products=self.products / (scale * unit),
+            grams=self.grams / unit**2,
+        )
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all people of one set of random effects, shared by the variants.
+
+    Attributes
+    ----------
+    gram : ndarray, shape (l, l)
+        GᵀG.
+    sums, products : ndarray, shape (l,)
+        Gᵀ1 and Gᵀy.
+    """
+
+    gram: Float
+    sums: Float
+    products: Float
+
+    @classmethod
+    def of(cls, eigen: Eigenstructure, y: Float) -> Totals:
+        """Add up over everyone, with or without a call."""
+        vectors = eigen.rotation / eigen.scale
+        both = eigen.of_sums(eigen.columns.T @ np.column_stack((np.ones_like(y), y)))
+        return cls((vectors * eigen.values) @ vectors.T, both[:, 0].copy(), both[:, 1].copy())
+
+
+def class_grams(
+    eigen: Eigenstructure, totals: Totals, y: Float, genotype: Float
+) -> tuple[ClassGrams, list[NDArray[np.intp]]]:
+    """Make the Gram matrices of one variant's classes.
+
+    Parameters
+    ----------
+    eigen : Eigenstructure
+    totals : Totals
+        Of `eigen` and `y`.
+    y, genotype : ndarray, shape (n,)
+        Genotype NaN where there is no call.
+
+    Returns
+    -------
+    ClassGrams
+    list of ndarray of intp
+        The people of each class.
+
+    Notes
+    -----
+    People of the largest class are not looked at: K_ref = GᵀG − Σ_others K_c − K_missing, with an
+    error of rounding relative to GᵀG, which is at most three times K_ref in mean (and a little
+    more with missing calls). (n − n_ref)·k² operations for k shared columns, in float64.
+    """
+    people = [np.flatnonzero(genotype == copies) for copies in (0.0, 1.0, 2.0)]
+    present = [c for c in range(3) if len(people[c])]
+    people = [people[c] for c in present]
+    counts = np.array([len(p) for p in people], dtype=np.float64)
+    reference = int(np.argmax(counts))
+    means = np.array([y[p].mean() for p in people])
+    within = np.array([((y[p] - mean) ** 2).sum() for p, mean in zip(people, means, strict=True)])
+
+    size, l_random = len(people), eigen.n_random
+    sums, products = np.zeros((size, l_random)), np.zeros((size, l_random))
+    grams = np.zeros((size, l_random, l_random))
+    rest_gram, rest_sum, rest_product = totals.gram, totals.sums, totals.products
+    missing = np.flatnonzero(np.isnan(genotype))
+    for c in [*range(size), -1]:
+        chosen = missing if c == -1 else people[c]
+        if c == reference or not len(chosen):
+            continue
+        centre = 0.0 if c == -1 else means[c]
+        gram, linear = _gathered(eigen.columns, chosen, y[chosen] - centre)
+        gram, linear = eigen.of_gram(gram), eigen.of_sums(linear)
+        rest_gram = rest_gram - gram
+        rest_sum = rest_sum - linear[:, 0]
+        rest_product = rest_product - linear[:, 1] - centre * linear[:, 0]
+        if c != -1:
+            grams[c], sums[c], products[c] = gram, linear[:, 0], linear[:, 1]
+    grams[reference], sums[reference] = rest_gram, rest_sum
+    products[reference] = rest_product - means[reference] * rest_sum
+    copies = np.array(present, dtype=np.float64)
+    return (
+        ClassGrams(copies, counts, means, within, sums, products, grams, reference),
+        people,
+    )
+
+
+def _gathered(columns: Float, people: NDArray[np.intp], y: Float) -> tuple[Float, Float]:
+    """Gram matrix (k, k) of some people's rows, and their sums weighted by 1 and y, (k, 2)."""
+    k = columns.shape[1]
+    lower = np.zeros((k, k), order="F")
+    linear = np.zeros((k, 2))
+    weights = np.column_stack((np.ones_like(y), y))
+    buffer = np.empty((min(_PEOPLE_PER_STRIP, len(people)), k))
+    for start in range(0, len(people), _PEOPLE_PER_STRIP):
+        strip = people[start : start + _PEOPLE_PER_STRIP]
+        rows = np.take(columns, strip, axis=0, out=buffer[: len(strip)], mode="clip")
+        lower = dsyrk(1.0, rows.T, beta=1.0, c=lower, lower=1, overwrite_c=1)
+        linear += rows.T @ weights[start : start + _PEOPLE_PER_STRIP]
+    return symmetric_from_lower(lower), linear
+
+
+@dataclass(frozen=True)
+class GramObjective:
+    """(−2·log L)/n − log 2π as a function of θ = (b0, b1, h2), mean effects profiled out.
+
+    Attributes
+    ----------
+    data : ClassGrams
+        Standardised.
+    design : ndarray, shape (C, 2)
+        Row (1, v_c) of both designs in each class.
+    people : list of ndarray of intp
+        The people of each class, for the residuals of those whose variance seems to vanish.
+    y : ndarray, shape (n,)
+        Phenotype as it came, and `scale`, by which it was divided.
+    eigen : Eigenstructure
+    scale, unit : float
+    """
+
+    data: ClassGrams
+    design: Float
+    people: list[NDArray[np.intp]]
+    y: Float
+    eigen: Eigenstructure
+    scale: float
+    unit: float
+
+    @property
+    def n(self) -> float:
+        """Number of people with a call."""
+        return float(self.data.counts.sum())
+
+    def at(self, theta: Float) -> GramEvaluation:
+        """Evaluate.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a log-variance lies outside ±600 or Λ is not positive definite numerically.
+        """
+        return GramEvaluation(self, theta)
+
+    def step_size(self, theta: Float, step: Float) -> float:
+        """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
+        log_variance = float(np.abs(self.design @ step[:-1]).max())
+        return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
+
+    def residuals(self, c: int, mean: float, random: Float) -> Float:
+        """Return e of the people of class c, with `mean` (1, v)·α and `random` h2·u."""
+        eigen, people = self.eigen, self.people[c]
+        spread = np.zeros(eigen.columns.shape[1])
+        spread[eigen.chosen] = random * (eigen.scale / self.unit)
+        y = (self.y[people] - self.y[people].mean()) / self.scale + self.data.means[c]
+        return np.asarray(y - mean - eigen.columns[people] @ spread)
+
+
+class GramEvaluation:
+    """Value and derivatives at one point, computed as they are asked for.
+
+    Notes
+    -----
+    The formulas of :class:`hlmm_scan.models.hlmm_objective.HLMMEvaluation`, with D the same
+    ω_c⁻¹ throughout a class and x_c = v_c = (1, v)ᵀ the row of both designs. With class sums
+    t_c = ΣGᵢ, K̄ = Σω_cK_c, Λ = I + h2·K̄,
+
+        Mᵀ Σ⁻¹ N = MᵀD⁻¹N − h2·(GᵀD⁻¹M)ᵀ Λ⁻¹ (GᵀD⁻¹N)
+
+    and every product with D⁻¹ is a sum over classes: of residuals r = y − x_cᵀα with class mean
+    r̄_c = ȳ_c − x_cᵀα,
+
+        ρ_c = ΣGᵢrᵢ = ΣGᵢ(yᵢ − ȳ_c) + r̄_c·t_c,     z = Σω_cρ_c,     u = Λ⁻¹z
+        Σ_{i∈c} eᵢ² = Σr² − 2h2·uᵀρ_c + h2²·uᵀK_cu          (e = r − h2·Gu).
+
+    The traces need σ_c = ω_c·tr(Λ⁻¹K_c), the sum over the class of p = rowsums(Q²), and
+    N_cd = ω_cω_d·tr(Λ⁻¹K_cΛ⁻¹K_d):
+
+        value    n·f = Σn_c·log D_c + log det Λ + Σω_cE_c + h2·uᵀu,   E_c = Σ_{i∈c}eᵢ²
+        ∂f/∂b  = Σ_c v_c(n_c − h2·σ_c − ω_cE_c)        ∂f/∂h2 = Σσ_c − uᵀu       (each over n)
+        T      = Σ_c v_cv_cᵀ(n_c − 2h2·σ_c) + h2²·Σ_cd v_cv_dᵀN_cd
+        τ      = Σ_c v_cσ_c − h2·Σ_cd v_cN_cd          ‖S‖² = Σ_cd N_cd
+
+    so a value costs l³/3 operations, a gradient l³, a Hessian 5l³. N of the largest class is had
+    from that of the total Λ⁻¹K̄ = (I − Λ⁻¹)/h2.
+    """
+
+    def __init__(self, objective: GramObjective, theta: Float) -> None:
+        self.objective = objective
+        data, X = objective.data, objective.design
+        self.h2 = h2 = float(theta[-1])
+        self.log_variance = X @ theta[:-1]
+        if not np.abs(self.log_variance).max() <= _MAX_LOG_VARIANCE:
+            raise np.linalg.LinAlgError("a residual log-variance lies outside ±600")
+        self.weights = w = np.exp(-self.log_variance)
+        self.gram = np.tensordot(w, data.grams, 1)
+        core = h2 * self.gram
+        core.flat[:: len(core) + 1] += 1.0
+        # The transposed view of a symmetric array is the layout LAPACK works on in place.
+        self._chol, info = dpotrf(core.T, lower=1, clean=1, overwrite_a=1)
+        if info != 0:
+            raise np.linalg.LinAlgError("Λ is not positive definite")
+        log_det = 2.0 * float(np.log(np.diag(self._chol)).sum())
+
+        weighted_sums = (data.sums * w[:, None]).T @ X
+        right = self._solve(weighted_sums)
+        self.mean_information = (X.T * (w * data.counts)) @ X - h2 * (weighted_sums.T @ right)
+        weighted_y = w @ (data.products + data.means[:, None] * data.sums)
+        moment = X.T @ (w * data.counts * data.means) - h2 * (right.T @ weighted_y)
+        solution = np.linalg.solve(self.mean_information, moment)
+        self.alpha = np.asarray(solution, dtype=np.float64)
+
+        mean = data.means - X @ self.alpha
+        self.residual_sums = mean * data.counts
+        residual_products = data.products + mean[:, None] * data.sums
+        self.u = self._solve(w @ residual_products)
+        self._weighted_sums, self._rho = weighted_sums, residual_products
+        self._Ku = data.grams @ self.u
+        self._uKu = self._Ku @ self.u
+        self._u_rho = residual_products @ self.u
+        squares = data.within + data.counts * mean**2
+        self.squares = np.maximum(squares - 2 * h2 * self._u_rho + h2**2 * self._uKu, 0.0)
+        total = data.counts @ self.log_variance + log_det
+        self.value = float(total + w @ self.squares + h2 * (self.u @ self.u)) / objective.n
+
+    def _solve(self, right: Float) -> Float:
+        """Λ⁻¹ times one or more vectors."""
+        solution, _ = dpotrs(self._chol, right, lower=1)
+        return np.asarray(solution)
+
+    @cached_property
+    def _inverse(self) -> Float:
+        """Lower triangle of Λ⁻¹, zero above."""
+        inverse, info = dpotri(self._chol, lower=1)
+        if info != 0:
+            raise np.linalg.LinAlgError("Λ is singular")
+        return np.asarray(inverse)
+
+    @cached_property
+    def _leverages(self) -> Float:
+        """σ_c, shape (C,)."""
+        grams, inverse = self.objective.data.grams, self._inverse
+        # K_c is symmetric, so its rows serve as columns and both arrays are read in order.
+        twice = 2 * np.array([np.vdot(inverse.T, K) for K in grams])
+        diagonal = np.diagonal(grams, axis1=1, axis2=2) @ np.diag(inverse)
+        return np.asarray(self.weights * (twice - diagonal))
+
+    @cached_property
+    def _score(self) -> Float:
+        """n_c − h2·σ_c − ω_cE_c, shape (C,): gradient with respect to each class's log-variance."""
+        counts = self.objective.data.counts
+        return np.asarray(counts - self.h2 * self._leverages - self.weights * self.squares)
+
+    @cached_property
+    def gradient(self) -> Float:
+        """Gradient of `value`, shape (3,)."""
+        by_b = self._score @ self.objective.design
+        by_h2 = self._leverages.sum() - self.u @ self.u
+        return np.append(by_b, by_h2) / self.objective.n
+
+    @cached_property
+    def _squared_traces(self) -> Float:
+        """N_cd, shape (C, C)."""
+        data, size = self.objective.data, len(self.weights)
+        others = [c for c in range(size) if c != data.reference]
+        products = [dsymm(self.weights[c], self._inverse, data.grams[c].T, lower=1) for c in others]
+        mean_eigenvalue = self.h2 * np.trace(self.gram) / len(self.gram)
+        if mean_eigenvalue > _BY_IDENTITY:
+            # In place of another product; where h2 is small it would be lost in rounding.
+            total = symmetric_from_lower(self._inverse) / -self.h2
+            total.flat[:: len(total) + 1] += 1 / self.h2
+        else:
+            total = dsymm(1.0, self._inverse, self.gram.T, lower=1)
+        products.append(total)
+        flat = [np.ravel(P) for P in products]
+        flat_transposed = [np.ravel(P.T) for P in products]
+        inner = np.array([[f @ g for g in flat_transposed] for f in flat])
+        # Classes out of (others, total): the reference is the total without the others.
+        combination = np.zeros((size, size))
+        for k, c in enumerate(others):
+            combination[c, k] = 1.0
+            combination[data.reference, k] = -1.0
+        combination[data.reference, -1] = 1.0
+        return np.asarray(combination @ inner @ combination.T)
+
+    @cached_property
+    def _traces(self) -> Float:
+        """T, τ and ‖S‖² as one symmetric matrix, shape (3, 3)."""
+        V, h2, N = self.objective.design, self.h2, self._squared_traces
+        traces = np.empty((3, 3))
+        weights = self.objective.data.counts - 2 * h2 * self._leverages
+        traces[:2, :2] = (V.T * weights) @ V + h2**2 * (V.T @ N @ V)
+        traces[:2, 2] = traces[2, :2] = (self._leverages - h2 * N.sum(axis=1)) @ V
+        traces[2, 2] = N.sum()
+        return 0.5 * (traces + traces.T)
+
+    @cached_property
+    def expected(self) -> Float:
+        """Expected information of log L, order α, b, h2; shape (5, 5)."""
+        information = np.zeros((5, 5))
+        information[:2, :2] = self.mean_information
+        information[2:, 2:] = 0.5 * self._traces
+        return information
+
+    @cached_property
+    def observed(self) -> Float:
+        """Observed information of log L, order α, b, h2; shape (5, 5).
+
+        JᵀΣ⁻¹J with the columns of J: two of X, two of V∘e, and Gu.
+        """
+        data, V, h2, w = self.objective.data, self.objective.design, self.h2, self.weights
+        t_u = data.sums @ self.u
+        e_sums = self.residual_sums - h2 * t_u
+        e_Gu = self._u_rho - h2 * self._uKu
+        # Inner products over the class of (1, e, Gu); X takes 1, V∘e takes e, both times v_c.
+        inner = np.empty((len(w), 3, 3))
+        inner[:, 0, 0], inner[:, 1, 1], inner[:, 2, 2] = data.counts, self.squares, self._uKu
+        inner[:, 0, 1] = inner[:, 1, 0] = e_sums
+        inner[:, 0, 2] = inner[:, 2, 0] = t_u
+        inner[:, 1, 2] = inner[:, 2, 1] = e_Gu
+        rows = np.zeros((len(w), 3, 5))  # of J: value = (1, e, Gu) @ rows
+        rows[:, 0, :2] = rows[:, 1, 2:4] = V
+        rows[:, 2, 4] = 1.0
+        weighted = np.einsum("cij,cik,ckl,c->jl", rows, inner, rows, w)
+        e_products = self._rho - h2 * self._Ku
+        projected = np.column_stack(
+            (self._weighted_sums, (e_products * w[:, None]).T @ V, w @ self._Ku)
+        )
+        information = weighted - h2 * (projected.T @ self._solve(projected))
+        information[2:, 2:] -= 0.5 * self._traces
+        information[2:4, 2:4] += 0.5 * (V.T * self._score) @ V
+        return np.asarray(information)
+
+    @property
+    def hessian(self) -> Float:
+        """Hessian of `value`, shape (3, 3)."""
+        return profile_hessian(self.observed, 2, int(self.objective.n))
+
+    @property
+    def scoring_hessian(self) -> Float:
+        """Expected information of (b, h2) in the scale of `hessian`."""
+        return self._traces / self.objective.n
+
+    @property
+    def vanishing(self) -> float:
+        """Smallest residual variance of a person without residual."""
+        least = np.inf
+        for c in np.flatnonzero(np.exp(self.log_variance) < _LOOK_FOR_VANISHING):
+            mean = float(self.objective.design[c] @ self.alpha)
+            residual = self.objective.residuals(int(c), mean, self.h2 * self.u)
+            level = np.full(len(residual), self.log_variance[c])
+            least = min(least, vanishing_variance(level, residual))
+        return least

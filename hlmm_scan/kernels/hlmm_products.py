@@ -1,0 +1,422 @@
+"""What the quasi-exact HLMM needs of the data: products of F with genotype class indicators.
+
+:mod:`hlmm_quasi_likelihood` says what they are good for, and what the symbols are. All are sums
+over people of single-precision columns, for many variants in one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.packing import count_genotypes
+from hlmm_scan.null.eigen import Eigenstructure
+from hlmm_scan.null.model import NullFit
+
+Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+TERMS = 16
+"""Terms of the Chebyshev series."""
+
+WIDTH = 64
+"""Variants multiplied at once; fewer are filled up, since a product's rounding depends on its
+shape and a variant's numbers may not depend on its neighbours."""
+
+REFINED_WIDTH = 32
+"""The same where β is moved; those are few."""
+
+PEOPLE_PER_STRIP = 4096
+"""People whose indicators are written out at a time."""
+
+_PROBE_SEED = 20261122
+_CODES = [3, 2, 0]  # of 0, 1 and 2 copies
+
+
+@dataclass(frozen=True)
+class QuasiBasis:
+    """What all variants of one phenotype and one set of random effects share.
+
+    Attributes
+    ----------
+    eigen : Eigenstructure
+    columns : ndarray of float32, shape (n, k)
+        Those of `eigen`. Products with them are sums over a class of what differs between
+        variants, and so small beside the float64 sums over everyone.
+    residual : ndarray, shape (n,)
+        e = y − a₀ − Fβ.
+    probe : ndarray of float32, shape (n,)
+        FΛ₀^-½ξ at the null κ, ξ of random signs.
+    series : ndarray of float32, shape (n, TERMS)
+        Chebyshev coefficients of R_i − mean R.
+    squares : ndarray, shape (TERMS,)
+        Those of Σ R_i².
+    beta : ndarray, shape (r,)
+        Null prediction β of the random effects.
+    sums, products : ndarray, shape (r,)
+        Fᵀ1 and Fᵀe.
+    log_range : tuple of float
+        Range of log(κ + 1/s₁²).
+    start : tuple of float
+        Null log-variance and h2.
+    kappa : float
+        At the null.
+    intercept : float
+        Null mean a₀.
+    """
+
+    eigen: Eigenstructure
+    columns: Float32
+    residual: Float
+    probe: Float32
+    series: Float32
+    squares: Float
+    beta: Float
+    sums: Float
+    products: Float
+    log_range: tuple[float, float]
+    start: tuple[float, float]
+    kappa: float
+    intercept: float
+
+    @classmethod
+    def of(
+        cls, eigen: Eigenstructure, y: Float, fit: NullFit, columns: Float32 | None = None
+    ) -> QuasiBasis:
+        """Prepare one phenotype and set; 2n·l·r operations for the leverages.
+
+        Parameters
+        ----------
+        eigen : Eigenstructure
+        y : ndarray, shape (n,)
+        fit : NullFit
+            With intercepts only.
+        columns : ndarray of float32, shape (n, k), optional
+            `eigen.columns` in single precision, where they are at hand.
+        """
+        values, variance = eigen.values, math.exp(float(fit.beta[0]))
+        h2, intercept = fit.random_variance, float(fit.alpha[0])
+        kappa = h2 / variance
+        phi = 1 / (1 + kappa * values)
+        r = y - intercept
+        Z1 = eigen.columns.T @ np.column_stack((np.ones_like(y), r))
+        both = eigen.rotate(Z1)
+        beta = kappa * phi * both[:, 1]
+        signs = np.random.default_rng(_PROBE_SEED).choice([-1.0, 1.0], len(values))
+        fitted = eigen.combine(np.column_stack((beta, np.sqrt(phi) * signs)))
+        # h2 has a standard error; far beyond it the series need not reach.
+        error = math.sqrt(2 / float(((values * phi) ** 2).sum()))
+        farthest = max(4 * kappa, kappa + 12 * error)
+        shift = 1 / float(values[0])
+        log_range = math.log(shift), math.log(farthest + shift)
+        nodes = np.cos(np.pi * (np.arange(TERMS) + 0.5) / TERMS)
+        at = np.exp(log_range[0] + 0.5 * (nodes + 1) * (log_range[1] - log_range[0])) - shift
+        leverage = eigen.leverage(1 / (1 + np.outer(values, at)))
+        order = np.arange(TERMS)
+        to_series = np.cos(np.outer(np.arccos(nodes), order)) * (2 / TERMS)
+        to_series[:, 0] *= 0.5
+        squares = (leverage**2).sum(axis=0) @ to_series
+        leverage -= leverage.mean(axis=0)
+        return cls(
+            eigen=eigen,
+            columns=eigen.columns.astype(np.float32) if columns is None else columns,
+            residual=r - fitted[:, 0],
+            probe=fitted[:, 1].astype(np.float32),
+            series=(leverage @ to_series).astype(np.float32),
+            squares=squares,
+            beta=beta,
+            sums=both[:, 0].copy(),
+            products=both[:, 1] - values * beta,
+            log_range=log_range,
+            start=(float(fit.beta[0]), h2),
+            kappa=kappa,
+            intercept=intercept,
+        )
+
+
+# Products with class indicators -----------------------------------------------------------
+
+
+@njit(nogil=True, cache=True)
+def _fill(
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+    residual: Float,
+    probe: Float32,
+    centre: Float32,
+    block: Float32,
+    missing: bool,
+    elementary: Float,
+) -> None:  # pragma: no cover
+    """Write for each person 1₁, 1₂, e·1₁, e·1₂, (g − ḡ)·probe and, if asked for, 1₃, e·1₃.
+
+    Class 3 is a missing call. `block` has shape (people, WIDTH·5 or ·7), `centre` (m,), float32.
+    Adds Σe and Σe² up by code in `elementary`, (m, 4, 2).
+    """
+    zero, one = np.float32(0.0), np.float32(1.0)
+    per = 7 if missing else 5
+    for i in range(samples.shape[0]):
+        byte, bit = samples[i] >> 2, 2 * (samples[i] & 3)
+        e, probed = np.float32(residual[i]), probe[i]
+        row = block[i]
+        for j in range(packed.shape[0]):
+            code = (packed[j, byte] >> bit) & 3
+            elementary[j, code, 0] += residual[i]
+            elementary[j, code, 1] += residual[i] * residual[i]
+            k = per * j
+            first = one if code == 2 else zero
+            second = one if code == 0 else zero
+            row[k] = first
+            row[k + 1] = second
+            row[k + 2] = first * e
+            row[k + 3] = second * e
+            row[k + 4] = probed * (first + second + second - centre[j])
+            if missing:
+                none = one if code == 1 else zero
+                row[k + 4] *= one - none
+                row[k + 5] = none
+                row[k + 6] = none * e
+
+
+@njit(nogil=True, cache=True)
+def _fill_refined(
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+    residual: Float,
+    change: Float32,
+    block: Float32,
+    elementary: Float,
+) -> None:  # pragma: no cover
+    """Write e·1₁, e·1₂, e·1₃ with each variant's own e = residual − change, and add up e and e².
+
+    `change` has shape (people, width), `block` (people, 3·width), `elementary` (m, 4, 2).
+    """
+    zero = np.float32(0.0)
+    for i in range(samples.shape[0]):
+        byte, bit = samples[i] >> 2, 2 * (samples[i] & 3)
+        row = block[i]
+        for j in range(packed.shape[0]):
+            code = (packed[j, byte] >> bit) & 3
+            exact = residual[i] - change[i, j]
+            e = np.float32(exact)
+            row[3 * j] = e if code == 2 else zero
+            row[3 * j + 1] = e if code == 0 else zero
+            row[3 * j + 2] = e if code == 1 else zero
+            elementary[j, code, 0] += exact
+            elementary[j, code, 1] += exact * exact
+
+
+@dataclass(frozen=True)
+class QuasiSums:
+    """Sums over the genotype classes of m variants.
+
+    Attributes
+    ----------
+    counts, residuals, squares : ndarray, shape (m, 3)
+        People, Σe and Σe².
+    sums, products : ndarray, shape (m, 3, r)
+        ΣFᵢ and ΣFᵢeᵢ.
+    series : ndarray, shape (m, 4, TERMS)
+        Chebyshev coefficients of R̃_c; class 3 is a missing call.
+    ratio : ndarray, shape (m,)
+        tr M² over its mean, for M linear in the genotype.
+    beta : ndarray, shape (m, r)
+        The β that e = y − a₀ − Fβ is left by.
+    """
+
+    counts: Float
+    residuals: Float
+    squares: Float
+    sums: Float
+    products: Float
+    series: Float
+    ratio: Float
+    beta: Float
+
+    def take(self, rows: NDArray[np.integer]) -> QuasiSums:
+        """Return the sums of some of the variants."""
+        return QuasiSums(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array row-major and writable: numba compiles anew for any other kind."""
+    return np.require(values, requirements=["C", "W"])
+
+
+def quasi_sums(
+    basis: QuasiBasis, packed: NDArray[np.uint8], samples: NDArray[np.int64]
+) -> QuasiSums:
+    """Make the class sums of m variants; 2·n·k operations in float32 for each of five products.
+
+    Parameters
+    ----------
+    basis : QuasiBasis
+    packed : ndarray of uint8, shape (m, bytes)
+    samples : ndarray of int64, shape (n,)
+
+    Notes
+    -----
+    Variants with missing calls take seven products. The classes of 0 copies are what the others
+    leave of the totals.
+    """
+    m, r, n = len(packed), len(basis.beta), len(samples)
+    packed, samples = plain(packed), plain(samples)
+    counts = count_genotypes(packed, 4 * packed.shape[1], samples)[:, :3].astype(np.float64)
+    called = counts.sum(axis=1)
+    elementary = np.zeros((m, 4, 2))
+    centre = (counts @ np.arange(3.0)) / np.maximum(called, 1)
+    sums, products = np.zeros((m, 3, r)), np.zeros((m, 3, r))
+    series, probed = np.zeros((m, 4, TERMS)), np.zeros(m)
+    phi = 1 / (1 + basis.kappa * basis.eigen.values)
+    for missing in (False, True):
+        group = np.flatnonzero((called < n) == missing)
+        for start in range(0, len(group), WIDTH):
+            rows = group[start : start + WIDTH]
+            linear, coefficients, elementary[rows] = _multiplied(
+                basis, packed[rows], samples, centre[rows], missing
+            )
+            # (variants, columns, r): the rotation is the same product whatever the neighbours.
+            F = basis.eigen.rotate(linear).reshape(r, WIDTH, -1).transpose(1, 2, 0)[: len(rows)]
+            coefficients = coefficients.reshape(TERMS, WIDTH, -1).transpose(1, 2, 0)[: len(rows)]
+            sums[rows, 1:], products[rows, 1:] = F[:, :2], F[:, 2:4]
+            series[rows, 1:3] = coefficients[:, :2]
+            sums[rows, 0], products[rows, 0] = basis.sums, basis.products
+            if missing:
+                sums[rows, 0] -= F[:, 5]
+                products[rows, 0] -= F[:, 6]
+                series[rows, 3] = coefficients[:, 5]
+            probed[rows] = (F[:, 4] ** 2 * phi).sum(axis=1)
+    sums[:, 0] -= sums[:, 1] + sums[:, 2]
+    products[:, 0] -= products[:, 1] + products[:, 2]
+    series[:, 0] = -(series[:, 1] + series[:, 2] + series[:, 3])
+    spread = (counts * (np.arange(3) - centre[:, None]) ** 2).sum(axis=1)
+    mean = _mean_square(basis)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(spread * mean > 0, probed / (spread * mean), 1.0)
+    return QuasiSums(
+        counts,
+        elementary[:, _CODES, 0],
+        elementary[:, _CODES, 1],
+        sums,
+        products,
+        series,
+        ratio,
+        np.broadcast_to(basis.beta, (m, r)),
+    )
+
+
+def refine_sums(
+    basis: QuasiBasis,
+    sums: QuasiSums,
+    shift: Float,
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+) -> QuasiSums:
+    """Move each variant's β to where its own quadratic form is smallest; four products.
+
+    Parameters
+    ----------
+    basis : QuasiBasis
+    sums : QuasiSums
+        Of these variants, as :func:`quasi_sums` made them.
+    shift : ndarray, shape (m, r)
+        h2·Λ₀⁻¹γ at a first fit.
+    packed, samples
+        As for :func:`quasi_sums`.
+
+    Notes
+    -----
+    From β + h2·Λ₀⁻¹γ, the gradient is γ' = γ − Λ·Λ₀⁻¹γ = −κΔΛ₀⁻¹γ: of second order, so that Λ₀ in
+    place of Λ is an error of fifth; and again with the next refinement.
+    """
+    m, r, n = shift.shape[0], len(basis.beta), len(samples)
+    beta = sums.beta + shift
+    shift = beta - basis.beta
+    packed, samples, residual = plain(packed), plain(samples), plain(basis.residual)
+    products = np.empty((m, 3, r))
+    elementary = np.zeros((m, 4, 2))
+    totals = basis.products - basis.eigen.values * shift
+    for start in range(0, m, REFINED_WIDTH):
+        rows = slice(start, min(start + REFINED_WIDTH, m))
+        size = rows.stop - start
+        spread = np.zeros((basis.columns.shape[1], REFINED_WIDTH), np.float32)
+        padded = np.zeros((r, REFINED_WIDTH))
+        padded[:, :size] = shift[rows].T
+        spread[basis.eigen.chosen] = basis.eigen.rotation @ padded
+        linear = np.zeros((basis.columns.shape[1], 3 * REFINED_WIDTH))
+        block = np.zeros((min(n, PEOPLE_PER_STRIP), 3 * REFINED_WIDTH), np.float32)
+        for first in range(0, n, PEOPLE_PER_STRIP):
+            strip = slice(first, min(first + PEOPLE_PER_STRIP, n))
+            part = block[: strip.stop - first]
+            columns = basis.columns[strip]
+            _fill_refined(
+                packed[rows],
+                samples[strip],
+                residual[strip],
+                columns @ spread,
+                part,
+                elementary[rows],
+            )
+            linear += columns.T @ part
+        F = basis.eigen.rotate(linear).reshape(r, REFINED_WIDTH, 3).transpose(1, 2, 0)[:size]
+        products[rows, 1:] = F[:, :2]
+        products[rows, 0] = totals[rows] - F.sum(axis=1)
+    return replace(
+        sums,
+        residuals=elementary[:, _CODES, 0],
+        squares=elementary[:, _CODES, 1],
+        products=products,
+        beta=beta,
+    )
+
+
+def _mean_square(basis: QuasiBasis) -> float:
+    """Φ at the null κ."""
+    n, values = len(basis.residual), basis.eigen.values
+    low, high = basis.log_range
+    x = 2 * (math.log(basis.kappa + 1 / values[0]) - low) / (high - low) - 1
+    own = float(np.polynomial.chebyshev.chebval(x, basis.squares))
+    all_pairs = float(((values / (1 + basis.kappa * values)) ** 2).sum())
+    return (own - (all_pairs - own) / (n - 1)) / n
+
+
+def _multiplied(
+    basis: QuasiBasis,
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+    centre: Float,
+    missing: bool,
+) -> tuple[Float, Float, Float]:
+    """Multiply for one group of at most WIDTH variants.
+
+    Returns columnsᵀB, (k, WIDTH·5 or ·7), seriesᵀB, and Σe and Σe² by code, (m, 4, 2).
+    """
+    n, per = len(samples), 7 if missing else 5
+    residual, probe = plain(basis.residual), plain(basis.probe)
+    single = centre.astype(np.float32)
+    width = WIDTH * per
+    elementary = np.zeros((len(packed), 4, 2))
+    linear = np.zeros((basis.columns.shape[1], width))
+    series = np.zeros((TERMS, width))
+    block = np.zeros((min(n, PEOPLE_PER_STRIP), width), np.float32)
+    for start in range(0, n, PEOPLE_PER_STRIP):
+        strip = slice(start, min(start + PEOPLE_PER_STRIP, n))
+        size = strip.stop - start
+        _fill(
+            packed,
+            samples[strip],
+            residual[strip],
+            probe[strip],
+            single,
+            block[:size],
+            missing,
+            elementary,
+        )
+        linear += basis.columns[strip].T @ block[:size]
+        series += basis.series[strip].T @ block[:size]
+    return linear, series, elementary

@@ -1,0 +1,331 @@
+"""The HLMM of one hard-called variant to second order in how its variances differ.
+
+Where a genotype class's Gram matrix K_c is wanted only through the shape that most genotypes give
+it, products of F with class indicators suffice (math.md §5, *quasi-exact*): O(n·l) for a variant
+in place of O(n·l²), and O(l) for an evaluation. F is in the axes where FᵀF = diag(s²).
+
+**The weights are centred.** With ω_c = 1/D_c, a missing call a class of its own of weight 0, N
+people in all, ω̄ = Σn_cω_c/N and δ_c = ω_c/ω̄ − 1 (so Σn_cδ_c = 0; δ = −1 for missing calls),
+
+    Λ = I + h2·FᵀD⁻¹F = Λ₀ + κΔ,   Λ₀ = diag(1 + κs²),   κ = h2·ω̄,   Δ = Σδ_cK_c.
+
+**The quadratic form.** For any β,
+
+    rᵀΣ⁻¹r = (r − Fβ)ᵀD⁻¹(r − Fβ) + βᵀβ/h2 − h2·γᵀΛ⁻¹γ,   γ = FᵀD⁻¹(r − Fβ) − β/h2,
+
+since the first two terms are quadratic in β with Hessian 2Λ/h2 and gradient −2γ. β is fixed at
+the null model's prediction of the random effects, where γ = 0: so γ is of first order in whatever
+the variant changes, h2 included, and Λ₀ in place of Λ is an error of *third* order,
+h2κ·(Λ₀⁻¹γ)ᵀΔ(Λ₀⁻¹γ). No expansion around the null h2 is made. With e the null residuals,
+ρ_c = Σ_{i∈c}Fᵢ(eᵢ − x_cᵀα), ζ = Σω_cρ_c, φ = 1/(1 + κs²),
+
+    rᵀΣ⁻¹r ≈ Σ_c ω_c·Σ_{i∈c}(eᵢ − x_cᵀα)² + Σⱼ φⱼ·(ω̄sⱼ²βⱼ² + 2ζⱼβⱼ − h2·ζⱼ²).
+
+**The determinant.** With M = κΛ₀^-½ΔΛ₀^-½,
+
+    log det Λ = Σⱼlog(1 + κsⱼ²) + tr M − ½tr M² + …
+    tr M = κΣ_c(1 + δ_c)R̃_c(κ),    R̃_c = Σ_{i∈c}(R_i − mean R),    R_i(κ) = Σⱼ φⱼFᵢⱼ².
+
+R_i as a function of κ is a Chebyshev series in log(κ + 1/s₁²) for every person, so that its class
+sums are had for all κ: nothing is differentiated at the null h2 and kept.
+tr M² = κ²Σ_ij δ_iδ_j(FΛ₀⁻¹Fᵀ)_ij² is taken as its mean over all orders of the genotypes,
+
+    Σδ²·κ²Φ(κ),    Φ = (Σ_i R_i² − (Σⱼ(sⱼ²φⱼ)² − Σ_i R_i²)/(N − 1))/N,
+
+times the ratio of Hutchinson's estimate of tr M² for the variant's own centred genotype, from one
+fixed probe, to that mean: people who are alike in F may be so in the genotype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+
+@njit(nogil=True, cache=True)
+def _chebyshev(x: float, values: Float, slopes: Float) -> None:  # pragma: no cover
+    """T_k(x) and dT_k/dx for all k."""
+    values[0], slopes[0] = 1.0, 0.0
+    values[1], slopes[1] = x, 1.0
+    for k in range(2, len(values)):
+        values[k] = 2.0 * x * values[k - 1] - values[k - 2]
+        slopes[k] = 2.0 * values[k - 1] + 2.0 * x * slopes[k - 1] - slopes[k - 2]
+
+
+@njit(nogil=True, cache=True)
+def _dot(a: Float, b: Float) -> float:  # pragma: no cover
+    total = 0.0
+    for k in range(len(a)):
+        total += a[k] * b[k]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def evaluate(
+    theta: Float,
+    alpha: Float,
+    profiled: bool,
+    v: Float,
+    counts: Float,
+    residuals: Float,
+    squares: Float,
+    sums: Float,
+    products: Float,
+    series: Float,
+    ratio: float,
+    values: Float,
+    beta: Float,
+    mean_squares: Float,
+    low: float,
+    high: float,
+    gradient: Float,
+    information: Float,
+    bound: Float,
+    shift: Float,
+) -> float:  # pragma: no cover
+    """−2·log L − n·log 2π of (b0, b1, h2) and its derivatives; infinite out of range.
+
+    Fills `alpha` with the mean effects at their maximum where `profiled`, `gradient` in the order
+    α, b, h2, shape (5,), `information` (expected), shape (5, 5), and `bound`, shape (5,), with
+    estimates of how far each element of the gradient is from that of the exact function, and
+    `shift`, shape (r,), with h2·Λ₀⁻¹γ.
+
+    Notes
+    -----
+    The value is that of the module's docstring. It is a function of ω_c, α, h2 and κ = h2·ω̄;
+    G = ∂f/∂κ, w = φ(β − h2ζ):
+
+        ∂f/∂ω_c = κR̃_c/ω̄ − π_c·tr M/ω̄ − ratio·κ²Φ(n_cω_c/ω̄² − (Σδ² + N)π_c/ω̄)
+                  + Σ(e − x_cᵀα)² + 2wᵀρ_c + π_cΣs²β²φ + h2·π_c·G,       π_c = n_c/N
+        ∂f/∂b   = Σ_c v_c(n_c − ω_c·∂f/∂ω_c)     ∂f/∂h2 = −Σζ²φ + ω̄G
+        ∂f/∂α   = −2Σ_c ω_cx_c(Σ_{i∈c}(e − x_cᵀα) + wᵀt_c).
+
+    The traces of the expected information (hlmm_gram.GramEvaluation) need tr(Λ⁻¹K_cΛ⁻¹K_d),
+    whose part beyond the class sizes' is R' = dR/dκ = −Σⱼ s²φ²F², and at random the mean above:
+
+        X_cd = π_cπ_dΣ(s²φ)² − π_cR̃'_d − π_dR̃'_c + ratio·Φ·N·(π_c·1[c=d] − π_cπ_d).
+
+    The bound takes |vᵀMv| ≤ μ‖v‖² with μ the norm of M: its Frobenius norm √(tr M²), or where
+    there are many random effects twice the norm 2‖M‖_F/√r of a random symmetric matrix.
+    """
+    r, h2 = len(values), theta[2]
+    n = counts.sum()
+    weights = np.zeros(4)
+    v4 = np.zeros(4)
+    log_variance = 0.0
+    mean_weight = 0.0
+    for c in range(3):
+        v4[c] = v[c]
+        if counts[c] > 0.0:
+            d = theta[0] + theta[1] * v[c]
+            if abs(d) > 60.0:
+                return np.inf
+            weights[c] = math.exp(-d)
+            log_variance += counts[c] * d
+            mean_weight += counts[c] * weights[c] / n
+    kappa = h2 * mean_weight
+    origin = 1.0 / values[0]
+    x = 2.0 * (math.log(kappa + origin) - low) / (high - low) - 1.0
+    if x > 1.0:
+        return np.inf
+    T = np.empty(len(mean_squares))
+    dT = np.empty(len(mean_squares))
+    _chebyshev(x, T, dT)
+    dx = 2.0 / ((high - low) * (kappa + origin))
+    R = np.zeros(4)
+    dR = np.zeros(4)
+    for c in range(4):
+        R[c] = _dot(series[c], T)
+        dR[c] = _dot(series[c], dT) * dx
+
+    # Mean effects.
+    phi = np.empty(r)
+    log_det = trace = pairs = cubes = beta_term = 0.0
+    for j in range(r):
+        phi[j] = 1.0 / (1.0 + kappa * values[j])
+        shrunk = values[j] * phi[j]
+        log_det -= math.log(phi[j])
+        trace += shrunk
+        pairs += shrunk * shrunk
+        cubes += shrunk * shrunk * shrunk
+        beta_term += shrunk * beta[j] * beta[j]
+    s0 = s1 = s2 = 0.0
+    t = np.zeros((2, r))
+    y = np.zeros(r)
+    m0 = m1 = 0.0
+    for c in range(3):
+        w = weights[c]
+        if w > 0.0:
+            s0 += w * counts[c]
+            s1 += w * counts[c] * v[c]
+            s2 += w * counts[c] * v[c] * v[c]
+            m0 += w * residuals[c]
+            m1 += w * residuals[c] * v[c]
+            for j in range(r):
+                t[0, j] += w * sums[c, j]
+                t[1, j] += w * v[c] * sums[c, j]
+                y[j] += w * products[c, j]
+    for j in range(r):
+        s0 -= h2 * phi[j] * t[0, j] * t[0, j]
+        s1 -= h2 * phi[j] * t[0, j] * t[1, j]
+        s2 -= h2 * phi[j] * t[1, j] * t[1, j]
+        blup = phi[j] * (beta[j] - h2 * y[j])
+        m0 += blup * t[0, j]
+        m1 += blup * t[1, j]
+    determinant = s0 * s2 - s1 * s1
+    if not determinant > 0.0:
+        return np.inf
+    if profiled:
+        alpha[0] = (s2 * m0 - s1 * m1) / determinant
+        alpha[1] = (s0 * m1 - s1 * m0) / determinant
+
+    # Quadratic form.
+    blups = np.empty(r)
+    zeta_square = inner = inner_kappa = 0.0
+    for j in range(r):
+        zeta = y[j] - alpha[0] * t[0, j] - alpha[1] * t[1, j]
+        blups[j] = phi[j] * (beta[j] - h2 * zeta)
+        shift[j] = -blups[j]
+        zeta_square += phi[j] * zeta * zeta
+        a = mean_weight * values[j] * beta[j] ** 2 + 2.0 * zeta * beta[j] - h2 * zeta * zeta
+        inner += phi[j] * a
+        inner_kappa -= phi[j] * phi[j] * values[j] * a
+    quadratic = inner
+    E = np.zeros(3)
+    blup_sums = np.zeros(3)
+    blup_products = np.zeros(3)
+    for c in range(3):
+        if weights[c] > 0.0:
+            mean = alpha[0] + alpha[1] * v[c]
+            E[c] = squares[c] - 2.0 * mean * residuals[c] + counts[c] * mean * mean
+            quadratic += weights[c] * E[c]
+            blup_sums[c] = _dot(blups, sums[c])
+            blup_products[c] = _dot(blups, products[c]) - mean * blup_sums[c]
+
+    # Determinant.
+    pi = counts / n
+    relative = weights / mean_weight
+    delta = relative - 1.0
+    delta_square = 0.0
+    tr_m = tr_m_kappa = 0.0
+    for c in range(4):
+        delta_square += counts[c] * delta[c] ** 2
+        tr_m += kappa * relative[c] * R[c]
+        tr_m_kappa += relative[c] * (R[c] + kappa * dR[c])
+    own = _dot(mean_squares, T)
+    mean = (own - (pairs - own) / (n - 1.0)) / n
+    d_own = _dot(mean_squares, dT) * dx
+    mean_kappa = (d_own - (-2.0 * cubes - d_own) / (n - 1.0)) / n
+    square = ratio * kappa * kappa * mean * delta_square
+    by_kappa = (
+        trace
+        + tr_m_kappa
+        - ratio * delta_square * (kappa * mean + 0.5 * kappa * kappa * mean_kappa)
+        + inner_kappa
+    )
+    value = log_variance + log_det + tr_m - 0.5 * square + quadratic
+
+    gradient[:] = 0.0
+    for c in range(3):
+        if weights[c] > 0.0:
+            by_weight = (
+                (kappa * R[c] - pi[c] * tr_m) / mean_weight
+                - ratio * kappa * kappa * mean
+                * (counts[c] * relative[c] - (delta_square + n) * pi[c]) / mean_weight
+                + E[c] + 2.0 * blup_products[c] + pi[c] * beta_term + h2 * pi[c] * by_kappa
+            )  # fmt: skip
+            score = counts[c] - weights[c] * by_weight
+            gradient[2] += score
+            gradient[3] += score * v[c]
+            left = residuals[c] - (alpha[0] + alpha[1] * v[c]) * counts[c] + blup_sums[c]
+            gradient[0] -= 2.0 * weights[c] * left
+            gradient[1] -= 2.0 * weights[c] * v[c] * left
+    gradient[4] = -zeta_square + mean_weight * by_kappa
+
+    # Expected information.
+    information[:] = 0.0
+    information[0, 0], information[1, 1] = s0, s2
+    information[0, 1] = information[1, 0] = s1
+    X = np.empty((4, 4))
+    for c in range(4):
+        for d in range(4):
+            X[c, d] = pi[c] * pi[d] * (pairs - ratio * mean * n) - pi[c] * dR[d] - pi[d] * dR[c]
+        X[c, c] += ratio * mean * n * pi[c]
+    for c in range(3):
+        leverage = R[c] + pi[c] * trace
+        for d in range(4):
+            leverage -= kappa * delta[d] * X[c, d]
+        leverage *= weights[c]
+        own_part = 0.5 * (counts[c] * (weights[c] > 0.0) - 2.0 * h2 * leverage)
+        information[2, 2] += own_part
+        information[2, 3] += own_part * v[c]
+        information[3, 3] += own_part * v[c] * v[c]
+        information[2, 4] += 0.5 * leverage
+        information[3, 4] += 0.5 * leverage * v[c]
+        for d in range(3):
+            N = 0.5 * weights[c] * weights[d] * X[c, d]
+            information[2, 2] += h2 * h2 * N
+            information[2, 3] += h2 * h2 * N * v[d]
+            information[3, 3] += h2 * h2 * N * v[c] * v[d]
+            information[2, 4] -= h2 * N
+            information[3, 4] -= h2 * N * v[c]
+            information[4, 4] += N
+    information[3, 2] = information[2, 3]
+    information[4, 2], information[4, 3] = information[2, 4], information[3, 4]
+
+    # How far the gradient may be from the exact one.
+    mean_v = s_v = 0.0
+    for c in range(3):
+        mean_v += pi[c] * relative[c] * v[c]
+    for c in range(3):
+        s_v += counts[c] * (relative[c] * (v[c] - mean_v)) ** 2
+    cross = 0.0
+    largest = 0.0
+    for c in range(4):
+        if counts[c] > 0.0:
+            cross += counts[c] * delta[c] * relative[c] * (v4[c] - mean_v)
+            largest = max(largest, abs(delta[c]))
+    safe = 1.3 * max(ratio, 1.0) * kappa * kappa * max(mean, 0.0)
+    frobenius, frobenius_b = math.sqrt(safe * delta_square), math.sqrt(safe * s_v)
+    share = min(1.0, 4.0 / math.sqrt(r))
+    mu = min(share * frobenius, largest * kappa * values[0] * phi[0])
+    mu_b = share * frobenius_b
+    if mu > 0.5:
+        bound[:] = np.inf
+        return float(value)
+    g2 = g_a = g_b = g_h = 0.0
+    for j in range(r):
+        zeta = y[j] - alpha[0] * t[0, j] - alpha[1] * t[1, j]
+        by_b = 0.0
+        for c in range(3):
+            if weights[c] > 0.0:
+                mean_c = alpha[0] + alpha[1] * v[c]
+                by_b += weights[c] * v[c] * (products[c, j] - mean_c * sums[c, j])
+        if h2 > 0.0:
+            g2 += phi[j] * (h2 * zeta - beta[j]) ** 2 / h2
+            g_h += phi[j] * (0.5 * (zeta + beta[j] / h2)) ** 2 / h2
+        elif beta[j] != 0.0:
+            g2 = 1e12  # the first two terms of the quadratic form have no limit: to be refined
+        g_a += h2 * phi[j] * t[1, j] ** 2
+        g_b += h2 * phi[j] * by_b**2
+    g, g_a, g_b, g_h = math.sqrt(g2), math.sqrt(g_a), math.sqrt(g_b), math.sqrt(g_h)
+    mu_true = mu / (1.0 - mu)
+    probe_error = min(1.0, 3.0 * math.sqrt(2.0 / r) + 0.1)
+    bound[0] = 0.0
+    bound[1] = 2.0 * g * g_a * mu_true
+    bound[2] = 0.0
+    bound[3] = (
+        2.0 * g * g_b * mu_true
+        + g2 * mu_b
+        + probe_error * safe * abs(cross)
+        + frobenius * frobenius * mu_b
+    )
+    bound[4] = 2.0 * g * g_h * mu_true
+    if h2 > 0.0:
+        bound[4] += (g2 * mu + probe_error * safe * delta_square + frobenius**2 * mu) / h2
+    return float(value)

@@ -1,0 +1,198 @@
+"""The eigenstructure of the random effects that all variants of a scan share.
+
+It imports no input or output, so that kernels can depend on it.
+
+For a random-effect design G of shape (n, l), columns standardised and divided by √l, a set of
+random effects (all, or all but one chromosome's) is held as
+
+    F = G·B,    FᵀF = diag(s²),    F·Fᵀ = G·Gᵀ,
+
+where B holds the eigenvectors of GᵀG. F = A·diag(s) with the A of math.md §5; the kernels need
+nothing but F, and F needs no division by s: where s is small, A = GB/s would lose its
+orthogonality to rounding (that of a Gram matrix is relative to its largest eigenvalue, so s is
+known to √ε·s₁ only), while an error of the size of rounding in F is an error of that size in GGᵀ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+from scipy.linalg.blas import dsyrk
+
+Float = NDArray[np.float64]
+
+_PEOPLE_PER_STRIP = 1024
+"""People whose rows of G are worked on at a time, so that they stay in cache."""
+
+
+@dataclass(frozen=True)
+class Eigenstructure:
+    """One set of random effects in its principal axes.
+
+    Attributes
+    ----------
+    columns : ndarray, shape (n, k), row-major
+        What all sets share: standardised genotypes where k ≤ n. Never changed nor copied.
+    chosen : ndarray of intp, shape (l,)
+        The columns in this set, ascending.
+    scale : float
+        G = scale·columns[:, chosen].
+    rotation : ndarray, shape (l, r)
+        F = columns[:, chosen] @ rotation, that is scale·B.
+    values : ndarray, shape (r,)
+        s², the eigenvalues of GᵀG that are not zero to rounding, largest first.
+    """
+
+    columns: Float
+    chosen: NDArray[np.intp]
+    scale: float
+    rotation: Float
+    values: Float
+
+    @property
+    def n(self) -> int:
+        """Number of people."""
+        return len(self.columns)
+
+    @property
+    def n_random(self) -> int:
+        """Number l of random effects in the set."""
+        return len(self.chosen)
+
+    def of_gram(self, gram: Float) -> Float:
+        """Take this set's part of a Gram matrix of `columns` over any people, (k, k) → (l, l).
+
+        For Σᵢ columnsᵢᵀcolumnsᵢ it is Σᵢ GᵢᵀGᵢ: one Gram matrix serves all sets.
+        """
+        if self.n_random == len(gram):
+            return np.asarray(gram * self.scale**2)
+        return np.asarray(gram[np.ix_(self.chosen, self.chosen)] * self.scale**2)
+
+    def of_sums(self, sums: Float) -> Float:
+        """Take this set's part of sums over people of multiples of rows, (k, j) → (l, j)."""
+        return np.asarray(sums[self.chosen] * self.scale)
+
+    def rotate(self, sums: Float) -> Float:
+        """Turn columnsᵀM, shape (k, j), into FᵀM, shape (r, j), without F."""
+        return np.asarray(self.rotation.T @ sums[self.chosen])
+
+    def combine(self, coefficients: Float) -> Float:
+        """Return F @ coefficients, shape (n, j), for coefficients of shape (r, j)."""
+        spread = np.zeros((self.columns.shape[1], coefficients.shape[1]))
+        spread[self.chosen] = self.rotation @ coefficients
+        return np.asarray(self.columns @ spread)
+
+    def leverage(self, weights: Float) -> Float:
+        """Return the row sums of F²·diag(w) for several w.
+
+        Parameters
+        ----------
+        weights : ndarray, shape (r, j)
+
+        Returns
+        -------
+        ndarray, shape (n, j)
+            Column k holds Σⱼ Fᵢⱼ²·weights[j, k]; 2n·l·r operations, in strips.
+        """
+        spread = np.zeros((self.columns.shape[1], len(self.values)))
+        spread[self.chosen] = self.rotation
+        result = np.empty((self.n, weights.shape[1]))
+        for start in range(0, self.n, _PEOPLE_PER_STRIP):
+            strip = slice(start, start + _PEOPLE_PER_STRIP)
+            result[strip] = (self.columns[strip] @ spread) ** 2 @ weights
+        return result
+
+
+class SharedEigenstructure:
+    """Eigenstructures of all random effects and of those without each chromosome, on demand.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (n, l), row-major
+        Standardised genotypes, :attr:`hlmm_scan.null.model.RandomEffects.columns`.
+    contigs : sequence of str, length l
+        Chromosome of each.
+
+    Notes
+    -----
+    Where l ≤ n, one Gram matrix of `columns` (n·l² operations) gives every set: leaving columns
+    out of G leaves rows and columns out of GᵀG. Where l > n, the same holds of the n×n matrix
+    ZZᵀ from which a chromosome's own is subtracted, Z₋Z₋ᵀ = ZZᵀ − Z_cZ_cᵀ; its eigenvectors A
+    give F = A·diag(s) directly, and `columns` of such a set is F itself.
+    """
+
+    def __init__(self, columns: Float, contigs: Iterable[str]) -> None:
+        self.columns = np.ascontiguousarray(columns, dtype=np.float64)
+        self.contigs = np.array(list(contigs), dtype=object)
+
+    @property
+    def dual(self) -> bool:
+        """Whether there are more random effects than people."""
+        return bool(self.columns.shape[1] > self.columns.shape[0])
+
+    @cached_property
+    def gram(self) -> Float:
+        """ZᵀZ, shape (l, l), or ZZᵀ, shape (n, n), where l > n; Z = `columns`."""
+        return _gram(self.columns.T if self.dual else self.columns)
+
+    def without(self, left_out: str) -> Eigenstructure:
+        """Return the random effects that do not lie on one chromosome.
+
+        Parameters
+        ----------
+        left_out : str
+            Name in `contigs`; any other, such as ``""``, leaves none out.
+
+        Raises
+        ------
+        ValueError
+            If nothing is left.
+        """
+        chosen = np.flatnonzero(self.contigs != left_out)
+        if not len(chosen):
+            raise ValueError(f"all random effects lie on chromosome {left_out}")
+        if self.dual:
+            kernel = self.gram
+            if len(chosen) < len(self.contigs):
+                rest = np.flatnonzero(self.contigs == left_out)
+                kernel = kernel - _gram(np.ascontiguousarray(self.columns[:, rest].T))
+            values, vectors = _principal(kernel / len(chosen))
+            # F: its own columns, in its own axes.
+            factor = np.ascontiguousarray(vectors * np.sqrt(values))
+            r = len(values)
+            return Eigenstructure(factor, np.arange(r), 1.0, np.eye(r), values)
+        scale = 1 / np.sqrt(len(chosen))
+        values, vectors = _principal(self.gram[np.ix_(chosen, chosen)] * scale**2)
+        return Eigenstructure(
+            self.columns, chosen, float(scale), np.ascontiguousarray(vectors * scale), values
+        )
+
+
+def _gram(Z: Float) -> Float:
+    """ZᵀZ of an array of any layout, both triangles filled."""
+    lower = dsyrk(1.0, Z.T, lower=1) if Z.flags.c_contiguous else dsyrk(1.0, Z, trans=1, lower=1)
+    return symmetric_from_lower(lower)
+
+
+def symmetric_from_lower(lower: Float) -> Float:
+    """Return the symmetric matrix of which the lower triangle is filled, and zero above."""
+    whole = lower + lower.T
+    whole.flat[:: len(whole) + 1] *= 0.5
+    return np.asarray(whole)
+
+
+def _principal(gram: Float) -> tuple[Float, Float]:
+    """Eigenvalues, largest first, without those that are zero to rounding, and their vectors.
+
+    At most half of ε·k times the largest is an error of rounding. What is dropped changes GGᵀ by
+    no more than rounding does.
+    """
+    values, vectors = eigh(gram, check_finite=False)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = values > np.finfo(np.float64).eps * len(values) * max(values[0], 0.0)
+    return np.ascontiguousarray(values[kept]), np.ascontiguousarray(vectors[:, kept])

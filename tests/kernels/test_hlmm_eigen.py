@@ -1,0 +1,406 @@
+"""HLMM kernels on the shared eigenstructure, held against the plain estimator."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cohorts_by_hand import null_model_of, random_effects_of
+from plain_reference import assert_same, contigs_of, fit_plainly
+
+from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi, quasi_bases, work_bytes
+from hlmm_scan.kernels.hlmm_exact import fit_exact
+from hlmm_scan.kernels.hlmm_gram import GramObjective, Totals, class_grams
+from hlmm_scan.kernels.hlmm_products import quasi_sums, refine_sums
+from hlmm_scan.kernels.hlmm_quasi import fit_quasi_sums
+from hlmm_scan.kernels.hlmm_quasi_likelihood import evaluate
+from hlmm_scan.null.eigen import SharedEigenstructure
+from hlmm_scan.null.model import NullModel, RandomEffects
+from hlmm_scan.schema import Status
+
+
+def dense_model():
+    """The class of tests/models/dense_oracle.py, a folder that other tests do not import from."""
+    path = Path(__file__).parent.parent / "models" / "dense_oracle.py"
+    spec = importlib.util.spec_from_file_location("dense_oracle_of_models", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.DenseModel
+
+
+def eigenstructures(null: NullModel) -> dict:
+    effects = null.random_effects
+    shared = SharedEigenstructure(effects.columns, effects.contigs)
+    return {key: shared.without(key) for key in null.fits}
+
+
+def run_plain(null, calls, contigs=None, observed=False) -> Estimates:
+    contigs = contigs_of(len(calls)) if contigs is None else contigs
+    return fit_exact(null, pack(calls), contigs, observed=observed)
+
+
+def run_grams(null, calls, contigs=None, observed=False) -> Estimates:
+    contigs = contigs_of(len(calls)) if contigs is None else contigs
+    return fit_grams(null, pack(calls), contigs, eigenstructures(null), observed=observed)
+
+
+def run_quasi(null, calls, contigs=None, observed=False) -> Estimates:
+    contigs = contigs_of(len(calls)) if contigs is None else contigs
+    return fit_quasi(null, pack(calls), contigs, eigenstructures(null), observed=observed)
+
+
+RUN = {"plain": run_plain, "grams": run_grams, "quasi": run_quasi}
+COLUMNS = [name for name in Estimates.__dataclass_fields__ if name != "status"]
+
+
+def assert_agrees(run, row, found, plain) -> None:
+    """To 1e-7 of a standard error, or to what is promised of the quasi-exact kernel."""
+    if run != "quasi" or plain.status in (Status.NOT_UNIQUE, Status.UNBOUNDED):
+        assert_same(row, found, plain, 1e-7)
+        return
+    assert Status(found.status[row]) is plain.status
+    assert abs(found.add[row] - plain.alpha[-1]) <= 0.01 * plain.alpha_se[-1]
+    assert abs(found.var[row] - plain.beta[-1]) <= 0.01 * plain.beta_se[-1]
+    assert abs(found.log_likelihood[row] - plain.log_likelihood) <= 0.05
+    C = plain.covariance
+    np.testing.assert_allclose(found.add_variance[row], C[1, 1], rtol=5e-3)
+    np.testing.assert_allclose(found.var_variance[row], C[3, 3], rtol=5e-3)
+    scale = np.sqrt(C[1, 1] * C[3, 3])
+    np.testing.assert_allclose(found.add_var_covariance[row], C[1, 3], atol=5e-3 * scale)
+    unit = np.nan_to_num(plain.random_variance_se, nan=1.0)
+    assert abs(found.random_variance[row] - plain.random_variance) <= 0.1 * unit
+    np.testing.assert_allclose(found.random_variance_variance[row], C[4, 4], rtol=5e-2)
+
+
+def make_calls(rng, n) -> np.ndarray:
+    """The variant with the effect, then rare, missing, and two-class ones."""
+    rows = [rng.binomial(2, f, n) for f in (0.4, 0.05, 0.3)]
+    rows[2][rng.random(n) < 0.03] = -1
+    binary = rng.integers(0, 2, n)
+    return np.array([*rows, binary, 2 * binary, 1 + binary], dtype=np.int8)
+
+
+def make_effects(kind, n) -> RandomEffects:
+    if kind == "one":
+        return random_effects_of(n, ["2"], seed=2)
+    if kind == "more_than_people":
+        return random_effects_of(n, ["2"] * (n + 50), seed=2)
+    effects = random_effects_of(n, ["1"] * 10 + ["2"] * 20, seed=2)
+    if kind == "dependent":
+        columns = effects.columns.copy()
+        columns[:, 12:20] = columns[:, [11]]
+        columns[:, 20:25] = columns[:, [1]]
+        return RandomEffects(columns, effects.contigs, effects.variant_ids)
+    return effects
+
+
+def make_null(effects, calls, rng, add=0.2, var=-0.3, share=1.0, unit=1.0) -> NullModel:
+    g = np.maximum(calls[0], 0) - 0.8
+    n = len(g)
+    G = effects.design("")
+    y = add * g + np.exp(0.5 * var * g) * rng.standard_normal(n)
+    y += share * G @ rng.standard_normal(G.shape[1])
+    left_out = sorted(set(effects.contigs)) if len(set(effects.contigs)) > 1 else []
+    return null_model_of(unit * y, effects=effects, left_out=left_out)
+
+
+@pytest.mark.parametrize("run", RUN)
+@pytest.mark.parametrize("observed", [False, True], ids=["expected", "observed"])
+@pytest.mark.parametrize(
+    ("kind", "add", "var"),
+    [
+        ("several", 0.1, -0.2),
+        ("several", 0.5, 1.0),
+        ("several", -0.3, -1.0),
+        ("dependent", 0.1, 0.2),
+        ("one", 0.3, 0.3),
+        ("more_than_people", 0.1, 0.2),
+    ],
+)
+def test_every_row_agrees_with_the_plain_estimator_from_its_own_start(
+    run, kind, add, var, observed
+):
+    rng = np.random.default_rng(7)
+    n = 203 if kind == "more_than_people" else 501
+    calls = make_calls(rng, n)
+    null = make_null(make_effects(kind, n), calls, rng, add, var)
+    found = RUN[run](null, calls, observed=observed)
+    assert (found.status == Status.OK).all()
+    for row in range(len(calls)):
+        assert_agrees(run, row, found, fit_plainly(null, calls[row], observed=observed))
+
+
+@pytest.mark.parametrize("run", RUN)
+@pytest.mark.parametrize("observed", [False, True], ids=["expected", "observed"])
+def test_a_random_variance_of_zero(run, observed):
+    rng = np.random.default_rng(5)
+    n = 401
+    calls = make_calls(rng, n)
+    effects = random_effects_of(n, ["2"] * 12, seed=2)
+    G = effects.design("")
+    noise = rng.standard_normal(n)
+    # Residuals that are less alike than independent ones along the random effects.
+    y = 0.02 * calls[0] + noise - G @ np.linalg.lstsq(G, noise)[0]
+    null = null_model_of(y, effects=effects)
+    found = RUN[run](null, calls, observed=observed)
+    assert (found.status == Status.RANDOM_VARIANCE_AT_ZERO).all()
+    for row in range(len(calls)):
+        assert_agrees(run, row, found, fit_plainly(null, calls[row], observed=observed))
+
+
+def degenerate(kind, y, rng):
+    n = len(y)
+    g = np.zeros(n, np.int8)
+    carriers = rng.choice(n, 8, replace=False)
+    y = y.copy()
+    if kind == "one_carrier":
+        g[carriers[0]] = 1
+    elif kind == "tied_carriers":
+        g[carriers] = 1
+        y[carriers] = 1.7
+    elif kind == "tied_and_few_random_effects":
+        g[carriers[:2]] = 1
+        y[carriers[:2]] = 1.7
+    elif kind == "monomorphic":
+        g[:] = 2
+        g[carriers] = -1
+    elif kind == "no_calls":
+        g[:] = -1
+    elif kind == "four_calls":
+        g[:] = -1
+        g[carriers[:4]] = [0, 1, 2, 1]
+    elif kind == "perfect":
+        g = rng.binomial(2, 0.3, n).astype(np.int8)
+        y = 1.0 * g
+    return g, y
+
+
+@pytest.mark.parametrize("run", RUN)
+@pytest.mark.parametrize("observed", [False, True], ids=["expected", "observed"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one_carrier",
+        "tied_carriers",
+        "tied_and_few_random_effects",
+        "monomorphic",
+        "no_calls",
+        "four_calls",
+    ],
+)
+def test_what_cannot_be_estimated_has_the_status_of_the_plain_estimator(run, kind, observed):
+    rng = np.random.default_rng(11)
+    n = 299
+    effects = random_effects_of(n, ["2"] * 5, seed=4)
+    y = rng.standard_normal(n) + effects.design("") @ [1.0, -0.5, 0.7, -1.2, 0.3]
+    g, y = degenerate(kind, y, rng)
+    null = null_model_of(y, effects=effects)
+    calls = np.array([g, rng.binomial(2, 0.4, n)], np.int8)
+    found = RUN[run](null, calls, observed=observed)
+    if kind in ("no_calls", "four_calls"):
+        assert found.status[0] == Status.NOT_UNIQUE
+        assert np.isnan(found.add[0])
+    else:
+        assert_agrees(run, 0, found, fit_plainly(null, calls[0], observed=observed))
+    assert found.status[0] != Status.PENDING
+    assert_agrees(run, 1, found, fit_plainly(null, calls[1], observed=observed))
+
+
+def test_a_phenotype_that_the_genotype_explains_wholly_is_unbounded():
+    rng = np.random.default_rng(0)
+    n = 200
+    calls = rng.binomial(2, 0.3, (1, n)).astype(np.int8)
+    effects = random_effects_of(n, ["2"] * 5, seed=4)
+    null = make_null(effects, calls, rng)
+    perfect = NullModel(**{**vars(null), "y": calls[0] - calls[0].mean()})
+    for run in RUN.values():
+        assert run(perfect, calls).status[0] == Status.UNBOUNDED
+
+
+@pytest.mark.parametrize("run", RUN)
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_the_unit_of_the_phenotype_changes_no_test(run, unit):
+    n = 301
+    results = []
+    for factor in (1.0, unit):
+        rng = np.random.default_rng(8)
+        calls = make_calls(rng, n)
+        null = make_null(make_effects("several", n), calls, rng, 0.4, 0.5, unit=factor)
+        results.append(RUN[run](null, calls))
+    one, other = results
+    assert (one.status == other.status).all()
+    rtol = 1e-5 if run == "quasi" else 1e-8
+    for name in COLUMNS:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", RUN)
+def test_a_variant_has_the_same_numbers_in_any_block(run):
+    rng = np.random.default_rng(4)
+    n = 403
+    calls = make_calls(rng, n)
+    contigs = np.array(["1", "2", "3", "1", "2", "3"], dtype=object)
+    null = make_null(make_effects("several", n), calls, rng)
+    whole = RUN[run](null, calls, contigs)
+    for rows in ([0], [5, 1], [4, 2, 3, 0]):
+        part = RUN[run](null, calls[rows], contigs[rows])
+        for name in COLUMNS:
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+
+
+def large_null(n, l_random, rng, structured=False):
+    """A cohort in which second order is worth while, with two kinds of variants to test."""
+    m = 12
+    frequencies = np.repeat(rng.uniform(0.1, 0.5, m)[:, None], n, axis=1)
+    contigs, population = ["2"] * l_random, np.zeros(n)
+    if structured:
+        population = np.repeat([-1.0, 1.0], [n // 3, n - n // 3])
+        frequencies = frequencies + 0.04 * population
+    calls = rng.binomial(2, frequencies).astype(np.int8)
+    calls[6:][rng.random((m - 6, n)) < 0.02] = -1
+    drift = rng.uniform(-0.1, 0.1, l_random) * structured
+    columns = rng.binomial(2, 0.4 + population[:, None] * drift).astype(float)
+    columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+    effects = RandomEffects(columns, tuple(contigs), tuple(contigs))
+    return make_null(effects, calls, rng, 0.05, 0.1, share=0.6), calls
+
+
+@pytest.mark.parametrize("structured", [False, True], ids=["unstructured", "two_populations"])
+def test_the_second_order_kernel_keeps_within_its_own_bound(structured):
+    null, calls = large_null(4001, 80, np.random.default_rng(9), structured)
+    eigen, packed = eigenstructures(null), pack(calls)
+    exact = fit_grams(null, packed, contigs_of(len(calls)), eigen)
+    basis = quasi_bases(null, eigen, [""])[""]
+    sums = quasi_sums(basis, packed, null.samples)
+    first = fit_quasi_sums(basis, sums)
+    again = fit_quasi_sums(basis, refine_sums(basis, sums, first.shift, packed, null.samples))
+    for fits in (first, again):
+        deviations = np.abs(
+            [
+                (fits.add - exact.add) / np.sqrt(exact.add_variance),
+                (fits.var - exact.var) / np.sqrt(exact.var_variance),
+                (fits.random_variance - exact.random_variance)
+                / np.sqrt(exact.random_variance_variance),
+            ]
+        )
+        assert (deviations <= fits.bound.T).all()
+    # The bound is of use: it lets most variants through, and missing calls once refined.
+    assert (first.bound[1:6, :2] < 0.01).all()
+    assert (again.bound[:, :2] < 0.01).all()
+    assert (again.bound[6:, 1] < 0.2 * first.bound[6:, 1]).all()
+    np.testing.assert_allclose(again.covariance[:, 1, 1], exact.add_variance, rtol=1e-3)
+    np.testing.assert_allclose(again.covariance[:, 3, 3], exact.var_variance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("theta", [(0.1, 0.2, 0.3), (-0.4, -0.5, 1e-4)])
+def test_the_gradient_of_the_second_order_function(theta):
+    null, calls = large_null(301, 20, np.random.default_rng(6))
+    basis = quasi_bases(null, eigenstructures(null), [""])[""]
+    sums = quasi_sums(basis, pack(calls), null.samples)
+    j = 8  # one with missing calls
+    counts = np.append(sums.counts[j], 301 - sums.counts[j].sum())
+    # Far from β, so that no term is small by chance.
+    data = (
+        np.array([-0.8, 0.4, 1.3]), counts, sums.residuals[j], sums.squares[j], sums.sums[j],
+        sums.products[j], sums.series[j], sums.ratio[j], basis.eigen.values, sums.beta[j] + 0.1,
+        basis.squares, *basis.log_range,
+    )  # fmt: skip
+    work = np.zeros(5), np.zeros((5, 5)), np.zeros(5), np.zeros(len(basis.beta))
+
+    def value(at, profiled=False):
+        alpha = at[:2].copy()
+        return evaluate(at[2:].copy(), alpha, profiled, *data, *work), alpha
+
+    at = np.array([0.05, -0.1, *theta])
+    value(at)
+    gradient = work[0].copy()
+    for k in range(5):
+        step = np.zeros(5)
+        step[k] = 1e-5
+        difference = (value(at + step)[0] - value(at - step)[0]) / 2e-5
+        np.testing.assert_allclose(gradient[k], difference, rtol=1e-6, atol=1e-5)
+    best, alpha = value(at, profiled=True)
+    np.testing.assert_allclose(work[0][:2], 0, atol=1e-9)
+    assert best < value(np.array([*(alpha + 0.01), *theta]))[0]
+
+
+def test_second_order_fits_are_the_same_bit_for_bit_in_any_block():
+    null, calls = large_null(1003, 37, np.random.default_rng(2))
+    eigen, bases = eigenstructures(null), quasi_bases(null, eigenstructures(null), [""])
+    many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(12)])
+    packed = pack(many)
+    whole = fit_quasi(null, packed, contigs_of(len(many)), eigen, bases=bases)
+    for rows in (np.arange(143, -1, -1), np.arange(50, 60), np.array([70])):
+        part = fit_quasi(null, packed[rows], contigs_of(len(rows)), eigen, bases=bases)
+        for name in [*COLUMNS, "status"]:
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+
+
+def test_a_tolerance_of_zero_is_the_exact_kernel():
+    null, calls = large_null(501, 20, np.random.default_rng(2))
+    eigen, contigs = eigenstructures(null), contigs_of(len(calls))
+    quasi = fit_quasi(null, pack(calls), contigs, eigen, tolerance=0.0)
+    exact = fit_grams(null, pack(calls), contigs, eigen)
+    for name in [*COLUMNS, "status"]:
+        np.testing.assert_array_equal(getattr(quasi, name), getattr(exact, name))
+
+
+@pytest.mark.parametrize("h2", [0.0, 1e-5, 0.4])
+def test_value_and_derivatives_are_those_of_the_dense_model(h2):
+    rng = np.random.default_rng(3)
+    n = 71
+    calls = make_calls(rng, n)
+    null = make_null(make_effects("several", n), calls, rng)
+    structure = eigenstructures(null)["2"]
+    genotype = np.where(calls[2] < 0, np.nan, calls[2])
+    data, people = class_grams(structure, Totals.of(structure, null.y), null.y, genotype)
+    v = data.copies - 0.7
+    design = np.column_stack((np.ones_like(v), v))
+    objective = GramObjective(data, design, people, null.y, structure, 1.0, 1.0)
+    called = ~np.isnan(genotype)
+    X = np.column_stack((np.ones(called.sum()), genotype[called] - 0.7))
+    dense = dense_model()(null.y[called], X, X, null.random_effects.design("2")[called])
+    for b in ([0.1, -0.2], [-0.5, 1.1]):
+        b = np.array(b)
+        at = objective.at(np.append(b, h2))
+        alpha = dense.alpha(b, h2)
+        np.testing.assert_allclose(at.alpha, alpha, rtol=1e-9)
+        value = at.value + np.log(2 * np.pi)
+        np.testing.assert_allclose(-0.5 * called.sum() * value, dense.profile(b, h2), rtol=1e-11)
+        gradient = dense.gradient(alpha, b, h2) / called.sum()
+        np.testing.assert_allclose(at.gradient, gradient[2:], rtol=1e-8, atol=1e-10)
+        hessian = 0.5 * dense.hessian(alpha, b, h2)
+        np.testing.assert_allclose(at.observed, hessian, rtol=1e-8, atol=1e-8)
+        expected = dense.expected_information(b, h2)
+        np.testing.assert_allclose(at.expected, expected, rtol=1e-8, atol=1e-8)
+        for c, members in enumerate(people):
+            e = dense.y - X @ alpha - h2 * structure_effects(dense, alpha, b, h2)
+            chosen = np.isin(np.flatnonzero(called), members)
+            found = objective.residuals(c, float(design[c] @ alpha), h2 * at.u)
+            np.testing.assert_allclose(found, e[chosen], atol=1e-10)
+
+
+def structure_effects(dense, alpha, b, h2) -> np.ndarray:
+    """GGᵀΣ⁻¹r: the prediction of the random effects over h2."""
+    return dense.GG @ np.linalg.solve(dense.sigma(b, h2), dense.y - dense.X @ alpha)
+
+
+def test_the_memory_estimate_grows_with_everything():
+    least = work_bytes(100, 1000, 50)
+    assert least < min(work_bytes(1000, 1000, 50), work_bytes(100, 2000, 50))
+    assert least < work_bytes(100, 1000, 100)
+    assert work_bytes(100, 1000, 10**6) == work_bytes(100, 1000, 1000)
+
+
+def test_a_model_with_covariates_is_refused():
+    rng = np.random.default_rng(4)
+    effects = random_effects_of(50, ["2"] * 5, seed=4)
+    null = null_model_of(rng.standard_normal(50), rng.standard_normal(50), effects=effects)
+    calls = rng.binomial(2, 0.3, (1, 50)).astype(np.int8)
+    for run in (run_grams, run_quasi):
+        with pytest.raises(ValueError, match="intercept-only"):
+            run(null, calls)
