@@ -80,20 +80,21 @@ def run_partition(task: PartitionTask) -> PartitionRecord:
         dataset = _dataset(task.genotypes, task.genotype_fingerprint)
         store = _store(task.store, task.run_id)
         null = _null_model(task.store, task.run_id, task.phenotype)
-        packed = dataset.read_packed(partition.start, partition.stop)
-        contigs = dataset.variants(partition.start, partition.stop).contig
+        start, stop = partition.start, partition.stop
+        contigs = dataset.variants(start, stop).contig
         # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
         # scan is cut, or a trait's last digits would depend on the traits beside it.
         chunk = dataset.chunk_variants
-        blocks = [
-            fit_block(null, packed[a : a + chunk], contigs[a : a + chunk], task.options)
-            for a in range(0, len(packed), chunk)
-        ]
+        blocks = []
+        for first in range(start, stop, chunk):
+            last = min(first + chunk, stop)
+            packed = dataset.read_packed(first, last)
+            blocks.append(
+                fit_block(null, packed, contigs[first - start : last - start], task.options)
+            )
         columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         try:
-            checksum = store.write_partition(
-                partition.phenotype, partition.start, partition.stop, columns
-            )
+            checksum = store.write_partition(partition.phenotype, start, stop, columns)
         except OSError as error:
             raise write_error(Path(task.store), error) from error
     except HlmmScanError:
