@@ -28,7 +28,7 @@ from hlmm_scan.scan.prepare import (
 from hlmm_scan.scan.progress import Progress
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status
-from hlmm_scan.staging import write_error
+from hlmm_scan.staging import sweep, write_error
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
         raise InputError(f"{output}: holds something else; choose another --output")
     inputs = read_inputs(config)
     if output.exists() and not overwrite:
+        sweep(output)  # a run killed as it put the store into place left an empty folder beside it
         store = ResultStore.open(output)
         changed = differing(store.plan["parameters"], inputs.parameters())
         if changed:

@@ -186,23 +186,23 @@ def check_variant(results: xr.Dataset, variant: int, fit, called: np.ndarray) ->
     covariance = fit.covariance[a, b]
     assert got["status"] == fit.status
     assert got["n"] == called.sum()
-    assert abs(got["add"] - fit.alpha[a]) < 1e-6 * fit.alpha_se[a]
-    assert abs(got["var"] - fit.beta[-1]) < 1e-6 * fit.beta_se[-1]
+    assert abs(got["add"] - fit.alpha[a]) < 1e-5 * fit.alpha_se[a]
+    assert abs(got["var"] - fit.beta[-1]) < 1e-5 * fit.beta_se[-1]
     assert got["add_se"] == pytest.approx(fit.alpha_se[a], rel=1e-6)
     assert got["var_se"] == pytest.approx(fit.beta_se[-1], rel=1e-6)
     scale = fit.alpha_se[a] * fit.beta_se[-1]
-    assert got["add_var_cov"] == pytest.approx(covariance, abs=1e-6 * scale)
+    assert got["add_var_cov"] == pytest.approx(covariance, abs=1e-5 * scale)
     assert got["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=1e-6)
     chi2 = joint_chi2(
         fit.alpha[a], fit.beta[-1], fit.alpha_se[a] ** 2, fit.beta_se[-1] ** 2, covariance
     )
-    assert got["av_chi2"] == pytest.approx(float(chi2), rel=1e-5, abs=1e-6)
-    assert got["av_neg_log10_p"] == pytest.approx(float(neg_log10_p(chi2, 2)), rel=1e-5, abs=1e-6)
+    assert got["av_chi2"] == pytest.approx(float(chi2), rel=1e-4, abs=1e-6)
+    assert got["av_neg_log10_p"] == pytest.approx(float(neg_log10_p(chi2, 2)), rel=1e-4, abs=1e-6)
     for name, estimate, se in (
         ("add", fit.alpha[a], fit.alpha_se[a]), ("var", fit.beta[-1], fit.beta_se[-1])
     ):  # fmt: skip
         p = float(wald_neg_log10_p(estimate, se))
-        assert got[f"{name}_neg_log10_p"] == pytest.approx(p, rel=1e-5, abs=1e-6)
+        assert got[f"{name}_neg_log10_p"] == pytest.approx(p, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("se", ["expected", "observed"])
@@ -258,7 +258,7 @@ def test_the_same_with_random_effects_of_which_calls_are_blanked_too(disturbed, 
         fit = HLMM(y[called], X, V, G[called]).fit()
         check_variant(results, variant, fit, called)
         h2 = float(results["random_variance"].values[0, variant])
-        assert abs(h2 - fit.random_variance) < 1e-6 * fit.random_variance_se
+        assert abs(h2 - fit.random_variance) < 1e-5 * fit.random_variance_se
         residual = np.exp(V @ fit.beta).mean()
         fraction = float(results["random_variance_fraction"].values[0, variant])
-        assert fraction == pytest.approx(h2 / (h2 + residual), rel=1e-6)
+        assert fraction == pytest.approx(h2 / (h2 + residual), rel=1e-5)

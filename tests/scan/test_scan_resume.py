@@ -113,6 +113,15 @@ def test_a_complete_scan_run_again_does_nothing(bench):
     assert tree(reference) == before
 
 
+def test_what_a_run_killed_while_preparing_left_is_swept_also_on_resume(bench, tmp_path):
+    store = copy_of(bench, tmp_path)
+    left = tmp_path / ".copy.zarr.x7.partial"
+    left.mkdir()
+    (left / "lock").touch()
+    run.prepare(bench.config(store))
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.zarr"]
+
+
 # Prepare, dry run, overwrite ----------------------------------------------------------------
 
 
