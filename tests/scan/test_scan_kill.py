@@ -124,7 +124,7 @@ def test_kills_before_during_and_after_prepare_are_all_gone_on_with(runs, tmp_pa
         return output.exists()
 
     def preparing() -> bool:
-        return prepared() or any(tmp_path.glob(".r.zarr.*.partial"))
+        return prepared() or any(tmp_path.glob(".r.zarr.*.partial/content/null"))
 
     def running() -> bool:
         return any(output.glob("status/c/0/*"))

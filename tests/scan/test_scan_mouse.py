@@ -179,30 +179,38 @@ def designs(mean, variance, genotype):
     return np.column_stack([ones, mean, genotype]), np.column_stack([ones, variance, genotype])
 
 
-def check_variant(results: xr.Dataset, variant: int, fit, called: np.ndarray) -> None:
-    """Assert that one variant is what the plain model gives."""
+JOINT, EXACT = 5e-5, 1e-6
+"""Standard errors from the maximum: what the joint HLM kernel keeps at any n, and the HLMM's."""
+
+
+def check_variant(
+    results: xr.Dataset, variant: int, fit, called: np.ndarray, tolerance: float
+) -> None:
+    """Assert that one variant is what the plain model gives, to a fraction of a standard error."""
     got = {name: float(results[name].values[0, variant]) for name in results.data_vars}
     a, b = len(fit.alpha) - 1, len(fit.alpha) + len(fit.beta) - 1
     covariance = fit.covariance[a, b]
     assert got["status"] == fit.status
     assert got["n"] == called.sum()
-    assert abs(got["add"] - fit.alpha[a]) < 1e-5 * fit.alpha_se[a]
-    assert abs(got["var"] - fit.beta[-1]) < 1e-5 * fit.beta_se[-1]
-    assert got["add_se"] == pytest.approx(fit.alpha_se[a], rel=1e-6)
-    assert got["var_se"] == pytest.approx(fit.beta_se[-1], rel=1e-6)
+    assert abs(got["add"] - fit.alpha[a]) < tolerance * fit.alpha_se[a]
+    assert abs(got["var"] - fit.beta[-1]) < tolerance * fit.beta_se[-1]
+    assert got["add_se"] == pytest.approx(fit.alpha_se[a], rel=tolerance)
+    assert got["var_se"] == pytest.approx(fit.beta_se[-1], rel=tolerance)
     scale = fit.alpha_se[a] * fit.beta_se[-1]
-    assert got["add_var_cov"] == pytest.approx(covariance, abs=1e-5 * scale)
+    assert got["add_var_cov"] == pytest.approx(covariance, abs=tolerance * scale)
     assert got["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=1e-6)
     chi2 = joint_chi2(
         fit.alpha[a], fit.beta[-1], fit.alpha_se[a] ** 2, fit.beta_se[-1] ** 2, covariance
     )
-    assert got["av_chi2"] == pytest.approx(float(chi2), rel=1e-4, abs=1e-6)
-    assert got["av_neg_log10_p"] == pytest.approx(float(neg_log10_p(chi2, 2)), rel=1e-4, abs=1e-6)
+    assert got["av_chi2"] == pytest.approx(float(chi2), rel=10 * tolerance, abs=1e-6)
+    assert got["av_neg_log10_p"] == pytest.approx(
+        float(neg_log10_p(chi2, 2)), rel=10 * tolerance, abs=1e-6
+    )
     for name, estimate, se in (
         ("add", fit.alpha[a], fit.alpha_se[a]), ("var", fit.beta[-1], fit.beta_se[-1])
     ):  # fmt: skip
         p = float(wald_neg_log10_p(estimate, se))
-        assert got[f"{name}_neg_log10_p"] == pytest.approx(p, rel=1e-4, abs=1e-6)
+        assert got[f"{name}_neg_log10_p"] == pytest.approx(p, rel=10 * tolerance, abs=1e-6)
 
 
 @pytest.mark.parametrize("se", ["expected", "observed"])
@@ -223,7 +231,7 @@ def test_blanked_reordered_and_absent_mice_are_as_one_variant_at_a_time(disturbe
         called = np.isfinite(genotype)
         assert 0.01 < 1 - called.mean() < 0.06
         X, V = designs(mean[called], variance[called], genotype[called])
-        check_variant(results, variant, HLM(y[called], X, V).fit(information=se), called)
+        check_variant(results, variant, HLM(y[called], X, V).fit(information=se), called, JOINT)
         frequency = float(results["effect_allele_frequency"].values[0, variant])
         assert frequency == pytest.approx(np.nanmean(genotype) / 2)
 
@@ -256,9 +264,9 @@ def test_the_same_with_random_effects_of_which_calls_are_blanked_too(disturbed, 
         called = np.isfinite(genotype)
         X, V = designs(mean[called], variance[called], genotype[called])
         fit = HLMM(y[called], X, V, G[called]).fit()
-        check_variant(results, variant, fit, called)
+        check_variant(results, variant, fit, called, EXACT)
         h2 = float(results["random_variance"].values[0, variant])
-        assert abs(h2 - fit.random_variance) < 1e-5 * fit.random_variance_se
+        assert abs(h2 - fit.random_variance) < EXACT * fit.random_variance_se
         residual = np.exp(V @ fit.beta).mean()
         fraction = float(results["random_variance_fraction"].values[0, variant])
-        assert fraction == pytest.approx(h2 / (h2 + residual), rel=1e-5)
+        assert fraction == pytest.approx(h2 / (h2 + residual), rel=EXACT)
