@@ -15,7 +15,7 @@ from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlm_scoring import fit_scoring
 from hlmm_scan.kernels.hlm_scoring_sweep import TILE
-from hlmm_scan.kernels.hlmm_eigen import covered, fit_grams, fit_quasi
+from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE, covered, fit_grams, fit_quasi
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.prepared import (
     class_sums_plan,
@@ -31,10 +31,6 @@ Float = NDArray[np.float64]
 
 _JOINT_WIDTH_BYTES = 128 << 20
 """Memory for the genotypes that the joint kernel is handed at once."""
-
-QUASI_EXACT_PEOPLE = 20_000
-"""From so many people on the HLMM is fitted to second order, within 1e-3 of a standard error or
-else exactly; below, exact fits are cheap."""
 
 
 @dataclass(frozen=True)

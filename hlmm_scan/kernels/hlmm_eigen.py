@@ -41,10 +41,13 @@ from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
+QUASI_EXACT_PEOPLE = 20_000
+"""From so many people on second-order fits are held to 1e-3 of a standard error, and are worth
+having: below, exact fits are cheap."""
+
 _LEAST_RANDOM_VARIANCE = 0.01  # start off the boundary where the null fit lies on it
 _FEWEST = 5  # people: one more than there are parameters besides h2
 _PERFECT = 1e-13  # largest residual over largest phenotype that is but rounding
-_MANY_PEOPLE = 20_000  # from which quasi-exact fits are held to 1e-3 of a standard error
 _VARIANTS_AT_ONCE = 8 * WIDTH  # whose class sums are held together
 _FRACTIONS = (0.05, 0.2, 0.4, 0.6, 0.8)  # of the variance, tried for the random effects
 
@@ -104,7 +107,7 @@ def fit_grams(
 
 def quasi_tolerance(n: int) -> float:
     """Return how far, in standard errors, a quasi-exact effect may be from the exact one."""
-    return 1e-3 if n >= _MANY_PEOPLE else 1e-2
+    return 1e-3 if n >= QUASI_EXACT_PEOPLE else 1e-2
 
 
 def quasi_bases(
