@@ -117,6 +117,35 @@ RESULTS: tuple[Variable, ...] = (
     Variable("status", _TEST, "int8", "", "What became of this variant and phenotype"),
 )
 
+
+def _companions(suffix: str, how: str) -> tuple[Variable, ...]:
+    """Standard errors and tests by another covariance of the same estimates."""
+    return (
+        Variable(f"add_se_{suffix}", _TEST, "float64", _TRAIT, f"Standard error of add, {how}"),
+        Variable(f"var_se_{suffix}", _TEST, "float64", _LOG_VARIANCE, f"The same of var, {how}"),
+        Variable(f"add_var_cov_{suffix}", _TEST, "float64", "", f"Their covariance, {how}"),
+        Variable(f"add_neg_log10_p_{suffix}", _TEST, "float64", _P, f"Test of add, {how}"),
+        Variable(f"var_neg_log10_p_{suffix}", _TEST, "float64", _P, f"Test of var, {how}"),
+        Variable(f"av_neg_log10_p_{suffix}", _TEST, "float64", _P, f"2-df joint test, {how}"),
+    )
+
+
+ROBUST_RESULTS = _companions("robust", "studentised: right for any distribution of the residuals")
+
+SANDWICH_RESULTS = _companions("sandwich", "sandwich: right also where the variance model is not")
+
+LIKELIHOOD_RATIO_RESULTS: tuple[Variable, ...] = (
+    Variable(
+        "add_lrt_neg_log10_p", _TEST, "float64", _P, "1-df likelihood-ratio test of add, var in"
+    ),
+    Variable(
+        "var_lrt_neg_log10_p", _TEST, "float64", _P, "1-df likelihood-ratio test of var, add in"
+    ),
+    Variable(
+        "av_lrt_neg_log10_p", _TEST, "float64", _P, "2-df likelihood-ratio test of add and var"
+    ),
+)
+
 RANDOM_EFFECT_RESULTS: tuple[Variable, ...] = (
     Variable(
         "random_variance", _TEST, "float64", "phenotype units squared", "Variance of random effects"
@@ -178,15 +207,25 @@ GENOTYPES: tuple[Variable, ...] = (
 )
 
 
-def result_variables(*, random_effects: bool) -> tuple[Variable, ...]:
+def result_variables(
+    *, random_effects: bool, sandwich: bool = False, likelihood_ratio: bool = False
+) -> tuple[Variable, ...]:
     """Variables of a result store over (phenotype, variant).
 
     Parameters
     ----------
     random_effects : bool
         Whether the model has random effects (HLMM).
+    sandwich, likelihood_ratio : bool, default False
+        Whether these were asked for.
     """
-    return RESULTS + RANDOM_EFFECT_RESULTS if random_effects else RESULTS
+    return (
+        RESULTS
+        + ROBUST_RESULTS
+        + SANDWICH_RESULTS * sandwich
+        + LIKELIHOOD_RATIO_RESULTS * likelihood_ratio
+        + RANDOM_EFFECT_RESULTS * random_effects
+    )
 
 
 def find(name: str, variables: Iterable[Variable]) -> Variable:
@@ -205,5 +244,6 @@ def find(name: str, variables: Iterable[Variable]) -> Variable:
 
 def documentation_rows() -> Iterator[tuple[str, str, str]]:
     """Yield (name, unit, description) of every result variable, in stored order."""
-    for variable in (*COORDINATES, *result_variables(random_effects=True)):
+    everything = result_variables(random_effects=True, sandwich=True, likelihood_ratio=True)
+    for variable in (*COORDINATES, *everything):
         yield variable.name, variable.unit, variable.description

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
 from hlmm_scan.kernels import hlm_scoring, hlmm_eigen
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlm_scoring import fit_scoring
 from hlmm_scan.kernels.hlm_scoring_sweep import TILE
@@ -24,7 +24,7 @@ from hlmm_scan.kernels.prepared import (
     scoring_design,
 )
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
-from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
 
 Float = NDArray[np.float64]
@@ -45,18 +45,18 @@ class FitOptions:
         Smallest minor allele count of a kept variant.
     max_missing : float
         Largest fraction of missing calls of a kept variant.
-    observed : bool
-        Standard errors from the observed instead of the expected information.
+    inference : Inference
+        Which standard errors and tests.
 
     Notes
     -----
-    All three are counted in the people of the phenotype.
+    The first three are counted in the people of the phenotype.
     """
 
     min_maf: float = 0.01
     min_mac: float = 20
     max_missing: float = 0.05
-    observed: bool = False
+    inference: Inference = DEFAULT_INFERENCE
 
 
 def fit_block(
@@ -98,10 +98,14 @@ def fit_block(
     estimates.status[:] = filter_status(counts, options)
     rows = np.flatnonzero(estimates.status == Status.PENDING)
     if len(rows) and sums is not None:
-        estimates.put(rows, fit_class_sums(sums[rows], observed=options.observed))
+        moments = null.fits[ALL_RANDOM_EFFECTS].moments
+        estimates.put(
+            rows,
+            fit_class_sums(sums[rows], null.fits[ALL_RANDOM_EFFECTS].moments, options.inference),
+        )
     elif len(rows):
-        estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.observed))
-    return _columns(null, estimates, called, frequency)
+        estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.inference))
+    return _columns(null, estimates, called, frequency, options.inference)
 
 
 def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.int8]:
@@ -134,73 +138,91 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
 
 
 def _fit(
-    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
+    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], inference: Inference
 ) -> Estimates:
     """Fit variants whose class sums do not decide: random effects or covariates."""
     if null.random_effects is not None:
-        return _fit_random(null, packed, contigs, observed)
+        return _fit_random(null, packed, contigs, inference)
     design = scoring_design(null)
     estimates = Estimates.empty(len(packed))
     for rows in _slices(len(packed), joint_width(null.n)):
         genotypes = unpack_samples(packed[rows], null.samples).T
-        estimates.put(
-            np.arange(rows.start, rows.stop), fit_scoring(design, genotypes, observed=observed)
-        )
+        estimates.put(np.arange(rows.start, rows.stop), fit_scoring(design, genotypes, inference))
     return estimates
 
 
 def _fit_random(
-    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], observed: bool
+    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], inference: Inference
 ) -> Estimates:
     """Fit the HLMM: on the shared eigenstructure where no covariates stand in the way."""
     if not covered(null):
-        return fit_exact(null, packed, contigs, observed=observed)
+        return fit_exact(null, packed, contigs, inference=inference)
     keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
     eigen = {key: eigenstructure(null, key) for key in keys}
     if null.n < QUASI_EXACT_PEOPLE:
-        return fit_grams(null, packed, contigs, eigen, observed=observed)
+        return fit_grams(null, packed, contigs, eigen, inference=inference)
     bases = {key: quasi_basis(null, key) for key in keys}
-    return fit_quasi(null, packed, contigs, eigen, observed=observed, bases=bases)
+    return fit_quasi(null, packed, contigs, eigen, inference=inference, bases=bases)
 
 
 def _columns(
-    null: NullModel, estimates: Estimates, called: NDArray[np.int64], frequency: Float
+    null: NullModel,
+    estimates: Estimates,
+    called: NDArray[np.int64],
+    frequency: Float,
+    inference: Inference,
 ) -> dict[str, NDArray[Any]]:
     """Put units and tests on the estimates, under the names of the result store."""
     scale = null.y_scale
     with np.errstate(invalid="ignore"):
-        add_se, var_se = np.sqrt(estimates.add_variance), np.sqrt(estimates.var_variance)
         fraction = estimates.random_variance / (
             estimates.random_variance + estimates.residual_variance
         )
         random_variance_se = np.sqrt(estimates.random_variance_variance)
-    chi2 = joint_chi2(
-        estimates.add,
-        estimates.var,
-        estimates.add_variance,
-        estimates.var_variance,
-        estimates.add_var_covariance,
-    )
     everything: dict[str, NDArray[Any]] = {
         "n": called.astype(np.int32),
         "effect_allele_frequency": frequency,
         "add": estimates.add * scale,
-        "add_se": add_se * scale,
-        "add_neg_log10_p": wald_neg_log10_p(estimates.add, add_se),
         "var": estimates.var,
-        "var_se": var_se,
-        "var_neg_log10_p": wald_neg_log10_p(estimates.var, var_se),
-        "add_var_cov": estimates.add_var_covariance * scale,
-        "av_chi2": chi2,
-        "av_neg_log10_p": neg_log10_p(chi2, 2),
         "log_likelihood": estimates.log_likelihood - called * np.log(scale),
+        "add_lrt_neg_log10_p": neg_log10_p(estimates.add_lrt, 1),
+        "var_lrt_neg_log10_p": neg_log10_p(estimates.var_lrt, 1),
+        "av_lrt_neg_log10_p": neg_log10_p(estimates.av_lrt, 2),
         "random_variance": estimates.random_variance * scale**2,
         "random_variance_se": random_variance_se * scale**2,
         "random_variance_fraction": fraction,
         "status": estimates.status,
     }
-    names = [v.name for v in result_variables(random_effects=null.random_effects is not None)]
-    return {name: everything[name] for name in names}
+    for suffix in ("", "_robust", "_sandwich"):
+        everything.update(_tests(estimates, suffix, scale))
+    variables = result_variables(
+        random_effects=null.random_effects is not None,
+        sandwich=inference.sandwich,
+        likelihood_ratio=inference.likelihood_ratio,
+    )
+    return {v.name: everything[v.name] for v in variables}
+
+
+def _tests(estimates: Estimates, suffix: str, scale: float) -> dict[str, Float]:
+    """Standard errors and tests by one of the covariances."""
+    add, var = estimates.add, estimates.var
+    covariance = [
+        getattr(estimates, name + suffix)
+        for name in ("add_variance", "var_variance", "add_var_covariance")
+    ]
+    with np.errstate(invalid="ignore"):
+        add_se, var_se = np.sqrt(covariance[0]), np.sqrt(covariance[1])
+    chi2 = joint_chi2(add, var, *covariance)
+    tests = {
+        "add_se": add_se * scale,
+        "add_neg_log10_p": wald_neg_log10_p(add, add_se),
+        "var_se": var_se,
+        "var_neg_log10_p": wald_neg_log10_p(var, var_se),
+        "add_var_cov": covariance[2] * scale,
+        "av_chi2": chi2,
+        "av_neg_log10_p": neg_log10_p(chi2, 2),
+    }
+    return {name + suffix: values for name, values in tests.items()}
 
 
 def _slices(m: int, width: int) -> Iterator[slice]:

@@ -13,6 +13,32 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Inference:
+    """Which standard errors and tests a fit is to have besides the default ones.
+
+    Attributes
+    ----------
+    observed : bool, default False
+        Model covariance from the observed instead of the expected information.
+    sandwich : bool, default False
+        Also the sandwich covariance.
+    likelihood_ratio : bool, default False
+        Also the three likelihood-ratio tests, which refit without either effect and without both.
+
+    Notes
+    -----
+    The studentised covariance is always given: it costs next to nothing (math.md §2).
+    """
+
+    observed: bool = False
+    sandwich: bool = False
+    likelihood_ratio: bool = False
+
+
+DEFAULT_INFERENCE = Inference()
+
+
+@dataclass(frozen=True)
 class Estimates:
     """Estimates of m variants in standardised units; NaN where there is none.
 
@@ -21,7 +47,14 @@ class Estimates:
     add, var : ndarray, shape (m,)
         Additive effect on the mean and log-linear effect on the variance, per effect allele.
     add_variance, var_variance, add_var_covariance : ndarray, shape (m,)
-        Sampling covariance of the two.
+        Sampling covariance of the two under the model.
+    add_variance_robust, var_variance_robust, add_var_covariance_robust : ndarray, shape (m,)
+        The same, studentised: with the pooled third and fourth moments of the null residuals.
+    add_variance_sandwich, var_variance_sandwich, add_var_covariance_sandwich : ndarray, shape (m,)
+        The same by the sandwich, where it was asked for.
+    add_lrt, var_lrt, av_lrt : ndarray, shape (m,)
+        Likelihood-ratio statistics of the additive effect given the variance effect, of the
+        variance effect given the additive one, and of both, where they were asked for.
     log_likelihood : ndarray, shape (m,)
     random_variance, random_variance_variance : ndarray, shape (m,)
         Variance of the random effects and its sampling variance (HLMM).
@@ -36,6 +69,15 @@ class Estimates:
     add_variance: Float
     var_variance: Float
     add_var_covariance: Float
+    add_variance_robust: Float
+    var_variance_robust: Float
+    add_var_covariance_robust: Float
+    add_variance_sandwich: Float
+    var_variance_sandwich: Float
+    add_var_covariance_sandwich: Float
+    add_lrt: Float
+    var_lrt: Float
+    av_lrt: Float
     log_likelihood: Float
     random_variance: Float
     random_variance_variance: Float

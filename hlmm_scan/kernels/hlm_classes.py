@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -290,15 +290,21 @@ def _fit_all(
             out[j] = np.nan
 
 
-def fit_class_sums(sums: Float, *, observed: bool = False) -> Estimates:
+def fit_class_sums(
+    sums: Float,
+    moments: tuple[float, float] = (0.0, 3.0),
+    inference: Inference = DEFAULT_INFERENCE,
+) -> Estimates:
     """Fit the HLM with intercept-only designs to class sums.
 
     Parameters
     ----------
     sums : ndarray, shape (m, 3, 3)
         As :func:`class_sums` returns them; `y` of mean near 0 and variance near 1.
-    observed : bool, default False
-        Covariance from the observed information instead of the expected one.
+    moments : tuple of float, default those of the normal distribution
+        Third and fourth moment of the null residuals.
+    inference : Inference, optional
+        Which standard errors and tests to give.
 
     Returns
     -------
@@ -314,7 +320,7 @@ def fit_class_sums(sums: Float, *, observed: bool = False) -> Estimates:
     m = len(sums)
     estimates = Estimates.empty(m)
     out = np.full((m, 6), np.nan)
-    _fit_all(np.ascontiguousarray(sums, np.float64), observed, out, estimates.status)
+    _fit_all(np.ascontiguousarray(sums, np.float64), inference.observed, out, estimates.status)
     columns = (
         estimates.add,
         estimates.var,

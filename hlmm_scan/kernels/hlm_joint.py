@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -226,7 +226,9 @@ def _unique(gram: Float) -> NDArray[np.bool_]:
     return unique
 
 
-def fit_joint(design: JointDesign, genotypes: Float, *, observed: bool = False) -> Estimates:
+def fit_joint(
+    design: JointDesign, genotypes: Float, inference: Inference = DEFAULT_INFERENCE
+) -> Estimates:
     """Fit the HLM with all covariates free, for a block of variants.
 
     Parameters
@@ -235,8 +237,8 @@ def fit_joint(design: JointDesign, genotypes: Float, *, observed: bool = False) 
     genotypes : ndarray, shape (n, m)
         Copies of the effect allele (or dosages), NaN where missing: those people are left out for
         that variant.
-    observed : bool, default False
-        Covariance from the observed information instead of the expected one.
+    inference : Inference, optional
+        Which standard errors and tests to give.
 
     Returns
     -------
@@ -299,7 +301,7 @@ def fit_joint(design: JointDesign, genotypes: Float, *, observed: bool = False) 
                     people[finished],
                     expected[finished],
                     status[finished],
-                    observed,
+                    inference.observed,
                 ),
             )
             rows, b, people, spread = rows[moving], b[moving], people[moving], spread[moving]

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_scoring_steps import PAIRS, UNIQUE, Metric, Rows, State
@@ -55,7 +55,9 @@ _SE = 1e-3  # estimated relative error of an information above which it is compu
 
 
 def fit_scoring(
-    design: JointDesign | ScoringDesign, genotypes: Float, *, observed: bool = False
+    design: JointDesign | ScoringDesign,
+    genotypes: Float,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Fit the HLM with all covariates free, for a block of variants.
 
@@ -66,8 +68,8 @@ def fit_scoring(
     genotypes : ndarray, shape (n, m)
         Copies of the effect allele (or dosages), NaN where missing: those people are left out for
         that variant.
-    observed : bool, default False
-        Covariance from the observed information instead of the expected one: exact, and quadratic
+    inference : Inference, optional
+        Which standard errors and tests to give. The observed information is exact, and quadratic
         in the number of covariates.
 
     Returns
@@ -82,14 +84,14 @@ def fit_scoring(
     for start in range(0, m, TILE):
         rows = np.arange(start, min(start + TILE, m))
         fits = _Fits.of(prepared, Tile.of(genotypes[:, rows[0] : rows[-1] + 1]), rows)
-        late += _finish(fits, fits.begin(), estimates, observed, leave=TILE // 4)
+        late += _finish(fits, fits.begin(), estimates, inference, leave=TILE // 4)
         waiting = sum(len(state.index) for _, state in late)
         if late and (waiting >= TILE or start + TILE >= m):
-            _finish(*_Fits.join(late), estimates, observed, leave=0)
+            _finish(*_Fits.join(late), estimates, inference, leave=0)
             late = []
     rest = np.flatnonzero(estimates.status == Status.PENDING)
     if len(rest):
-        estimates.put(rest, fit_joint(prepared.joint, genotypes[:, rest], observed=observed))
+        estimates.put(rest, fit_joint(prepared.joint, genotypes[:, rest], inference))
     return estimates
 
 
@@ -117,7 +119,7 @@ def work_bytes(n: int, c: int, v: int) -> int:
 
 
 def _finish(
-    fits: _Fits, state: State, estimates: Estimates, observed: bool, *, leave: int
+    fits: _Fits, state: State, estimates: Estimates, inference: Inference, *, leave: int
 ) -> list[tuple[_Fits, State]]:
     """Step until done; what stays PENDING in `estimates` is for the exact kernel.
 
@@ -143,7 +145,7 @@ def _finish(
             if done.any():
                 chosen = np.flatnonzero(done)
                 finished = fits.rows[part.index[chosen]]
-                estimates.put(finished, fits.report(part, sweep, chosen, observed))
+                estimates.put(finished, fits.report(part, sweep, chosen, inference))
             state.put(rows, part)
             unfinished[rows] = ~done & (part.rejected < _REJECTED)
         state = state.keep(np.flatnonzero(unfinished))
@@ -434,7 +436,7 @@ class _Fits:
             design.weight - float(w.sum()),
         )
 
-    def report(self, state: State, sweep: Sweep, rows: Rows, observed: bool) -> Estimates:
+    def report(self, state: State, sweep: Sweep, rows: Rows, inference: Inference) -> Estimates:
         """Take the last step of finished variants and put covariances on them.
 
         Parameters
@@ -502,8 +504,8 @@ class _Fits:
         out.add_variance[:] = 1 / (own - explained)
         out.var_variance[:] = 1 / (own_b - explained_b)
         out.add_var_covariance[:] = 0.0
-        for i in np.flatnonzero(~(error() <= _SE) | observed):
-            full = self._information(index[i], final[i], observed=observed)
+        for i in np.flatnonzero(~(error() <= _SE) | inference.observed):
+            full = self._information(index[i], final[i], observed=inference.observed)
             covariance = np.linalg.inv(full)
             out.add_variance[i], out.var_variance[i] = covariance[c, c], covariance[-1, -1]
             out.add_var_covariance[i] = covariance[c, -1]

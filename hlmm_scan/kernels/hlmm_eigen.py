@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import unpack_samples
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlmm_gram import (
     ClassGrams,
@@ -62,8 +62,7 @@ def fit_grams(
     packed: NDArray[np.uint8],
     contigs: NDArray[np.object_],
     eigen: Mapping[str, Eigenstructure],
-    *,
-    observed: bool = False,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Fit the HLMM exactly; what :func:`hlmm_exact.fit_exact` finds, free of n after one pass.
 
@@ -75,8 +74,8 @@ def fit_grams(
     contigs : ndarray of object (str), shape (m,)
     eigen : mapping of str to Eigenstructure
         By left-out chromosome, at least those of `null.fits` that `contigs` ask for.
-    observed : bool, default False
-        Covariance from the observed information instead of the expected one.
+    inference : Inference, optional
+        Which standard errors and tests to give.
 
     Returns
     -------
@@ -100,7 +99,7 @@ def fit_grams(
         for row in np.flatnonzero(keys == key):
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
             fit_one(
-                structure, totals, null.y, genotype, null.fits[key], observed, estimates, int(row)
+                structure, totals, null.y, genotype, null.fits[key], inference, estimates, int(row)
             )
     return estimates
 
@@ -131,8 +130,8 @@ def fit_quasi(
     packed: NDArray[np.uint8],
     contigs: NDArray[np.object_],
     eigen: Mapping[str, Eigenstructure],
+    inference: Inference = DEFAULT_INFERENCE,
     *,
-    observed: bool = False,
     tolerance: float | None = None,
     bases: Mapping[str, QuasiBasis] | None = None,
 ) -> Estimates:
@@ -143,7 +142,7 @@ def fit_quasi(
 
     Parameters
     ----------
-    null, packed, contigs, eigen, observed
+    null, packed, contigs, eigen, inference
         As for :func:`fit_grams`.
     tolerance : float, optional
         Largest acceptable bound on the distance of either effect from the exact one, in standard
@@ -170,7 +169,7 @@ def fit_quasi(
         for start in range(0, len(rows), _VARIANTS_AT_ONCE):
             part = rows[start : start + _VARIANTS_AT_ONCE]
             left.append(
-                _fit_part(basis, packed[part], null.samples, observed, allowed, estimates, part)
+                _fit_part(basis, packed[part], null.samples, inference, allowed, estimates, part)
             )
         remaining = np.concatenate(left)
         totals = Totals.of(eigen[key], null.y) if len(remaining) else None
@@ -178,7 +177,7 @@ def fit_quasi(
             assert totals is not None
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
             fit_one(
-                eigen[key], totals, null.y, genotype, null.fits[key], observed, estimates, int(row)
+                eigen[key], totals, null.y, genotype, null.fits[key], inference, estimates, int(row)
             )
     return estimates
 
@@ -187,7 +186,7 @@ def _fit_part(
     basis: QuasiBasis,
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
-    observed: bool,
+    inference: Inference,
     allowed: float,
     out: Estimates,
     rows: NDArray[np.integer],
@@ -201,7 +200,7 @@ def _fit_part(
     before = np.full(len(rows), np.inf)
     left = []
     while True:
-        fits = fit_quasi_sums(basis, sums, observed=observed)
+        fits = fit_quasi_sums(basis, sums, observed=inference.observed)
         bound = np.maximum(fits.bound[:, :2].max(axis=1), 0.1 * fits.bound[:, 2])
         good = bound <= allowed
         _put(fits, good, out, rows[good])
@@ -258,7 +257,7 @@ def fit_one(
     y: Float,
     genotype: Float,
     null_fit: NullFit,
-    observed: bool,
+    inference: Inference,
     out: Estimates,
     row: int,
 ) -> None:
@@ -295,7 +294,7 @@ def fit_one(
     )
     random_unit = (scale / unit) ** 2
     minimum = _minimise(objective, _start(null_fit, scale, random_unit))
-    _report(minimum, objective, ols, spread, random_unit, observed, out, row)
+    _report(minimum, objective, ols, spread, random_unit, inference, out, row)
 
 
 def _start(null_fit: NullFit, scale: float, random_unit: float) -> Float:
@@ -355,7 +354,7 @@ def _report(
     ols: Float,
     spread: float,
     random_unit: float,
-    observed: bool,
+    inference: Inference,
     out: Estimates,
     row: int,
 ) -> None:
@@ -376,7 +375,7 @@ def _report(
     along = np.linalg.solve(information[:2, :2], information[:2, 2:] @ minimum.last_step)
     status = Status.OK if minimum.converged else Status.NOT_CONVERGED
     free = 5 - minimum.at_bound
-    kind = information if observed else evaluation.expected
+    kind = information if inference.observed else evaluation.expected
     covariance = np.full((5, 5), np.nan)
     covariance[:free, :free] = covariance_from_information(kind[:free, :free])
     if np.isnan(covariance[0, 0]) and minimum.converged:

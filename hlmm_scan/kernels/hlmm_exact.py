@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import unpack_samples
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
@@ -24,8 +24,7 @@ def fit_exact(
     null: NullModel,
     packed: NDArray[np.uint8],
     contigs: NDArray[np.object_],
-    *,
-    observed: bool = False,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Fit the HLMM with the test genotype in both designs.
 
@@ -35,8 +34,8 @@ def fit_exact(
         With random effects.
     packed : ndarray of uint8, shape (m, bytes)
     contigs : ndarray of object (str), shape (m,)
-    observed : bool, default False
-        Covariance from the observed information instead of the expected one.
+    inference : Inference, optional
+        Which standard errors and tests to give.
 
     Returns
     -------
@@ -53,7 +52,7 @@ def fit_exact(
         start = np.append(fit.beta, 0.0), max(fit.random_variance, _LEAST_RANDOM_VARIANCE)
         for row in np.flatnonzero(keys == key):
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
-            _fit_one(null, G, genotype, start, observed, estimates, int(row))
+            _fit_one(null, G, genotype, start, inference, estimates, int(row))
     return estimates
 
 
@@ -62,7 +61,7 @@ def _fit_one(
     G: Float,
     genotype: Float,
     start: tuple[Float, float],
-    observed: bool,
+    inference: Inference,
     out: Estimates,
     row: int,
 ) -> None:
@@ -77,7 +76,7 @@ def _fit_one(
         out.status[row] = Status.NOT_UNIQUE
         return
     model = HLMM(y, np.column_stack([X, g]), np.column_stack([V, g]), G)
-    fit = model.fit(start=start, information="observed" if observed else "expected")
+    fit = model.fit(start=start, information="observed" if inference.observed else "expected")
     out.status[row] = fit.status
     p, q = X.shape[1], X.shape[1] + 1 + V.shape[1]
     out.add[row], out.var[row] = fit.alpha[-1], fit.beta[-1]

@@ -149,7 +149,8 @@ def fit_null(
     fits: dict[str, NullFit] = {}
     if random_effects is None:
         fit = _checked(cohort.phenotype, HLM(y, X, V).fit())
-        fits[ALL_RANDOM_EFFECTS] = _null_fit(fit)
+        residuals = (y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
+        fits[ALL_RANDOM_EFFECTS] = _null_fit(fit, residuals)
     else:
         present = set(random_effects.contigs)
         keys = [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in left_out} & present)]
@@ -206,13 +207,21 @@ def _checked(phenotype: str, fit: Fit) -> Fit:
     return fit
 
 
-def _null_fit(fit: Fit) -> NullFit:
+def _null_fit(fit: Fit, residuals: Float | None = None) -> NullFit:
+    """Keep what scans start from; `residuals` are in units of their standard deviations."""
+    moments = {}
+    if residuals is not None:
+        moments = {
+            "third_moment": float((residuals**3).mean()),
+            "fourth_moment": float((residuals**4).mean()),
+        }
     return NullFit(
         alpha=fit.alpha,
         beta=fit.beta,
         random_variance=float(np.nan_to_num(fit.random_variance)),
         log_likelihood=float(fit.log_likelihood),
         status=fit.status,
+        **moments,
     )
 
 

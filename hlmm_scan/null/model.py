@@ -45,6 +45,9 @@ class NullFit:
     log_likelihood : float
         Of the standardised phenotype.
     status : Status
+    third_moment, fourth_moment : float, default 0 and 3
+        Pooled over people, of the residuals over their standard deviations; those of the normal
+        distribution where nothing else is known. The studentised covariance takes them.
     """
 
     alpha: Float
@@ -52,6 +55,13 @@ class NullFit:
     random_variance: float
     log_likelihood: float
     status: Status
+    third_moment: float = 0.0
+    fourth_moment: float = 3.0
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Third and fourth moment."""
+        return self.third_moment, self.fourth_moment
 
 
 @dataclass(frozen=True)

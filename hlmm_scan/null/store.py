@@ -36,6 +36,7 @@ def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[st
     _put(group, "beta", np.stack([f.beta for f in fits]), (*sets, "variance_covariate"))
     _put(group, "random_variance", np.array([f.random_variance for f in fits]), sets)
     _put(group, "log_likelihood", np.array([f.log_likelihood for f in fits]), sets)
+    _put(group, "moments", np.array([f.moments for f in fits]), (*sets, "moment"))
     _put(group, "status", np.array([f.status for f in fits], np.int8), sets)
     if model.random_effects is not None:
         effects = model.random_effects
@@ -53,14 +54,17 @@ def read_null_model(group: zarr.Group) -> NullModel:
         return np.asarray(cast(zarr.Array[Any], group[name])[...])
 
     fits = {
-        str(name): NullFit(alpha, beta, float(h2), float(log_likelihood), Status(int(status)))
-        for name, alpha, beta, h2, log_likelihood, status in zip(
+        str(name): NullFit(
+            alpha, beta, float(h2), float(log_likelihood), Status(int(status)), *moments
+        )
+        for name, alpha, beta, h2, log_likelihood, status, moments in zip(
             get("left_out_contig"),
             get("alpha"),
             get("beta"),
             get("random_variance"),
             get("log_likelihood"),
             get("status"),
+            get("moments").tolist(),
             strict=True,
         )
     }

@@ -21,6 +21,7 @@ from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions
+from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.null.fit import CovariateFit, fit_null
 from hlmm_scan.null.model import NullModel, contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
@@ -286,7 +287,7 @@ def fit_options(plan: Plan) -> FitOptions:
         min_maf=p["min_maf"],
         min_mac=p["min_mac"],
         max_missing=p["max_missing"],
-        observed=p["se"] == "observed",
+        inference=Inference(observed=p["se"] == "observed"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import class_sums, fit_class_sums
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlmm_exact import fit_exact
@@ -19,18 +19,20 @@ def contigs_of(m: int, contig: str = "1") -> np.ndarray:
 
 
 def run_classes(null: NullModel, calls: np.ndarray, observed: bool = False) -> Estimates:
-    return fit_class_sums(class_sums(pack(calls), null.samples, null.y), observed=observed)
+    return fit_class_sums(
+        class_sums(pack(calls), null.samples, null.y), inference=Inference(observed)
+    )
 
 
 def run_joint(null: NullModel, calls: np.ndarray, observed: bool = False) -> Estimates:
     genotypes = np.where(calls < 0, np.nan, calls.astype(float))[:, null.samples].T
     fit = null.fits[""]
     design = JointDesign(null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta)
-    return fit_joint(design, genotypes, observed=observed)
+    return fit_joint(design, genotypes, Inference(observed))
 
 
 def run_exact(null: NullModel, calls: np.ndarray, observed: bool = False) -> Estimates:
-    return fit_exact(null, pack(calls), contigs_of(len(calls)), observed=observed)
+    return fit_exact(null, pack(calls), contigs_of(len(calls)), Inference(observed))
 
 
 def fit_plainly(null: NullModel, calls: np.ndarray, contig: str = "1", observed=False) -> Fit:

@@ -13,6 +13,7 @@ from plain_reference import fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block, joint_width, work_bytes
+from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.schema import Status, result_variables
 
 EVERYTHING = FitOptions(min_maf=0, min_mac=0, max_missing=1)
@@ -54,7 +55,7 @@ def make_null(kind, n=307, scale=1.0, seed=0, *, loco=True, seed_mode=False):
 @pytest.mark.parametrize("observed", [False, True], ids=["expected", "observed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
-    options = FitOptions(0, 0, 1, observed=observed)
+    options = FitOptions(0, 0, 1, Inference(observed))
     null, calls = make_null(kind, n=702 if kind == "joint" else 307)
     m = 24 if kind == "exact" else 256
     packed, names = pack(calls[:m]), contigs(m)
@@ -220,7 +221,7 @@ def test_effects_errors_and_likelihoods_follow_the_unit_of_the_phenotype(kind, s
 def test_the_joint_test_uses_the_covariance_that_is_reported(kind, observed):
     null, calls = make_null(kind, scale=20.0)
     m = 6 if kind == "exact" else 60
-    options = FitOptions(0, 0, 1, observed=observed)
+    options = FitOptions(0, 0, 1, Inference(observed))
     found = fit_block(null, pack(calls[:m]), contigs(m), options)
     theta = np.column_stack([found["add"], found["var"]])
     C = np.empty((m, 2, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hlmm_scan.kernels import hlm_scoring
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring import fit_scoring, work_bytes
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
@@ -158,8 +158,8 @@ def test_as_the_estimator(case: str, kernel: Any) -> None:
 @pytest.mark.parametrize("case", ["five and one", "twenty", "missing", "stronger"])
 def test_observed_information(case: str) -> None:
     design, genotypes = cohort(**CASES[case])
-    plain = fit_joint(design, genotypes, observed=True)
-    fast = fit_scoring(design, genotypes, observed=True)
+    plain = fit_joint(design, genotypes, Inference(observed=True))
+    fast = fit_scoring(design, genotypes, Inference(observed=True))
     assert gap(fast, plain) < 5e-5
     assert se_gap(fast, plain) < 1e-5
     scale = np.sqrt(plain.add_variance * plain.var_variance)

@@ -11,7 +11,7 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi, quasi_bases, work_bytes
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_gram import GramObjective, Totals, class_grams
@@ -40,17 +40,17 @@ def eigenstructures(null: NullModel) -> dict:
 
 def run_plain(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_exact(null, pack(calls), contigs, observed=observed)
+    return fit_exact(null, pack(calls), contigs, Inference(observed))
 
 
 def run_grams(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_grams(null, pack(calls), contigs, eigenstructures(null), observed=observed)
+    return fit_grams(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
 
 
 def run_quasi(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_quasi(null, pack(calls), contigs, eigenstructures(null), observed=observed)
+    return fit_quasi(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
 
 
 RUN = {"plain": run_plain, "grams": run_grams, "quasi": run_quasi}
