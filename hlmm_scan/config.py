@@ -16,7 +16,9 @@ DEFAULT_MIN_MAF = 0.01
 DEFAULT_MIN_MAC = 20
 DEFAULT_MAX_MISSING = 0.05
 DEFAULT_MISSING_VALUES = ("NA",)
-COVARIATE_MODES = ("joint", "seed")
+DEFAULT_NULL_MODE_REFINE_THRESHOLD = 1e-3
+COVARIATE_MODES = ("joint", "null", "seed")
+METHODS = ("mle", "score")
 INFORMATION = ("expected", "observed")
 
 
@@ -50,9 +52,24 @@ class ScanConfig:
     covariate_mode: str = _option(
         "joint",
         "choice",
-        "joint: refit all covariates at every variant. seed: the 2018 script's shortcut, in its "
+        "joint: refit all covariates at every variant. null: keep them at the fit without a "
+        "variant, project the genotype on them, screen as --method score does, and refit what is "
+        "below --refine-threshold (0.001 unless given). seed: the 2018 script's shortcut, in its "
         "units.",
         choices=COVARIATE_MODES,
+    )
+    method: str = _option(
+        "mle",
+        "choice",
+        "mle: maximum likelihood at every variant. score: one step from the null model, many times "
+        "faster where there are covariates or random effects; status 'screened'.",
+        choices=METHODS,
+    )
+    refine_threshold: float | None = _option(
+        None,
+        "number",
+        "Refit by maximum likelihood the screened variants of which any test has a smaller p; "
+        "status 'refined'. Default: none with --method score.",
     )
     random_effects: Path | None = _option(
         None,
@@ -71,6 +88,12 @@ class ScanConfig:
         "choice",
         "Information the standard errors come from. Default: expected; in seed mode as in 2018.",
         choices=INFORMATION,
+    )
+    sandwich: bool | None = _option(
+        None, "yes_no", "Also standard errors and tests by the sandwich estimator."
+    )
+    likelihood_ratio: bool | None = _option(
+        None, "yes_no", "Also likelihood-ratio tests of either effect given the other, and of both."
     )
     min_maf: float = _option(DEFAULT_MIN_MAF, "number", "Smallest minor allele frequency.")
     min_mac: float = _option(DEFAULT_MIN_MAC, "number", "Smallest minor allele count.")
@@ -117,8 +140,30 @@ class ScanConfig:
             raise InputError(
                 "loco needs random_effects: without them there is nothing to leave out"
             )
+        if self.refine_threshold is not None:
+            if not 0 <= self.refine_threshold <= 1:
+                raise InputError(
+                    f"refine_threshold must be between 0 and 1, not {self.refine_threshold}"
+                )
+            if not self.screens:
+                raise InputError(
+                    "refine_threshold needs method score or covariate_mode null: otherwise every "
+                    "variant is fitted by maximum likelihood"
+                )
         if len(set(self.phenotype)) < len(self.phenotype):
             raise InputError("phenotype: the same name is given twice")
+
+    @property
+    def screens(self) -> bool:
+        """Whether variants get one step from the null model before anything else."""
+        return self.method == "score" or self.covariate_mode == "null"
+
+    @property
+    def refine_below(self) -> float:
+        """p below which a screened variant is refitted; 0 for none."""
+        if self.refine_threshold is not None:
+            return self.refine_threshold
+        return DEFAULT_NULL_MODE_REFINE_THRESHOLD if self.covariate_mode == "null" else 0.0
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -222,6 +267,11 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
             raise wrong("a whole number")
         return value
     if kind == "number":
+        if isinstance(value, str):
+            try:  # YAML reads 1e-4, without a point, as text
+                return float(value)
+            except ValueError:
+                raise wrong("a number") from None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong("a number")
         return value

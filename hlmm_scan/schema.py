@@ -228,6 +228,9 @@ def result_variables(
     )
 
 
+ALL_RESULTS = result_variables(random_effects=True, sandwich=True, likelihood_ratio=True)
+
+
 def find(name: str, variables: Iterable[Variable]) -> Variable:
     """Return the variable of that name.
 
@@ -244,6 +247,5 @@ def find(name: str, variables: Iterable[Variable]) -> Variable:
 
 def documentation_rows() -> Iterator[tuple[str, str, str]]:
     """Yield (name, unit, description) of every result variable, in stored order."""
-    everything = result_variables(random_effects=True, sandwich=True, likelihood_ratio=True)
-    for variable in (*COORDINATES, *everything):
+    for variable in (*COORDINATES, *ALL_RESULTS):
         yield variable.name, variable.unit, variable.description

@@ -273,7 +273,7 @@ def test_an_unknown_option_or_command_with_the_nearest(refused):
 
 def test_an_option_of_the_wrong_kind(cohort, refused):
     assert "'--min-maf'" in refused(*cohort.scan, "--min-maf", "lots")
-    assert "'joint', 'seed'" in refused(*cohort.scan, "--covariate-mode", "jiont")
+    assert "'joint', 'null', 'seed'" in refused(*cohort.scan, "--covariate-mode", "jiont")
     assert refused(*cohort.scan, "--min-maf", "0.7").startswith("min_maf must be between 0 and 0.5")
     assert refused(*cohort.scan, "--memory-limit", "1MiB").startswith("one task needs")
 
@@ -470,6 +470,7 @@ def test_scan_hands_on_every_option(calls, tmp_path):
     flags = [
         "--phenotype", "a", "--phenotype", "b", "--mean-covariates", "m",
         "--variance-covariates", "v", "--covariate-mode", "seed", "--random-effects", "r",
+        "--method", "score", "--refine-threshold", "1e-5", "--sandwich", "--likelihood-ratio",
         "--no-loco", "--se", "observed", "--min-maf", "0.1", "--min-mac", "3",
         "--max-missing", "0.2", "--missing-value", "-9", "--workers", "2", "--memory-limit", "1GB",
         "--partition-variants", "8",
@@ -477,8 +478,8 @@ def test_scan_hands_on_every_option(calls, tmp_path):
     assert main(["scan", *REQUIRED, *flags, "--overwrite"]) == 0
     assert main(["scan", *REQUIRED]) == 0
     everything = ScanConfig(
-        Path("g"), Path("p"), Path("o"), ("a", "b"), Path("m"), Path("v"), "seed", Path("r"),
-        False, "observed", 0.1, 3.0, 0.2, ("-9",), 2, "1GB", 8,
+        Path("g"), Path("p"), Path("o"), ("a", "b"), Path("m"), Path("v"), "seed",
+        "score", 1e-5, Path("r"), False, "observed", True, True, 0.1, 3.0, 0.2, ("-9",), 2, "1GB", 8,
     )  # fmt: skip
     assert noted == [((everything,), {"overwrite": True}), ((CONFIG,), {"overwrite": False})]
 

@@ -22,6 +22,10 @@ phenotype: [height, 2]
 mean_covariates: cov.tsv
 variance_covariates: cov.tsv
 covariate_mode: seed
+method: score
+refine_threshold: 1e-5
+sandwich: true
+likelihood_ratio: true
 random_effects: random.txt
 loco: false
 se: observed
@@ -59,6 +63,10 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         mean_covariates=folder / "cov.tsv",
         variance_covariates=folder / "cov.tsv",
         covariate_mode="seed",
+        method="score",
+        refine_threshold=1e-5,
+        sandwich=True,
+        likelihood_ratio=True,
         random_effects=folder / "random.txt",
         loco=False,
         se="observed",
@@ -72,6 +80,22 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
     )
     assert {f.name for f in fields(ScanConfig)} == set(yaml.safe_load(FULL))
     assert absolute(config).output == tmp_path / "results.zarr"
+
+
+def test_when_variants_are_screened_and_below_what_p_they_are_refitted():
+    def of(**values):
+        config = ScanConfig(**REQUIRED, **values)
+        return config.screens, config.refine_below
+
+    assert of() == (False, 0.0)
+    assert of(method="score") == (True, 0.0)
+    assert of(method="score", refine_threshold=1e-6) == (True, 1e-6)
+    assert of(covariate_mode="null") == (True, 1e-3)
+    assert of(covariate_mode="null", refine_threshold=0.0) == (True, 0.0)
+    with pytest.raises(InputError, match="refine_threshold needs method score or covariate_mode"):
+        of(refine_threshold=0.01)
+    with pytest.raises(InputError, match="refine_threshold must be between 0 and 1, not 2"):
+        of(method="score", refine_threshold=2)
 
 
 def test_a_home_folder_is_found(load, monkeypatch, tmp_path):
@@ -104,6 +128,7 @@ def test_what_is_shown_reads_as_the_same_configuration(load):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("min_maf: small", "min_maf must be a number, not 'small'"),
         ("genotypes: 3", "genotypes must be a path, not 3"),
         ("genotypes: [a, b]", r"genotypes must be a path, not \['a', 'b'\]"),
         ("phenotype: {a: b}", "phenotype must be a name or a list of names"),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hlmm_scan.schema import (
+    ALL_RESULTS,
     COORDINATES,
     GENOTYPES,
-    RANDOM_EFFECT_RESULTS,
     RESULTS,
     Status,
     documentation_rows,
@@ -16,7 +16,7 @@ from hlmm_scan.schema import (
     result_variables,
 )
 
-STORED = (*COORDINATES, *RESULTS, *RANDOM_EFFECT_RESULTS)
+STORED = (*COORDINATES, *ALL_RESULTS)
 
 
 def test_status_codes_are_the_published_ones():
@@ -46,6 +46,14 @@ def test_result_names_are_the_published_ones():
         *("n", "effect_allele_frequency", "log_likelihood", "status"),
         *("add", "add_se", "add_neg_log10_p", "var", "var_se", "var_neg_log10_p"),
         *("av_chi2", "av_neg_log10_p", "add_var_cov"),
+        *("add_se_robust", "var_se_robust", "add_var_cov_robust"),
+        *("add_neg_log10_p_robust", "var_neg_log10_p_robust", "av_neg_log10_p_robust"),
+    }
+    asked = result_variables(random_effects=False, sandwich=True, likelihood_ratio=True)
+    assert {v.name for v in asked} - set(hlm) == {
+        *("add_se_sandwich", "var_se_sandwich", "add_var_cov_sandwich"),
+        *("add_neg_log10_p_sandwich", "var_neg_log10_p_sandwich", "av_neg_log10_p_sandwich"),
+        *("add_lrt_neg_log10_p", "var_lrt_neg_log10_p", "av_lrt_neg_log10_p"),
     }
     random = {"random_variance", "random_variance_se", "random_variance_fraction"}
     assert set(hlmm) - set(hlm) == random

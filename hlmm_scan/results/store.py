@@ -23,7 +23,7 @@ from zarr.errors import ZarrUserWarning
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.ledger import Ledger
-from hlmm_scan.schema import COORDINATES, STORE_FORMAT, Variable, find, result_variables
+from hlmm_scan.schema import ALL_RESULTS, COORDINATES, STORE_FORMAT, Variable, find
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +46,7 @@ class ResultStore:
         self.path = path
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._variables: tuple[Variable, ...] = ()
 
     # Opening and making -------------------------------------------------------------------
 
@@ -57,7 +58,7 @@ class ResultStore:
         phenotypes: Sequence[str],
         n_variants: int,
         chunk_variants: int,
-        random_effects: bool,
+        variables: Sequence[Variable],
         attributes: Mapping[str, Any],
         plan: Mapping[str, Any],
     ) -> ResultStore:
@@ -69,7 +70,8 @@ class ResultStore:
             A directory that does not exist; its parent does.
         phenotypes : sequence of str
         n_variants, chunk_variants : int
-        random_effects : bool
+        variables : sequence of Variable
+            As :func:`hlmm_scan.schema.result_variables` gives them.
         attributes : mapping
             Provenance of the run, JSON types only.
         plan : mapping
@@ -77,7 +79,7 @@ class ResultStore:
         """
         group = zarr.create_group(path, zarr_format=3)
         shapes = {"phenotype": len(phenotypes), "variant": n_variants}
-        for variable in (*COORDINATES, *result_variables(random_effects=random_effects)):
+        for variable in (*COORDINATES, *variables):
             two_dimensional = len(variable.dims) == 2
             chunks = (1, chunk_variants) if two_dimensional else (COORDINATE_CHUNK,)
             shape = tuple(shapes[d] for d in variable.dims)
@@ -100,7 +102,6 @@ class ResultStore:
             {
                 MARK: {"kind": "results", "format": STORE_FORMAT},
                 "coordinates": " ".join(v.name for v in COORDINATES if v.name != "phenotype"),
-                "random_effects": random_effects,
                 **attributes,
             }
         )
@@ -161,7 +162,9 @@ class ResultStore:
     @property
     def variables(self) -> tuple[Variable, ...]:
         """Result variables this store holds."""
-        return result_variables(random_effects=bool(self.attributes["random_effects"]))
+        if not self._variables:
+            self._variables = tuple(v for v in ALL_RESULTS if v.name in self._group)
+        return self._variables
 
     def group(self, name: str) -> zarr.Group:
         """Return a group of the store."""

@@ -30,7 +30,7 @@ from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Plan, partition_size
 from hlmm_scan.scan.task import pin_threads
-from hlmm_scan.schema import STORE_FORMAT
+from hlmm_scan.schema import STORE_FORMAT, result_variables
 from hlmm_scan.staging import staged_folder
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,10 @@ class Inputs:
             "random_effects": self.random_effects and self.random_effects.fingerprint,
             "loco": self.loco,
             "se": "observed" if self.observed else "expected",
+            "screen": config.screens,
+            "refine_below": config.refine_below if config.screens else None,
+            "sandwich": bool(config.sandwich),
+            "likelihood_ratio": bool(config.likelihood_ratio),
             "min_maf": config.min_maf,
             "min_mac": config.min_mac,
             "max_missing": config.max_missing,
@@ -264,7 +268,11 @@ def write_store(
             phenotypes=plan.phenotypes,
             n_variants=plan.n_variants,
             chunk_variants=plan.partition_variants,
-            random_effects=inputs.random_effects is not None,
+            variables=result_variables(
+                random_effects=inputs.random_effects is not None,
+                sandwich=bool(inputs.config.sandwich),
+                likelihood_ratio=bool(inputs.config.likelihood_ratio),
+            ),
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
         )
@@ -287,7 +295,13 @@ def fit_options(plan: Plan) -> FitOptions:
         min_maf=p["min_maf"],
         min_mac=p["min_mac"],
         max_missing=p["max_missing"],
-        inference=Inference(observed=p["se"] == "observed"),
+        inference=Inference(
+            observed=p["se"] == "observed",
+            sandwich=p["sandwich"],
+            likelihood_ratio=p["likelihood_ratio"],
+        ),
+        screen=p["screen"],
+        refine_below=p["refine_below"] or 0.0,
     )
 
 

@@ -22,7 +22,7 @@ def make_store(
         phenotypes=phenotypes,
         n_variants=N_VARIANTS,
         chunk_variants=CHUNK,
-        random_effects=random_effects,
+        variables=result_variables(random_effects=random_effects),
         attributes={"run_status": "incomplete"},
         plan={"answer": 42},
     )
