@@ -479,7 +479,8 @@ def test_scan_hands_on_every_option(calls, tmp_path):
     assert main(["scan", *REQUIRED]) == 0
     everything = ScanConfig(
         Path("g"), Path("p"), Path("o"), ("a", "b"), Path("m"), Path("v"), "seed",
-        "score", 1e-5, Path("r"), False, "observed", True, True, 0.1, 3.0, 0.2, ("-9",), 2, "1GB", 8,
+        "score", 1e-5, Path("r"), False, "observed", True, True, 0.1, 3.0, 0.2, ("-9",), 2, "1GB",
+        8,
     )  # fmt: skip
     assert noted == [((everything,), {"overwrite": True}), ((CONFIG,), {"overwrite": False})]
 

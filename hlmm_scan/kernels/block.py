@@ -47,6 +47,11 @@ class FitOptions:
         Largest fraction of missing calls of a kept variant.
     inference : Inference
         Which standard errors and tests.
+    screen : bool, default False
+        Take one step from the null model instead of maximising, where maximising is dear.
+    refine_below : float, default 0
+        Maximise after all where any of a screened variant's three model-based tests has a smaller
+        p.
 
     Notes
     -----
@@ -57,6 +62,8 @@ class FitOptions:
     min_mac: float = 20
     max_missing: float = 0.05
     inference: Inference = DEFAULT_INFERENCE
+    screen: bool = False
+    refine_below: float = 0.0
 
 
 def fit_block(
@@ -99,10 +106,7 @@ def fit_block(
     rows = np.flatnonzero(estimates.status == Status.PENDING)
     if len(rows) and sums is not None:
         moments = null.fits[ALL_RANDOM_EFFECTS].moments
-        estimates.put(
-            rows,
-            fit_class_sums(sums[rows], null.fits[ALL_RANDOM_EFFECTS].moments, options.inference),
-        )
+        estimates.put(rows, fit_class_sums(sums[rows], moments, options.inference))
     elif len(rows):
         estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.inference))
     return _columns(null, estimates, called, frequency, options.inference)

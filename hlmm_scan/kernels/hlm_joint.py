@@ -31,7 +31,7 @@ _MAX_STEP = 3.0  # log-variance units, at any person
 _HALVINGS = 40
 _HALVINGS_AT_PRECISION = 3  # a converged fit that three halvings do not better is at rounding
 _FLOOR = -25.0  # log of a person's variance over the total variance that no real trait reaches
-_COLLINEAR = 1e-8  # 1 − R² of the genotype on the covariates below which its effect is not unique
+COLLINEAR = 1e-8  # 1 − R² of the genotype on the covariates below which its effect is not unique
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _unique(gram: Float) -> NDArray[np.bool_]:
     projected, ok = _solve(gram[:, :p, :p], gram[:, :p, p:])
     explained = np.einsum("mp,mp->m", gram[:, :p, p], projected[:, :, 0])
     total: Float = gram[:, p, p]
-    unique: NDArray[np.bool_] = ok & (total > 0) & (total - explained > _COLLINEAR * total)
+    unique: NDArray[np.bool_] = ok & (total > 0) & (total - explained > COLLINEAR * total)
     return unique
 
 

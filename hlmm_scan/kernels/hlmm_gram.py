@@ -1,6 +1,6 @@
 """The HLMM of one hard-called variant from Gram matrices of its genotype classes.
 
-With intercepts and the genotype in both designs, a person's variance depends on the genotype
+With nothing but intercepts and the genotype in the designs, a person's variance depends on the genotype
 class alone, and so everything the likelihood needs of the random effects is, per class c, their
 Gram matrix K_c = Σ_{i∈c} GᵢᵀGᵢ (math.md §5, *exact*): made once, every evaluation is free of n.
 """
@@ -171,14 +171,14 @@ def _gathered(columns: Float, people: NDArray[np.intp], y: Float) -> tuple[Float
 
 @dataclass(frozen=True)
 class GramObjective:
-    """(−2·log L)/n − log 2π as a function of θ = (b0, b1, h2), mean effects profiled out.
+    """(−2·log L)/n − log 2π as a function of θ = (b, h2), mean effects profiled out.
 
     Attributes
     ----------
     data : ClassGrams
         Standardised.
-    design : ndarray, shape (C, 2)
-        Row (1, v_c) of both designs in each class.
+    mean, variance : ndarray, shapes (C, p) and (C, q)
+        Row of either design in each class: (1, v_c), or 1 where the genotype is left out.
     people : list of ndarray of intp
         The people of each class, for the residuals of those whose variance seems to vanish.
     y : ndarray, shape (n,)
@@ -188,7 +188,8 @@ class GramObjective:
     """
 
     data: ClassGrams
-    design: Float
+    mean: Float
+    variance: Float
     people: list[NDArray[np.intp]]
     y: Float
     eigen: Eigenstructure
@@ -212,16 +213,19 @@ class GramObjective:
 
     def step_size(self, theta: Float, step: Float) -> float:
         """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
-        log_variance = float(np.abs(self.design @ step[:-1]).max())
+        log_variance = float(np.abs(self.variance @ step[:-1]).max())
         return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
 
-    def residuals(self, c: int, mean: float, random: Float) -> Float:
-        """Return e of the people of class c, with `mean` (1, v)·α and `random` h2·u."""
-        eigen, people = self.eigen, self.people[c]
-        spread = np.zeros(eigen.columns.shape[1])
-        spread[eigen.chosen] = random * (eigen.scale / self.unit)
-        y = (self.y[people] - self.y[people].mean()) / self.scale + self.data.means[c]
-        return np.asarray(y - mean - eigen.columns[people] @ spread)
+    def random_part(self, c: int, u: Float) -> Float:
+        """Return Gᵢu of the people of class c."""
+        spread = np.zeros(self.eigen.columns.shape[1])
+        spread[self.eigen.chosen] = u * (self.eigen.scale / self.unit)
+        return np.asarray(self.eigen.columns[self.people[c]] @ spread)
+
+    def phenotype(self, c: int) -> Float:
+        """Return y of the people of class c, standardised as `data` is."""
+        y = self.y[self.people[c]]
+        return np.asarray((y - y.mean()) / self.scale + self.data.means[c])
 
 
 class GramEvaluation:
@@ -230,7 +234,7 @@ class GramEvaluation:
     Notes
     -----
     The formulas of :class:`hlmm_scan.models.hlmm_objective.HLMMEvaluation`, with D the same
-    ω_c⁻¹ throughout a class and x_c = v_c = (1, v)ᵀ the row of both designs. With class sums
+    ω_c⁻¹ throughout a class and x_c, v_c the rows of the designs. With class sums
     t_c = ΣGᵢ, K̄ = Σω_cK_c, Λ = I + h2·K̄,
 
         Mᵀ Σ⁻¹ N = MᵀD⁻¹N − h2·(GᵀD⁻¹M)ᵀ Λ⁻¹ (GᵀD⁻¹N)
@@ -255,9 +259,9 @@ class GramEvaluation:
 
     def __init__(self, objective: GramObjective, theta: Float) -> None:
         self.objective = objective
-        data, X = objective.data, objective.design
+        data, X, V = objective.data, objective.mean, objective.variance
         self.h2 = h2 = float(theta[-1])
-        self.log_variance = X @ theta[:-1]
+        self.log_variance = V @ theta[:-1]
         if not np.abs(self.log_variance).max() <= _MAX_LOG_VARIANCE:
             raise np.linalg.LinAlgError("a residual log-variance lies outside ±600")
         self.weights = w = np.exp(-self.log_variance)
@@ -271,7 +275,7 @@ class GramEvaluation:
         log_det = 2.0 * float(np.log(np.diag(self._chol)).sum())
 
         weighted_sums = (data.sums * w[:, None]).T @ X
-        right = self._solve(weighted_sums)
+        self._right = right = self._solve(weighted_sums)
         self.mean_information = (X.T * (w * data.counts)) @ X - h2 * (weighted_sums.T @ right)
         weighted_y = w @ (data.products + data.means[:, None] * data.sums)
         moment = X.T @ (w * data.counts * data.means) - h2 * (right.T @ weighted_y)
@@ -305,7 +309,7 @@ class GramEvaluation:
         return np.asarray(inverse)
 
     @cached_property
-    def _leverages(self) -> Float:
+    def leverages(self) -> Float:
         """σ_c, shape (C,)."""
         grams, inverse = self.objective.data.grams, self._inverse
         # K_c is symmetric, so its rows serve as columns and both arrays are read in order.
@@ -317,17 +321,17 @@ class GramEvaluation:
     def _score(self) -> Float:
         """n_c − h2·σ_c − ω_cE_c, shape (C,): gradient with respect to each class's log-variance."""
         counts = self.objective.data.counts
-        return np.asarray(counts - self.h2 * self._leverages - self.weights * self.squares)
+        return np.asarray(counts - self.h2 * self.leverages - self.weights * self.squares)
 
     @cached_property
     def gradient(self) -> Float:
-        """Gradient of `value`, shape (3,)."""
-        by_b = self._score @ self.objective.design
-        by_h2 = self._leverages.sum() - self.u @ self.u
+        """Gradient of `value`, shape (q + 1,)."""
+        by_b = self._score @ self.objective.variance
+        by_h2 = self.leverages.sum() - self.u @ self.u
         return np.append(by_b, by_h2) / self.objective.n
 
     @cached_property
-    def _squared_traces(self) -> Float:
+    def squared_traces(self) -> Float:
         """N_cd, shape (C, C)."""
         data, size = self.objective.data, len(self.weights)
         others = [c for c in range(size) if c != data.reference]
@@ -353,56 +357,68 @@ class GramEvaluation:
 
     @cached_property
     def _traces(self) -> Float:
-        """T, τ and ‖S‖² as one symmetric matrix, shape (3, 3)."""
-        V, h2, N = self.objective.design, self.h2, self._squared_traces
-        traces = np.empty((3, 3))
-        weights = self.objective.data.counts - 2 * h2 * self._leverages
-        traces[:2, :2] = (V.T * weights) @ V + h2**2 * (V.T @ N @ V)
-        traces[:2, 2] = traces[2, :2] = (self._leverages - h2 * N.sum(axis=1)) @ V
-        traces[2, 2] = N.sum()
+        """T, τ and ‖S‖² as one symmetric matrix, shape (q + 1, q + 1)."""
+        V, h2, N = self.objective.variance, self.h2, self.squared_traces
+        q = V.shape[1]
+        traces = np.empty((q + 1, q + 1))
+        weights = self.objective.data.counts - 2 * h2 * self.leverages
+        traces[:q, :q] = (V.T * weights) @ V + h2**2 * (V.T @ N @ V)
+        traces[:q, q] = traces[q, :q] = (self.leverages - h2 * N.sum(axis=1)) @ V
+        traces[q, q] = N.sum()
         return 0.5 * (traces + traces.T)
 
     @cached_property
+    def mean_sums(self) -> Float:
+        """Class sums of D^½Σ⁻¹X, shape (C, p)."""
+        data, w = self.objective.data, self.weights[:, None]
+        sums = data.counts[:, None] * self.objective.mean - self.h2 * (data.sums @ self._right)
+        return np.asarray(np.sqrt(w) * sums)
+
+    @cached_property
     def expected(self) -> Float:
-        """Expected information of log L, order α, b, h2; shape (5, 5)."""
-        information = np.zeros((5, 5))
-        information[:2, :2] = self.mean_information
-        information[2:, 2:] = 0.5 * self._traces
+        """Expected information of log L, order α, b, h2."""
+        p = self.objective.mean.shape[1]
+        information = np.zeros((p + len(self._traces),) * 2)
+        information[:p, :p] = self.mean_information
+        information[p:, p:] = 0.5 * self._traces
         return information
 
     @cached_property
     def observed(self) -> Float:
-        """Observed information of log L, order α, b, h2; shape (5, 5).
+        """Observed information of log L, order α, b, h2.
 
-        JᵀΣ⁻¹J with the columns of J: two of X, two of V∘e, and Gu.
+        JᵀΣ⁻¹J with the columns of J: X, V∘e, and Gu.
         """
-        data, V, h2, w = self.objective.data, self.objective.design, self.h2, self.weights
+        data, X, V = self.objective.data, self.objective.mean, self.objective.variance
+        h2, w, p, end = self.h2, self.weights, X.shape[1], X.shape[1] + V.shape[1]
         t_u = data.sums @ self.u
         e_sums = self.residual_sums - h2 * t_u
         e_Gu = self._u_rho - h2 * self._uKu
-        # Inner products over the class of (1, e, Gu); X takes 1, V∘e takes e, both times v_c.
+        # Inner products over the class of (1, e, Gu); X takes 1, V∘e takes e.
         inner = np.empty((len(w), 3, 3))
         inner[:, 0, 0], inner[:, 1, 1], inner[:, 2, 2] = data.counts, self.squares, self._uKu
         inner[:, 0, 1] = inner[:, 1, 0] = e_sums
         inner[:, 0, 2] = inner[:, 2, 0] = t_u
         inner[:, 1, 2] = inner[:, 2, 1] = e_Gu
-        rows = np.zeros((len(w), 3, 5))  # of J: value = (1, e, Gu) @ rows
-        rows[:, 0, :2] = rows[:, 1, 2:4] = V
-        rows[:, 2, 4] = 1.0
+        rows = np.zeros((len(w), 3, end + 1))  # of J: value = (1, e, Gu) @ rows
+        rows[:, 0, :p], rows[:, 1, p:end] = X, V
+        rows[:, 2, end] = 1.0
         weighted = np.einsum("cij,cik,ckl,c->jl", rows, inner, rows, w)
         e_products = self._rho - h2 * self._Ku
         projected = np.column_stack(
             (self._weighted_sums, (e_products * w[:, None]).T @ V, w @ self._Ku)
         )
         information = weighted - h2 * (projected.T @ self._solve(projected))
-        information[2:, 2:] -= 0.5 * self._traces
-        information[2:4, 2:4] += 0.5 * (V.T * self._score) @ V
+        information[p:, p:] -= 0.5 * self._traces
+        information[p:end, p:end] += 0.5 * (V.T * self._score) @ V
         return np.asarray(information)
 
     @property
     def hessian(self) -> Float:
-        """Hessian of `value`, shape (3, 3)."""
-        return profile_hessian(self.observed, 2, int(self.objective.n))
+        """Hessian of `value`, shape (q + 1, q + 1)."""
+        return profile_hessian(
+            self.observed, self.objective.mean.shape[1], int(self.objective.n)
+        )
 
     @property
     def scoring_hessian(self) -> Float:
@@ -414,8 +430,12 @@ class GramEvaluation:
         """Smallest residual variance of a person without residual."""
         least = np.inf
         for c in np.flatnonzero(np.exp(self.log_variance) < _LOOK_FOR_VANISHING):
-            mean = float(self.objective.design[c] @ self.alpha)
-            residual = self.objective.residuals(int(c), mean, self.h2 * self.u)
+            residual = self.residuals(int(c))
             level = np.full(len(residual), self.log_variance[c])
             least = min(least, vanishing_variance(level, residual))
         return least
+
+    def residuals(self, c: int) -> Float:
+        """Return e of the people of class c."""
+        mean = float(self.objective.mean[c] @ self.alpha)
+        return self.objective.phenotype(c) - mean - self.h2 * self.objective.random_part(c, self.u)

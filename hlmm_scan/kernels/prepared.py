@@ -18,9 +18,9 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 
 
 @lru_cache(maxsize=2)
-def class_sums_plan(null: NullModel, width: int) -> ClassSumsPlan:
+def class_sums_plan(null: NullModel, width: int, powers: int = 2) -> ClassSumsPlan:
     """Return what class sums need of a phenotype, for packed rows of `width` bytes."""
-    return plan_class_sums(width, [null.samples], [null.y])
+    return plan_class_sums(width, [null.samples], [null.y], powers)
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -16,6 +16,12 @@ from hlmm_scan.schema import Status
 
 FloatArray = NDArray[np.float64]
 Information = Literal["expected", "observed"]
+
+LEAST_RANDOM_VARIANCE = 0.01
+"""Standardised h2 that a search starts from where an earlier fit's is smaller: off the boundary."""
+
+_FRACTIONS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8)
+"""Fractions of the variance given to the random effects where a start is looked for."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,60 @@ def minimise_from(
         if minimum.converged:
             break
     return minimum
+
+
+def minimise_random_variance(
+    objective: Objective[E],
+    start: FloatArray | None,
+    without: Callable[[], FloatArray],
+    level: FloatArray,
+) -> Minimum[E] | None:
+    """Minimise over (b, h2), h2 ≥ 0, in standardised units.
+
+    Parameters
+    ----------
+    objective : Objective
+    start : ndarray, shape (v + 1,), optional
+        Tried first.
+    without : callable
+        Makes b of the model without random effects, shape (v,), from which a start is sought
+        where `start` is missing or does not do.
+    level : ndarray, shape (v,)
+        Change of b that moves all log-variances by one unit, or nearly so.
+
+    Notes
+    -----
+    Where the search ends at h2 = 0, larger h2 are tried before that is believed, since the
+    likelihood may have a second maximum within.
+    """
+    minimum = None if start is None else minimise_from(objective, [start], bounded=True)
+    if minimum is None or not minimum.converged:
+        best = _best_fraction(objective, without(), level)
+        minimum = minimise_from(objective, [best], bounded=True)
+    if minimum is not None and minimum.converged and minimum.at_bound:
+        best = _best_fraction(objective, minimum.theta[:-1], level)
+        if best[-1] > 0:
+            inside = minimise_from(objective, [best], bounded=True)
+            if inside is not None and inside.evaluation.value < minimum.evaluation.value:
+                minimum = inside
+    return minimum
+
+
+def _best_fraction(objective: Objective[E], b: FloatArray, level: FloatArray) -> FloatArray:
+    """Share the variance with the random effects in the best proportion of a grid, 0 included.
+
+    The variance without random effects is 1 in standardised units.
+    """
+    best, least = np.append(b, 0.0), np.inf
+    for fraction in _FRACTIONS:
+        theta = np.append(b + level * np.log1p(-fraction), fraction)
+        try:
+            value = objective.at(theta).value
+        except np.linalg.LinAlgError:
+            continue
+        if value < least:
+            best, least = theta, value
+    return best
 
 
 def report(

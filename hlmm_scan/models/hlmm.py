@@ -19,6 +19,7 @@ from hlmm_scan.models.fit import (
     Information,
     check_information,
     minimise_from,
+    minimise_random_variance,
     report,
     unidentified,
 )
@@ -27,9 +28,6 @@ from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
 from hlmm_scan.models.lowrank import thin
 
 FloatArray = NDArray[np.float64]
-
-_FRACTIONS = (0.05, 0.2, 0.4, 0.6, 0.8)
-"""Fractions of the variance given to the random effects where a start is looked for."""
 
 
 class HLMM:
@@ -166,8 +164,7 @@ class HLMM:
 
         Notes
         -----
-        Where the search ends at h2 = 0, larger h2 are tried before that is believed, since the
-        likelihood may have a second maximum within.
+        :func:`hlmm_scan.models.fit.minimise_random_variance` says what is tried.
         """
         check_information(information)
         given = None
@@ -190,20 +187,13 @@ class HLMM:
             standard.offset,
             unit,
         )
-        minimum = None
+        theta = None
         if given is not None:
             h2 = given_h2 / random_unit if random_unit > 0 else 0.0
             theta = np.append(standard.variance.from_design(given), h2)
-            minimum = minimise_from(objective, [theta], bounded=True)
-        if minimum is None or not minimum.converged:
-            best = _best_fraction(objective, _hlm_start(standard))
-            minimum = minimise_from(objective, [best], bounded=True)
-        if minimum is not None and minimum.converged and minimum.at_bound:
-            best = _best_fraction(objective, minimum.theta[:-1])
-            if best[-1] > 0:
-                inside = minimise_from(objective, [best], bounded=True)
-                if inside is not None and inside.evaluation.value < minimum.evaluation.value:
-                    minimum = inside
+        # Log-variances move together by this if V spans the constant, else nearly so.
+        level = standard.variance.columns.mean(axis=0)
+        minimum = minimise_random_variance(objective, theta, lambda: _hlm_start(standard), level)
         return report(standard, minimum, information, random_unit=random_unit)
 
     @cached_property
@@ -228,34 +218,6 @@ def _hlm_start(standard: Standardised) -> FloatArray:
     )
     minimum = minimise_from(objective, [equal])
     return minimum.theta if minimum is not None and minimum.converged else equal
-
-
-def _best_fraction(objective: HLMMObjective, b: FloatArray) -> FloatArray:
-    """Share the variance of an HLM with the random effects in the best proportion of a grid.
-
-    Parameters
-    ----------
-    objective : HLMMObjective
-        In standardised units, where the variance of the OLS residuals is 1.
-    b : ndarray, shape (v,)
-
-    Returns
-    -------
-    ndarray, shape (v + 1,)
-        (b, h2) of smallest value; h2 = 0 is one of the candidates.
-    """
-    # Log-variances move together by log(1 − fraction) if V spans the constant, else nearly so.
-    level = objective.V.mean(axis=0)
-    best, least = np.append(b, 0.0), np.inf
-    for fraction in (0.0, *_FRACTIONS):
-        theta = np.append(b + level * np.log1p(-fraction), fraction)
-        try:
-            value = objective.at(theta).value
-        except np.linalg.LinAlgError:
-            continue
-        if value < least:
-            best, least = theta, value
-    return best
 
 
 def simulate(

@@ -15,7 +15,7 @@ known to √ε·s₁ only), while an error of the size of rounding in F is an er
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,8 @@ class Eigenstructure:
         F = columns[:, chosen] @ rotation, that is scale·B.
     values : ndarray, shape (r,)
         s², the eigenvalues of GᵀG that are not zero to rounding, largest first.
+    single : callable, optional
+        Returns `columns` in single precision, where they are kept as well.
     """
 
     columns: Float
@@ -53,6 +55,7 @@ class Eigenstructure:
     scale: float
     rotation: Float
     values: Float
+    single: Callable[[], NDArray[np.float32]] | None = None
 
     @property
     def n(self) -> int:
@@ -63,6 +66,10 @@ class Eigenstructure:
     def n_random(self) -> int:
         """Number l of random effects in the set."""
         return len(self.chosen)
+
+    def single_columns(self) -> NDArray[np.float32]:
+        """Return `columns` in single precision: those that are kept, or a copy."""
+        return self.columns.astype(np.float32) if self.single is None else self.single()
 
     def of_gram(self, gram: Float) -> Float:
         """Take this set's part of a Gram matrix of `columns` over any people, (k, k) → (l, l).

@@ -5,12 +5,14 @@ It imports no input or output, so that kernels can depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.null.eigen import Eigenstructure, SharedEigenstructure
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -64,22 +66,57 @@ class NullFit:
         return self.third_moment, self.fourth_moment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomEffects:
-    """Standardised genotypes of the random-effect variants for the people of one phenotype.
+    """The random-effect variants for some people, compared and hashed by identity.
 
     Attributes
     ----------
-    columns : ndarray, shape (n, l)
-        Mean 0 and variance 1 in each column, missing calls imputed by the column mean.
+    columns : ndarray, shape (n, l), or None
+        Standardised genotypes: mean 0 and variance 1 in each column, missing calls imputed by the
+        column mean. None where l > n and `sets` holds all that is ever asked for.
     contigs : tuple of str, length l
         :func:`contig_key` of each column's chromosome.
     variant_ids : tuple of str, length l
+    sets : mapping of str to Eigenstructure, optional
+        By left-out chromosome, those that need not be worked out from `columns`.
     """
 
-    columns: Float
+    columns: Float | None
     contigs: tuple[str, ...]
     variant_ids: tuple[str, ...]
+    sets: Mapping[str, Eigenstructure] = field(default_factory=dict)
+
+    def set_names(self, contigs: Iterable[str]) -> list[str]:
+        """Name the sets that a scan of some chromosomes needs when each is left out in turn.
+
+        Parameters
+        ----------
+        contigs : iterable of str
+            Any names; empty without LOCO.
+
+        Returns
+        -------
+        list of str
+            :data:`ALL_RANDOM_EFFECTS`, then :func:`contig_key` of those that hold random effects.
+        """
+        return [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in contigs} & set(self.contigs))]
+
+    @cached_property
+    def _shared(self) -> SharedEigenstructure:
+        assert self.columns is not None
+        return SharedEigenstructure(self.columns, self.contigs)
+
+    def eigenstructure(self, left_out: str) -> Eigenstructure:
+        """Return the eigenstructure of the random effects without one chromosome.
+
+        Parameters
+        ----------
+        left_out : str
+            :func:`contig_key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
+        """
+        found = self.sets.get(left_out)
+        return self._shared.without(left_out) if found is None else found
 
     def design(self, left_out: str) -> Float:
         """Return G without one chromosome: columns over √(number of columns left).
@@ -92,7 +129,10 @@ class RandomEffects:
         Returns
         -------
         ndarray, shape (n, l_left)
+            Or, where `columns` are not at hand, F of shape (n, r) with the same FFᵀ = GGᵀ.
         """
+        if self.columns is None:
+            return self.eigenstructure(left_out).columns
         chosen = [k for k, contig in enumerate(self.contigs) if contig != left_out]
         columns = self.columns if len(chosen) == len(self.contigs) else self.columns[:, chosen]
         return np.ascontiguousarray(columns / np.sqrt(len(chosen)))

@@ -1,14 +1,23 @@
-"""Null models in the result store: written once by prepare, read by every task."""
+"""Null models in the result store: written once by prepare, read by every task.
+
+Random effects stand apart from them, once for all phenotypes of the same people. Their big arrays
+are mapped from files of this host, see :mod:`hlmm_scan.null.host_cache`; everything else is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hlmm_scan.null.eigen import Eigenstructure
+from hlmm_scan.null.host_cache import StoredArray, digest, strips_of
 from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
@@ -20,6 +29,7 @@ def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[st
     ----------
     group : zarr.Group
     model : NullModel
+        Its random effects are not written here, but by :func:`write_random_effects`.
     attributes : mapping
         What a reader wants to know and no task needs: who was dropped, effects in the user's
         units.
@@ -38,21 +48,19 @@ def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[st
     _put(group, "log_likelihood", np.array([f.log_likelihood for f in fits]), sets)
     _put(group, "moments", np.array([f.moments for f in fits]), (*sets, "moment"))
     _put(group, "status", np.array([f.status for f in fits], np.int8), sets)
-    if model.random_effects is not None:
-        effects = model.random_effects
-        column = ("random_effect",)
-        _put(group, "random_effect_columns", effects.columns, ("sample", *column))
-        _put(group, "random_effect_contig", _text(effects.contigs), column)
-        _put(group, "random_effect_id", _text(effects.variant_ids), column)
     group.attrs.update({"phenotype": model.phenotype, "y_scale": model.y_scale, **attributes})
 
 
-def read_null_model(group: zarr.Group) -> NullModel:
-    """Read what :func:`write_null_model` wrote, bit for bit."""
+def read_null_model(group: zarr.Group, random_effects: RandomEffects | None = None) -> NullModel:
+    """Read what :func:`write_null_model` wrote, bit for bit.
 
-    def get(name: str) -> NDArray[Any]:
-        return np.asarray(cast(zarr.Array[Any], group[name])[...])
-
+    Parameters
+    ----------
+    group : zarr.Group
+    random_effects : RandomEffects, optional
+        Of the people of this phenotype.
+    """
+    get = partial(_get, group)
     fits = {
         str(name): NullFit(
             alpha, beta, float(h2), float(log_likelihood), Status(int(status)), *moments
@@ -68,13 +76,6 @@ def read_null_model(group: zarr.Group) -> NullModel:
             strict=True,
         )
     }
-    effects = None
-    if "random_effect_columns" in group:
-        effects = RandomEffects(
-            columns=get("random_effect_columns"),
-            contigs=tuple(str(c) for c in get("random_effect_contig")),
-            variant_ids=tuple(str(v) for v in get("random_effect_id")),
-        )
     return NullModel(
         phenotype=str(group.attrs["phenotype"]),
         samples=get("samples"),
@@ -83,15 +84,146 @@ def read_null_model(group: zarr.Group) -> NullModel:
         variance_design=get("variance_design"),
         y_scale=float(cast(float, group.attrs["y_scale"])),
         fits=fits,
-        random_effects=effects,
+        random_effects=random_effects,
     )
+
+
+def write_random_effects(
+    parent: zarr.Group, effects: RandomEffects, left_out: Iterable[str]
+) -> str:
+    """Write random effects and their eigenstructures, unless the same are there already.
+
+    Parameters
+    ----------
+    parent : zarr.Group
+        Holds one group for each distinct set of people, named by what it holds.
+    effects : RandomEffects
+        With columns.
+    left_out : iterable of str
+        Names of the sets wanted, as :meth:`RandomEffects.set_names` gives them.
+
+    Returns
+    -------
+    str
+        Name of the group.
+
+    Notes
+    -----
+    Where l ≤ n: the columns, and for each set its eigenvalues and rotation. Where l > n: for each
+    set its eigenvalues and F; nothing asks for the columns any more.
+    """
+    assert effects.columns is not None
+    names = list(left_out)
+    described = [_digest(effects.columns), *effects.contigs, "", *effects.variant_ids, "", *names]
+    name = hashlib.sha256("\n".join(described).encode()).hexdigest()[:32]
+    if name in parent:
+        return name
+    group = parent.create_group(name)
+    column = ("random_effect",)
+    _put(group, "contig", _text(effects.contigs), column)
+    _put(group, "variant_id", _text(effects.variant_ids), column)
+    _put(group, "left_out_contig", _text(names), ("random_effect_set",))
+    n, l_random = effects.columns.shape
+    if l_random <= n:
+        _put_big(group, "columns", effects.columns, ("sample", *column), single=True)
+    for position, key in enumerate(names):
+        structure = effects.eigenstructure(key)
+        part = group.create_group(f"set_{position}")
+        _put(part, "values", structure.values, ("axis",))
+        if l_random <= n:
+            _put_big(part, "rotation", structure.rotation, (*column, "axis"))
+        else:
+            _put_big(part, "factor", structure.columns, ("sample", "axis"), single=True)
+    return name
+
+
+def read_random_effects(group: zarr.Group) -> RandomEffects:
+    """Return what :func:`write_random_effects` wrote, bit for bit, mapped as it is asked for.
+
+    Raises
+    ------
+    InputError
+        Here or later, if a big array is not what was written.
+    """
+    contigs = tuple(str(c) for c in _get(group, "contig"))
+    return RandomEffects(
+        columns=_stored(group, "columns").mapped() if "columns" in group else None,
+        contigs=contigs,
+        variant_ids=tuple(str(v) for v in _get(group, "variant_id")),
+        sets=_StoredSets(
+            group,
+            np.array(contigs, dtype=object),
+            tuple(str(name) for name in _get(group, "left_out_contig")),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _StoredSets(Mapping[str, Eigenstructure]):
+    """The eigenstructures in a group of random effects."""
+
+    group: zarr.Group
+    contigs: NDArray[np.object_]
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, left_out: str) -> Eigenstructure:
+        if left_out not in self.names:
+            raise KeyError(left_out)
+        part = cast(zarr.Group, self.group[f"set_{self.names.index(left_out)}"])
+        values = _get(part, "values")
+        if "columns" in self.group:
+            columns = _stored(self.group, "columns")
+            chosen = np.flatnonzero(self.contigs != left_out)
+            rotation = _stored(part, "rotation").mapped()
+            scale = float(1 / np.sqrt(len(chosen)))
+        else:
+            columns = _stored(part, "factor")
+            chosen, rotation, scale = np.arange(len(values)), np.eye(len(values)), 1.0
+        return Eigenstructure(
+            columns.mapped(), chosen, scale, rotation, values, partial(_mapped_single, columns)
+        )
+
+
+def _mapped_single(columns: StoredArray) -> NDArray[np.float32]:
+    return columns.in_single_precision().mapped()
+
+
+def _put_big(
+    group: zarr.Group, name: str, values: Float, dims: tuple[str, ...], *, single: bool = False
+) -> None:
+    """Store an array with its digest and, where asked for, that of a single-precision copy."""
+    digests = {"digest": _digest(values)}
+    if single:
+        shape, dtype = values.shape, np.dtype(np.float32)
+        digests["single_digest"] = digest(shape, dtype, strips_of(values, np.float32))
+    _put(group, name, values, dims, digests)
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return digest(values.shape, values.dtype, strips_of(values))
+
+
+def _get(group: zarr.Group, name: str) -> NDArray[Any]:
+    return np.asarray(cast(zarr.Array[Any], group[name])[...])
 
 
 def _text(values: Any) -> NDArray[np.object_]:
     return np.array(list(values), dtype=object)
 
 
-def _put(group: zarr.Group, name: str, values: NDArray[Any], dims: tuple[str, ...]) -> None:
+def _put(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    attributes: Mapping[str, str] | None = None,
+) -> None:
     """Store an array, chunked along people only so that a chunk stays near 16 MiB."""
     width = max(1, values.size // max(1, len(values))) * 8
     rows = max(1, min(len(values), (16 << 20) // width))
@@ -101,6 +233,7 @@ def _put(group: zarr.Group, name: str, values: NDArray[Any], dims: tuple[str, ..
         chunks=(rows, *(max(1, s) for s in values.shape[1:])),
         dtype=str if values.dtype == object else values.dtype,
         dimension_names=dims,
+        attributes=dict(attributes or {}),
     )
     with zarr.config.set({"array.write_empty_chunks": True}):
         array[...] = values
