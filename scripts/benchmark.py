@@ -1,273 +1,289 @@
 """Speed, side by side in one run: see scripts/benchmark. With --quick the figures mean nothing.
 
-Kernels are timed in this process on one core, from packed genotypes in memory to result columns;
-the plain estimator is `hlmm_scan.models`, one variant at a time. Commands are timed whole, and
-quoted at their marginal rate: the time for more variants less the time for fewer.
+Kernels are timed in this process on one core, from packed genotypes in memory to result columns,
+minor allele frequency uniform on 0.05–0.5; the plain estimator is `hlmm_scan.models`, one variant
+at a time. Commands are timed whole, and quoted at their marginal rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import shutil
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from benchmark_commands import (
+    FULL,
+    QUICK,
+    Figure,
+    beside_gemma,
+    beside_plink2,
+    beside_sgkit,
+    seconds,
+    start_up,
+)
+from simulated import draw_genotypes, null_model, random_effects, standardised_columns
+from tables import table, write
 from threadpoolctl import threadpool_limits
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.genotypes.plink import PlinkWriter
-from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.class_sums import plan_class_sums
+from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.models import HLM, HLMM
-from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
-from hlmm_scan.schema import Status
+from hlmm_scan.null.model import NullModel
 
 REPEATS = 5
+MODEL_BASED = FitOptions()
+SANDWICH = FitOptions(inference=Inference(sandwich=True))
+LIKELIHOOD_RATIO = FitOptions(inference=Inference(likelihood_ratio=True))
+SCREEN = FitOptions(screen=True)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One line of the table; rates in variants per second."""
+class Work:
+    """One kernel to time.
 
-    work: str
-    n: int
-    rate: float
-    beside: str = ""
-    beside_rate: float = 0.0
+    Attributes
+    ----------
+    name : str
+    m, plain_m : int
+        Variants for the kernel, and for the plain estimator beside it (0: not timed).
+    mean, variance, random : int
+        Covariates of the mean and of the variance, random effects.
+    options : FitOptions
+    missing : float
+        Fraction of calls that are missing.
+    """
 
-    @property
-    def ratio(self) -> str:
-        return f"{self.rate / self.beside_rate:,.1f}×" if self.beside_rate else ""
+    name: str
+    m: int
+    plain_m: int = 0
+    mean: int = 0
+    variance: int = 0
+    random: int = 0
+    options: FitOptions = MODEL_BASED
+    missing: float = 0.0
 
 
-def null_model(
-    n: int, mean: int, variance: int, random: int, rng: np.random.Generator
-) -> NullModel:
-    """A null model as prepare makes it: simulated covariates, a fitted start."""
-    X = np.column_stack([np.ones(n), rng.standard_normal((n, mean))])
-    V = np.column_stack([np.ones(n), rng.standard_normal((n, variance))])
-    y = np.exp(0.05 * V[:, 1:].sum(axis=1)) * rng.standard_normal(n) + 0.1 * X[:, 1:].sum(axis=1)
+@lru_cache(maxsize=1)
+def simulated_null(n: int, mean: int, variance: int, random: int) -> NullModel:
+    """Return the null model of some kernel; kept for the next one of the same kind."""
+    rng = np.random.default_rng(1)
+    X, V = rng.standard_normal((n, mean)), rng.standard_normal((n, variance))
+    y = np.exp(0.05 * V.sum(axis=1)) * rng.standard_normal(n) + 0.1 * X.sum(axis=1)
     effects = None
     if random:
-        columns = rng.binomial(2, 0.3, (n, random)).astype(float)
-        columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
-        effects = RandomEffects(columns, ("other",) * random, tuple(map(str, range(random))))
+        columns = standardised_columns(draw_genotypes(n, random, rng))
         y += columns @ rng.standard_normal(random) * np.sqrt(0.3 / random)
-    y = (y - y.mean()) / y.std()
-    fit = HLM(y, X, V).fit() if effects is None else HLMM(y, X, V, effects.design("")).fit()
-    h2 = float(np.nan_to_num(fit.random_variance))
-    null = NullFit(fit.alpha, fit.beta, h2, fit.log_likelihood, Status.OK)
-    return NullModel("y", np.arange(n), y, X, V, 1.0, {"": null}, effects)
+        effects = random_effects(columns)
+    return null_model(y, X, V, effects)
 
 
-def genotypes(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
-    """Copies of the effect allele, (m, n) int8, minor allele frequency uniform on 0.05–0.5."""
-    frequency = rng.uniform(0.05, 0.5, m)
-    copies = np.empty((m, n), np.int8)
-    for j in range(m):
-        copies[j] = (rng.random((2, n), dtype=np.float32) < frequency[j]).sum(axis=0)
-    return copies
-
-
-def seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median time of a call, after one that warms up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def kernel(
-    work: str, n: int, m: int, plain_m: int, *, mean: int = 0, variance: int = 0, random: int = 0
-) -> Figure:
-    """Time fit_block on m variants beside the plain estimator on plain_m of them."""
-    rng = np.random.default_rng(1)
-    null = null_model(n, mean, variance, random, rng)
-    packed = pack(genotypes(n, m, rng))
-    contigs = np.full(m, "1", dtype=object)
-    options = FitOptions()
-    fast = m / seconds(lambda: fit_block(null, packed, contigs, options))
-
-    def plain() -> None:
-        G = None if null.random_effects is None else null.random_effects.design("")
-        for row in range(plain_m):
-            g = unpack_samples(packed[row : row + 1], null.samples)[0]
-            X = np.column_stack([null.mean_design, g - g.mean()])
-            V = np.column_stack([null.variance_design, g - g.mean()])
-            model = HLM(null.y, X, V) if G is None else HLMM(null.y, X, V, G)
-            model.fit()
-
-    return Figure(work, n, fast, "plain estimator", plain_m / seconds(plain, repeats=3))
-
-
-def write_cohort(folder: Path, n: int, m: int, covariates: int) -> None:
-    """PLINK files, phenotypes and covariates that both programs read."""
-    rng = np.random.default_rng(2)
-    ids = np.array([f"p{i}" for i in range(n)], dtype=object)
-    samples = SampleIds(ids, ids, np.ones(n, np.int8))
-    with PlinkWriter(folder / "cohort", samples) as writer:
-        for start in range(0, m, 500):
-            size = min(500, m - start)
-            rows = np.arange(start, start + size)
-            names = np.array([f"rs{i}" for i in rows], dtype=object)
-            letters = [np.full(size, letter, dtype=object) for letter in "1AG"]
-            table = VariantTable(letters[0], rows.astype(np.int32) + 1, names, *letters[1:])
-            writer.append(table, genotypes(n, size, rng))
-    columns = {"phenotypes": 1, "covariates": covariates}
-    for name, width in columns.items():
-        values = rng.standard_normal((n, width))
-        header = "\t".join(["FID", "IID", *(f"{name[0]}{k}" for k in range(width))])
-        body = "\n".join(
-            "\t".join([i, i, *(f"{x:.6f}" for x in row)])
-            for i, row in zip(ids, values, strict=True)
-        )
-        (folder / f"{name}.tsv").write_text(f"{header}\n{body}\n")
-
-
-def run(command: list[str]) -> float:
-    """Seconds of a whole command."""
+def plain_rate(null: NullModel, packed: np.ndarray) -> float:
+    """Variants per second of the plain estimator: every one once."""
+    G = None if null.random_effects is None else null.random_effects.design("")
     start = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        sys.exit(f"benchmark: {' '.join(command)} failed:\n{result.stderr}")
-    return time.perf_counter() - start
+    for row in range(len(packed)):
+        g = unpack_samples(packed[row : row + 1], null.samples)[0]
+        keep = ~np.isnan(g)
+        centred = g[keep] - g[keep].mean()
+        X = np.column_stack([null.mean_design[keep], centred])
+        V = np.column_stack([null.variance_design[keep], centred])
+        model = HLM(null.y[keep], X, V) if G is None else HLMM(null.y[keep], X, V, G[keep])
+        model.fit()
+    return len(packed) / (time.perf_counter() - start)
 
 
-def commands(n: int, few: int, many: int, covariates: int, repeats: int) -> list[Figure]:
-    """Marginal rate of the whole scan beside plink2's, with and without covariates."""
-    plink2 = shutil.which("plink2")
-    figures = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_cohort(folder, n, many, covariates)
-        us = [sys.executable, "-m", "hlmm_scan"]
-        (folder / "few.txt").write_text("\n".join(f"rs{i}" for i in range(few)))
-        if plink2:
-            subset = [plink2, "--bfile", f"{folder}/cohort", "--extract", f"{folder}/few.txt"]
-            run([*subset, "--make-bed", "--out", f"{folder}/fewer"])
-        else:  # the first variants of a .bed are a .bed
-            width = -(-n // 4)
-            with (folder / "cohort.bed").open("rb") as bed:
-                (folder / "fewer.bed").write_bytes(bed.read(3 + few * width))
-            lines = (folder / "cohort.bim").read_text().splitlines(keepends=True)
-            (folder / "fewer.bim").write_text("".join(lines[:few]))
-            shutil.copy(folder / "cohort.fam", folder / "fewer.fam")
-        for name in ("cohort", "fewer"):
-            run([*us, "convert", f"{folder}/{name}.bed", "-o", f"{folder}/{name}.zarr"])
-        for with_covariates in (False, True):
-            ours: dict[str, list[float]] = {"cohort": [], "fewer": []}
-            theirs: dict[str, list[float]] = {"cohort": [], "fewer": []}
-            table = f"{folder}/covariates.tsv"
-            for _ in range(repeats):
-                for name in ("cohort", "fewer"):
-                    scan = [*us, "scan", "--genotypes", f"{folder}/{name}.zarr"]
-                    scan += ["--phenotypes", f"{folder}/phenotypes.tsv", "--workers", "2"]
-                    scan += ["-o", f"{folder}/results.zarr", "--overwrite"]
-                    if with_covariates:
-                        scan += ["--mean-covariates", table, "--variance-covariates", table]
-                    ours[name].append(run(scan))
-                    if plink2:
-                        glm = [plink2, "--bfile", f"{folder}/{name}", "--threads", "2"]
-                        glm += ["--pheno", f"{folder}/phenotypes.tsv", "--out", f"{folder}/glm"]
-                        glm += [
-                            "--glm",
-                            "hide-covar",
-                            *([] if with_covariates else ["allow-no-covars"]),
-                        ]
-                        if with_covariates:
-                            glm += ["--covar", table]
-                        theirs[name].append(run(glm))
-            rates = [
-                (many - few)
-                / max(statistics.median(t["cohort"]) - statistics.median(t["fewer"]), 1e-9)
-                for t in (ours, theirs)
-                if t["cohort"]
-            ]
-            work = (
-                f"scan, HLM, {covariates if with_covariates else 0} covariates, marginal, 2 cores"
-            )
-            beside = (
-                ("plink2 --glm (mean only)", rates[1]) if plink2 else ("plink2 not installed", 0)
-            )
-            figures.append(Figure(work, n, rates[0], *beside))
-    return figures
+def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.ndarray]:
+    """Variants per second of fit_block."""
+    null = simulated_null(n, work.mean, work.variance, work.random)
+    rng = np.random.default_rng(2)
+    calls = draw_genotypes(n, work.m, rng)
+    if work.missing:
+        calls = np.where(rng.random(calls.shape, np.float32) < work.missing, -1, calls)
+    packed = pack(calls.astype(np.int8))
+    contigs = np.full(work.m, "1", dtype=object)
+    taken = seconds(lambda: fit_block(null, packed, contigs, work.options), repeats)
+    return work.m / taken, null, packed
 
 
-def start_up(repeats: int) -> dict[str, float]:
-    """Seconds that a command takes before it works: help, and the scan of almost nothing."""
-    us = [sys.executable, "-m", "hlmm_scan"]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_cohort(folder, 200, 64, 1)
-        run([*us, "convert", f"{folder}/cohort.bed", "-o", f"{folder}/g.zarr"])
-        scan = [*us, "scan", "--genotypes", f"{folder}/g.zarr", "--overwrite"]
-        scan += ["--phenotypes", f"{folder}/phenotypes.tsv", "-o", f"{folder}/r.zarr"]
-        return {
-            "--help": seconds(lambda: run([*us, "--help"]), repeats),
-            "scan, 1 worker": seconds(lambda: run([*scan, "--workers", "1"]), repeats),
-            "scan, 2 workers": seconds(lambda: run([*scan, "--workers", "2"]), repeats),
-        }
+def kernel(work: Work, n: int, repeats: int) -> Figure:
+    """Time one kernel, and the plain estimator beside it."""
+    rate, null, packed = kernel_rate(work, n, repeats)
+    if not work.plain_m:
+        return Figure(work.name, n, rate)
+    return Figure(work.name, n, rate, "plain estimator", plain_rate(null, packed[: work.plain_m]))
 
 
-def markdown(figures: list[Figure], startup: dict[str, float]) -> str:
-    lines = [
-        f"{platform.machine()}, {os.cpu_count()} cores; kernels on one core, one BLAS thread; "
-        f"medians of {REPEATS} runs.",
-        "",
-        "| work | people | variants/s | beside | its variants/s | ratio |",
-        "|---|---|---|---|---|---|",
+def phenotypes_at_once(n: int, m: int, traits: int, repeats: int) -> Figure:
+    """Time class sums and fits of several phenotypes, each with its own missing people."""
+    rng = np.random.default_rng(3)
+    people = [np.flatnonzero(rng.random(n) < 0.95) for _ in range(traits)]
+    ys = [rng.standard_normal(len(samples)) for samples in people]
+    packed = pack(draw_genotypes(n, m, rng))
+    plan = plan_class_sums(packed.shape[1], people, ys)
+
+    def work() -> None:
+        for sums in plan.sums(packed):
+            fit_class_sums(sums)
+
+    name = f"HLM, {traits} phenotypes at once (variants × traits)"
+    return Figure(name, n, m * traits / seconds(work, repeats))
+
+
+def kernels(n: int, scale: float) -> Iterator[Work]:
+    """Kernels of the table at n people; `scale` shrinks how many variants each gets."""
+
+    def some(m: int) -> int:
+        return max(8, int(m * scale))
+
+    yield Work("HLM, no covariates", some(20_000), some(20))
+    yield Work("the same with sandwich", some(20_000), options=SANDWICH)
+    yield Work("the same with likelihood ratios", some(20_000), options=LIKELIHOOD_RATIO)
+    yield Work("HLM joint, 20 mean covariates", some(1_000), some(8), mean=20)
+    yield Work("HLM joint, 20+20 covariates", some(500), some(6), mean=20, variance=20)
+    yield Work("the same with sandwich", some(500), mean=20, variance=20, options=SANDWICH)
+    yield Work("score screen, 20 mean covariates", some(4_000), mean=20, options=SCREEN)
+    yield Work("score screen, 20+20", some(2_000), mean=20, variance=20, options=SCREEN)
+
+
+def mixed_kernels(n: int, quick: bool) -> Iterator[Work]:
+    """Kernels with random effects, l = 500 but for --quick."""
+    if quick:
+        yield Work("HLMM, 20 random effects", 8, 2, random=20)
+        return
+    second_order = 64 if n >= 20_000 else 8
+    yield Work("HLMM, 500 random effects", second_order, 1, random=500)
+    yield Work("the same, 2% of calls missing", second_order, random=500, missing=0.02)
+    yield Work("HLMM screen, 500 random effects", 256, random=500, options=SCREEN)
+    yield Work("HLMM, 500 random effects, 5+5 covariates", 32, mean=5, variance=5, random=500)
+
+
+def scaling(quick: bool) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Microseconds a variant on one core, against one size at a time."""
+
+    def cost(n: int, work: Work) -> float:
+        return 1e6 / kernel_rate(work, n, 1 if quick else 3)[0]
+
+    small, base = (500, 1_000) if quick else (10_000, 50_000)
+    m = 40 if quick else 2_000
+    return [
+        (
+            "people (HLM, no covariates)",
+            [(f"{n:,}", cost(n, Work("", m))) for n in (small, base, 2 * base)],
+        ),
+        (
+            f"covariates in both designs (HLM joint, n = {base:,})",
+            [(str(k), cost(base, Work("", m // 8, mean=k, variance=k))) for k in (1, 5, 20, 40)],
+        ),
+        (
+            f"phenotypes at once (HLM, n = {base:,}; per variant and phenotype)",
+            [(str(k), 1e6 / phenotypes_at_once(base, m, k, 1).rate) for k in (1, 2, 5, 10)],
+        ),
+        (
+            f"random effects (HLMM, n = {base:,})",
+            [
+                (str(k), cost(base, Work("", 8 if quick else 64, random=k)))
+                for k in ((5, 10) if quick else (50, 100, 200, 400))
+            ],
+        ),
     ]
-    for f in figures:
-        beside = f"{f.beside_rate:,.4g}" if f.beside_rate else ""
-        lines.append(f"| {f.work} | {f.n:,} | {f.rate:,.4g} | {f.beside} | {beside} | {f.ratio} |")
-    lines += ["", "| start-up | seconds |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in startup.items()]
-    return "\n".join(lines) + "\n"
+
+
+def markdown(
+    figures: list[Figure],
+    notes: list[str],
+    tables: list[tuple[str, list[tuple[str, float]]]],
+    startup: dict[str, float],
+) -> str:
+    """The whole report."""
+    head = (
+        f"{platform.machine()}, {os.cpu_count()} cores; kernels on one core, one BLAS thread; "
+        "medians of several runs, each line's two programs side by side.\n"
+    )
+    rows = [
+        (
+            f.work, f"{f.n:,}", f"{f.rate:,.4g}", f.beside,
+            f"{f.beside_rate:,.3g}" if f.beside_rate else "", f.ratio,
+        )
+        for f in figures
+    ]  # fmt: skip
+    parts = [
+        head,
+        table(("work", "people", "variants/s", "beside", "its variants/s", "ratio"), rows),
+        *(
+            table((title, "µs a variant"), [(size, f"{cost:,.1f}") for size, cost in costs])
+            for title, costs in tables
+        ),
+        table(("start-up", "seconds"), [(name, f"{s:.2f}") for name, s in startup.items()]),
+        *notes,
+    ]
+    return "\n".join(parts)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("-o", "--output", type=Path, default=Path("build"), metavar="FOLDER")
+    parser.add_argument(
+        "--only",
+        choices=("kernels", "mixed", "plink2", "gemma", "sgkit", "scaling", "start-up"),
+        nargs="+",
+        help="these sections only",
+    )
     options = parser.parse_args()
+    quick = options.quick
+    repeats = 1 if quick else REPEATS
     threadpool_limits(1)
     everywhere = os.sched_getaffinity(0)
+    figures: list[Figure] = []
+    notes: list[str] = []
+    tables: list[tuple[str, list[tuple[str, float]]]] = []
+    startup: dict[str, float] = {}
+
+    def wanted(section: str) -> bool:
+        return options.only is None or section in options.only
+
     os.sched_setaffinity(0, {max(everywhere)})
-    figures = []
-    for n in (2_000,) if options.quick else (10_000, 100_000):
-        many = 200 if options.quick else 2_000_000 // (n // 100)
-        figures.append(kernel("HLM, no covariates, kernel", n, 20 * many, 20))
-        figures.append(kernel("HLM joint, 5+5 covariates, kernel", n, many, 8, mean=5, variance=5))
-        figures.append(
-            kernel("HLM joint, 20+20 covariates, kernel", n, many // 4, 4, mean=20, variance=20)
-        )
-        for random in (20,) if options.quick else (100,) if n > 50_000 else (100, 300):
-            figures.append(kernel(f"HLMM, {random} random effects, kernel", n, 4, 2, random=random))
+    for n in (1_000,) if quick else (10_000, 100_000):
+        if wanted("kernels"):
+            figures += [kernel(w, n, repeats) for w in kernels(n, 0.005 if quick else 1.0)]
+            figures.append(phenotypes_at_once(n, 80 if quick else 4_000, 10, repeats))
+        if wanted("mixed"):
+            figures += [kernel(w, n, 1 if quick else 3) for w in mixed_kernels(n, quick)]
+    if wanted("sgkit") and not quick:
+        for n, m in ((10_000, 1_000), (100_000, 500)):
+            rate, what = beside_sgkit(n, m, 3, options.output / "sgkit")
+            if rate:
+                ours, _, _ = kernel_rate(Work("", 5_000), n, repeats)
+                figures.append(Figure("HLM, no covariates", n, ours, what, rate))
+            else:
+                notes.append(what)
+    if wanted("scaling"):
+        tables = scaling(quick)
     os.sched_setaffinity(0, everywhere)
-    sizes = (1_000, 100, 400, 3, 1) if options.quick else (100_000, 2_000, 22_000, 20, 3)
-    figures += commands(*sizes)
-    startup = start_up(1 if options.quick else 3)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "benchmark.json").write_text(
-        json.dumps({"figures": [asdict(f) for f in figures], "start_up": startup}, indent=2)
-    )
-    text = markdown(figures, startup)
-    (options.output / "benchmark.md").write_text(text)
-    print(text)
+    size = QUICK if quick else FULL
+    if wanted("plink2"):
+        figures += beside_plink2(size)
+    if wanted("gemma"):
+        figures += beside_gemma(size)
+    if wanted("start-up"):
+        startup = start_up(1 if quick else 3)
+    report = {
+        "figures": [asdict(f) for f in figures],
+        "scaling": {title: dict(rows) for title, rows in tables},
+        "start_up": startup,
+        "notes": notes,
+    }
+    write(options.output, "benchmark", markdown(figures, notes, tables, startup), report)
     return 0
 
 
