@@ -2,7 +2,8 @@
 
 A hard call takes three values. With intercept-only designs the likelihood of a variant depends on
 the data only through, per class c ∈ {0, 1, 2}, the number of people, Σy and Σy² (math.md §3), so
-one pass over the packed genotypes leaves a fit that is free of n.
+one pass over the packed genotypes leaves a fit that is free of n. So are its likelihood-ratio tests
+and its covariances, of which the sandwich also takes Σy³ and Σy⁴.
 
 Everything is scalar arithmetic, one variant after the other: a variant's numbers are the same bit
 for bit whatever block it stands in.
@@ -17,6 +18,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.hlm_class_covariances import (
+    expected_covariances,
+    higher_moments,
+    observed_covariance,
+    sandwich_covariance,
+)
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -31,15 +38,27 @@ _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard devi
 _ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
 _CONVEX = 1e-4  # curvature over the expected one, above which Newton steps are taken
 _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
+_GAIN = 1e-6  # statistic below zero that is more than rounding, even of a million people
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
-_SINGULAR = 1e-12  # eigenvalue of an information of unit diagonal below which it has no inverse
+
+# What a fit of one variant leaves, in this order.
+_COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
+_COLUMNS = (
+    *("add", "var"),
+    *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in _COVARIANCE),
+    *("add_lrt", "var_lrt", "av_lrt", "log_likelihood"),
+)
+_MODEL = slice(2, 5)
+_ROBUST = slice(5, 8)
+_SANDWICH = slice(8, 11)
+_ADD_LRT, _VAR_LRT, _AV_LRT, _LOG_LIKELIHOOD = 11, 12, 13, 14
 
 
 @njit(nogil=True, cache=True)
 def class_sums(
-    packed: NDArray[np.uint8], samples: NDArray[np.int64], y: Float
+    packed: NDArray[np.uint8], samples: NDArray[np.int64], y: Float, powers: int = 2
 ) -> Float:  # pragma: no cover
-    """Sum 1, y and y² within the genotype classes of each variant.
+    """Sum 1 and the powers of y within the genotype classes of each variant.
 
     Parameters
     ----------
@@ -47,24 +66,27 @@ def class_sums(
         PLINK codes: 0 two effect alleles, 1 missing, 2 one, 3 none.
     samples : ndarray of int64, shape (n,)
     y : ndarray, shape (n,)
+    powers : int, default 2
+        Highest power of y to sum.
 
     Returns
     -------
-    ndarray, shape (m, 3, 3)
-        Variant × copies of the effect allele × (n, Σy, Σy²), people added in the order of
+    ndarray, shape (m, 3, 1 + powers)
+        Variant × copies of the effect allele × (n, Σy, Σy², …), people added in the order of
         `samples`.
     """
     m = packed.shape[0]
-    by_code = np.zeros((4, 3))
-    sums = np.empty((m, 3, 3))
+    by_code = np.zeros((4, 1 + powers))
+    sums = np.empty((m, 3, 1 + powers))
     for j in range(m):
         by_code[:] = 0.0
         for i in range(samples.shape[0]):
             s = samples[i]
             code = (packed[j, s >> 2] >> (2 * (s & 3))) & 3
-            by_code[code, 0] += 1.0
-            by_code[code, 1] += y[i]
-            by_code[code, 2] += y[i] * y[i]
+            value = 1.0
+            for k in range(1 + powers):
+                by_code[code, k] += value
+                value *= y[i]
         sums[j, 0] = by_code[3]
         sums[j, 1] = by_code[2]
         sums[j, 2] = by_code[0]
@@ -73,18 +95,19 @@ def class_sums(
 
 @njit(nogil=True, cache=True)
 def _profile(
-    n_c: Float, mean_c: Float, within_c: Float, centre: float, bg: float, q_c: Float
+    n_c: Float, mean_c: Float, within_c: Float, centre: float, bg: float, level: bool, q_c: Float
 ) -> tuple[float, float, float, float, float, float]:  # pragma: no cover
     """Maximise over the mean and the variance intercept at a fixed variance effect.
 
     Fills `q_c` with e^{-bg·x}·Σr² of each class, x = copies − centre. Returns the intercept and
     slope of the mean, log of the common variance, −2·log L/n − log 2π − 1, and its first and second
-    derivatives in bg.
+    derivatives in bg. Where `level`, the mean has no slope.
 
     With w_c = n_c·e^{−bg·x_c} the mean is a weighted regression on three class means, free of the
     variance intercept, whose maximum is e^{b0} = Σ q_c/n. So F(bg) = log Σ q_c + bg·Σ n_c x_c/n up
     to a constant, F' = Σ n_c x_c/n − E_q[x] by the envelope theorem, and F'' = Var_q[x] less the
-    gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·(1,x).
+    gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·(1,x), of
+    which a level mean has the first element only.
     """
     n = s0 = s1 = s2 = t0 = t1 = mean_x = 0.0
     for c in range(3):
@@ -100,7 +123,7 @@ def _profile(
             t1 += w * x * mean_c[c]
     mean_x /= n
     determinant = s0 * s2 - s1 * s1
-    slope = (s0 * t1 - s1 * t0) / determinant
+    slope = 0.0 if level else (s0 * t1 - s1 * t0) / determinant
     intercept = (t0 - slope * s1) / s0
     total = first = second = h0 = h1 = 0.0
     for c in range(3):
@@ -118,7 +141,10 @@ def _profile(
             h1 += n_c[c] * weight * residual * x * x
     if total <= 0.0:
         return intercept, slope, -math.inf, -math.inf, 0.0, 0.0
-    gain = (s2 * h0 * h0 - 2.0 * s1 * h0 * h1 + s0 * h1 * h1) / determinant
+    if level:
+        gain = h0 * h0 / s0
+    else:
+        gain = (s2 * h0 * h0 - 2.0 * s1 * h0 * h1 + s0 * h1 * h1) / determinant
     e1 = first / total
     return (
         intercept,
@@ -131,8 +157,80 @@ def _profile(
 
 
 @njit(nogil=True, cache=True)
+def _maximise(
+    n_c: Float,
+    mean_c: Float,
+    within_c: Float,
+    centre: float,
+    spread: float,
+    variance: float,
+    level: bool,
+    q_c: Float,
+) -> tuple[int, float, float, float, float, float, float]:  # pragma: no cover
+    """Find the variance effect from equal variances on, by safeguarded Newton steps.
+
+    Returns the status, bg, and of :func:`_profile` there all but the gradient; leaves `q_c` there.
+    """
+    lowest = 0 if n_c[0] > 0.0 else 1
+    highest = 2 if n_c[2] > 0.0 else 1
+    limit = _MAX_STEP / (highest - lowest)
+    scale = math.sqrt(spread)
+    bg = 0.0
+    a0, ag, log_variance, value, gradient, curvature = _profile(
+        n_c, mean_c, within_c, centre, bg, level, q_c
+    )
+    status = _NOT_CONVERGED
+    for _ in range(_MAX_ITERATIONS):
+        bottom = log_variance + min(bg * (lowest - centre), bg * (highest - centre))
+        if bottom < math.log(variance) + _FLOOR:
+            return _UNBOUNDED, bg, a0, ag, log_variance, value, curvature
+        if abs(gradient) <= _TOLERANCE * scale:
+            status = _OK
+            break
+        # Where the profile is not convex the expected curvature, Var(g), gives a descent step. Only
+        # there: on a flat floor it would creep.
+        step = -gradient / (curvature if curvature > _CONVEX * spread else spread)
+        step = min(max(step, -limit), limit)
+        moved = False
+        for _ in range(60):
+            trial = bg + step
+            b0, bs, log_v, new_value, new_gradient, new_curvature = _profile(
+                n_c, mean_c, within_c, centre, trial, level, q_c
+            )
+            # At machine precision the value no longer tells: then the gradient must shrink.
+            if new_value < value - 1e-14 * abs(value) or (
+                new_value <= value + 1e-13 * (1.0 + abs(value))
+                and abs(new_gradient) < abs(gradient)
+            ):
+                moved = True
+                break
+            step *= 0.5
+        if not moved:
+            if abs(gradient) <= _ACCEPTED * scale:
+                status = _OK
+            break
+        bg = trial
+        a0, ag, log_variance, value, gradient, curvature = (
+            b0, bs, log_v, new_value, new_gradient, new_curvature,
+        )  # fmt: skip
+    # The last trial may have been refused: leave q_c at the accepted point.
+    a0, ag, log_variance, value, gradient, curvature = _profile(
+        n_c, mean_c, within_c, centre, bg, level, q_c
+    )
+    return status, bg, a0, ag, log_variance, value, curvature
+
+
+@njit(nogil=True, cache=True)
 def _fit_one(
-    sums: Float, observed: bool, q_c: Float, class_c: Float, out: Float
+    sums: Float,
+    third_moment: float,
+    fourth_moment: float,
+    observed: bool,
+    sandwich: bool,
+    likelihood_ratio: bool,
+    q_c: Float,
+    class_c: Float,
+    out: Float,
 ) -> int:  # pragma: no cover
     """Fit one variant from its class sums; fill `out`, return the status."""
     n_c, mean_c, within_c = class_c[0], class_c[1], class_c[2]
@@ -155,139 +253,86 @@ def _fit_one(
     variance = total_y2 / n - (total_y / n) ** 2
     if spread < 1e-12 or variance <= 0.0:
         return _NOT_UNIQUE
-    lowest = 0 if n_c[0] > 0.0 else 1
-    highest = 2 if n_c[2] > 0.0 else 1
-    limit = _MAX_STEP / (highest - lowest)
-    scale = math.sqrt(spread)
-
-    bg = 0.0
-    a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, mean_c, within_c, centre, bg, q_c
+    status, bg, a0, ag, log_variance, value, _ = _maximise(
+        n_c, mean_c, within_c, centre, spread, variance, False, q_c
     )
-    status = _NOT_CONVERGED
-    for _ in range(_MAX_ITERATIONS):
-        bottom = log_variance + min(bg * (lowest - centre), bg * (highest - centre))
-        if bottom < math.log(variance) + _FLOOR:
-            return _UNBOUNDED
-        if abs(gradient) <= _TOLERANCE * scale:
-            status = _OK
-            break
-        # Where the profile is not convex the expected curvature, Var(g), gives a descent step. Only
-        # there: on a flat floor it would creep.
-        step = -gradient / (curvature if curvature > _CONVEX * spread else spread)
-        step = min(max(step, -limit), limit)
-        moved = False
-        for _ in range(60):
-            trial = bg + step
-            b0, bs, log_v, new_value, new_gradient, new_curvature = _profile(
-                n_c, mean_c, within_c, centre, trial, q_c
-            )
-            # At machine precision the value no longer tells: then the gradient must shrink.
-            if new_value < value - 1e-14 * abs(value) or (
-                new_value <= value + 1e-13 * (1.0 + abs(value))
-                and abs(new_gradient) < abs(gradient)
-            ):
-                moved = True
-                break
-            step *= 0.5
-        if not moved:
-            if abs(gradient) <= _ACCEPTED * scale:
-                status = _OK
-            break
-        bg = trial
-        a0, ag, log_variance, value, gradient, curvature = (
-            b0, bs, log_v, new_value, new_gradient, new_curvature,
-        )  # fmt: skip
-    # The last trial may have been refused: leave q_c at the accepted point.
-    a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, mean_c, within_c, centre, bg, q_c
-    )
+    if status == _UNBOUNDED:
+        return status
     out[0] = ag
     out[1] = bg
-    out[5] = -0.5 * n * (math.log(2.0 * math.pi) + 1.0 + value)
-    if observed and status != _OK:
-        return status  # off the maximum the observed information may be singular
-    if observed:
-        if not _observed_covariance(n_c, mean_c, centre, a0, ag, log_variance, bg, q_c, out):
-            status = _NOT_CONVERGED  # stationary, but no maximum
-    else:
-        s0 = s1 = s2 = 0.0
-        for c in range(3):
-            if n_c[c] > 0.0:
-                x = c - centre
-                w = n_c[c] * math.exp(-log_variance - bg * x)
-                s0 += w
-                s1 += w * x
-                s2 += w * x * x
-        out[2] = s0 / (s0 * s2 - s1 * s1)
-        out[3] = 2.0 / (n * spread)
-        out[4] = 0.0
+    out[_LOG_LIKELIHOOD] = -0.5 * n * (math.log(2.0 * math.pi) + 1.0 + value)
+    expected_covariances(
+        n_c, centre, log_variance, bg, third_moment, fourth_moment, out[_MODEL], out[_ROBUST]
+    )
+    # Off the maximum the observed information may be singular; a stationary point at which it is
+    # not positive definite is none.
+    if observed and not (
+        status == _OK
+        and observed_covariance(n_c, mean_c, centre, a0, ag, log_variance, bg, q_c, out[_MODEL])
+    ):
+        out[_MODEL] = np.nan
+        status = _NOT_CONVERGED
+    if sandwich:
+        higher_moments(sums, class_c)
+        sandwich_covariance(class_c, centre, a0, ag, log_variance, bg, out[_SANDWICH])
+    if likelihood_ratio and status == _OK:
+        _likelihood_ratios(n_c, mean_c, within_c, centre, spread, variance, value, q_c, out)
     return status
 
 
 @njit(nogil=True, cache=True)
-def _observed_covariance(
+def _likelihood_ratios(
     n_c: Float,
     mean_c: Float,
+    within_c: Float,
     centre: float,
-    a0: float,
-    ag: float,
-    log_variance: float,
-    bg: float,
+    spread: float,
+    variance: float,
+    value: float,
     q_c: Float,
     out: Float,
-) -> bool:  # pragma: no cover
-    """Invert the observed information of (a0, ag, b0, bg) (math.md §1 at h2 = 0).
+) -> None:  # pragma: no cover
+    """Fill the statistics from the likelihoods without either effect and without both.
 
-    Returns False, and leaves `out` as it is, where it is not positive definite.
+    Without the variance effect, and without both, the maximum is the profile at bg = 0. Without the
+    additive effect it is searched for, and the statistic is NaN where none is found.
     """
-    information = np.zeros((4, 4))
-    common = math.exp(-log_variance)
-    for c in range(3):
-        if n_c[c] > 0.0:
-            x = c - centre
-            w = n_c[c] * math.exp(-log_variance - bg * x)
-            wr = w * (mean_c[c] - a0 - ag * x)
-            k = 0.5 * common * q_c[c]
-            power = 1.0
-            for i in range(2):
-                term = power
-                for j in range(2):
-                    information[i, j] += w * term
-                    information[i, 2 + j] += wr * term
-                    information[2 + i, j] += wr * term
-                    information[2 + i, 2 + j] += k * term
-                    term *= x
-                power *= x
-    # The scales of mean and variance parameters differ by the phenotype's: equilibrate first.
-    d = np.empty(4)
-    for i in range(4):
-        d[i] = 1.0 / math.sqrt(information[i, i])
-    for i in range(4):
-        for j in range(4):
-            information[i, j] *= d[i] * d[j]
-    if np.linalg.eigvalsh(information)[0] < _SINGULAR:
-        return False
-    right = np.zeros((4, 2))
-    right[1, 0] = 1.0
-    right[3, 1] = 1.0
-    covariance = np.linalg.solve(information, right)
-    out[2] = covariance[1, 0] * d[1] * d[1]
-    out[3] = covariance[3, 1] * d[3] * d[3]
-    out[4] = covariance[3, 0] * d[1] * d[3]
-    return True
+    n = n_c[0] + n_c[1] + n_c[2]
+    without_var = _profile(n_c, mean_c, within_c, centre, 0.0, False, q_c)[3]
+    without_both = _profile(n_c, mean_c, within_c, centre, 0.0, True, q_c)[3]
+    out[_VAR_LRT] = _statistic(n * (without_var - value))
+    out[_AV_LRT] = _statistic(n * (without_both - value))
+    status, _, _, _, _, without_add, curvature = _maximise(
+        n_c, mean_c, within_c, centre, spread, variance, True, q_c
+    )
+    if status == _OK and curvature > 0.0:
+        out[_ADD_LRT] = _statistic(n * (without_add - value))
+
+
+@njit(nogil=True, cache=True)
+def _statistic(loss: float) -> float:  # pragma: no cover
+    """Return twice a loss of log-likelihood; NaN for a gain, which shows the fit no maximum."""
+    return math.nan if loss < -_GAIN else max(loss, 0.0)
 
 
 @njit(nogil=True, cache=True)
 def _fit_all(
-    sums: Float, observed: bool, out: Float, status: NDArray[np.int8]
+    sums: Float,
+    third_moment: float,
+    fourth_moment: float,
+    observed: bool,
+    sandwich: bool,
+    likelihood_ratio: bool,
+    out: Float,
+    status: NDArray[np.int8],
 ) -> None:  # pragma: no cover
     q_c = np.empty(3)
-    class_c = np.empty((3, 3))
+    class_c = np.empty((5, 3))
     for j in range(sums.shape[0]):
-        status[j] = _fit_one(sums[j], observed, q_c, class_c, out[j])
-        if status[j] == _NOT_UNIQUE or status[j] == _UNBOUNDED:
-            out[j] = np.nan
+        status[j] = _fit_one(
+            sums[j], third_moment, fourth_moment, observed, sandwich, likelihood_ratio,
+            q_c, class_c, out[j],
+        )  # fmt: skip
 
 
 def fit_class_sums(
@@ -299,10 +344,11 @@ def fit_class_sums(
 
     Parameters
     ----------
-    sums : ndarray, shape (m, 3, 3)
-        As :func:`class_sums` returns them; `y` of mean near 0 and variance near 1.
+    sums : ndarray, shape (m, 3, 1 + powers)
+        As :func:`class_sums` returns them; `y` of mean near 0 and variance near 1. Up to the fourth
+        power for the sandwich covariance, else up to the second.
     moments : tuple of float, default those of the normal distribution
-        Third and fourth moment of the null residuals.
+        Third and fourth moment of the null residuals, for the studentised covariance.
     inference : Inference, optional
         Which standard errors and tests to give.
 
@@ -310,25 +356,43 @@ def fit_class_sums(
     -------
     Estimates
         Status UNBOUNDED where a class's variance runs to zero, NOT_UNIQUE where all genotypes are
-        equal or fewer than five people are left.
+        equal or fewer than five people are left; all NaN in both. Likelihood-ratio statistics are
+        NaN unless the status is OK; that of the additive effect also where the fit without it finds
+        no maximum, and each where the fit without the effect is the better one, which it can be
+        where there are several maxima.
+
+    Raises
+    ------
+    ValueError
+        If the sums lack the powers that the inference takes.
 
     Notes
     -----
     math.md §3: e^{b0} and the mean have closed forms given b_g, which leaves a one-dimensional
     root, found by safeguarded Newton steps.
     """
-    m = len(sums)
-    estimates = Estimates.empty(m)
-    out = np.full((m, 6), np.nan)
-    _fit_all(np.ascontiguousarray(sums, np.float64), inference.observed, out, estimates.status)
-    columns = (
-        estimates.add,
-        estimates.var,
-        estimates.add_variance,
-        estimates.var_variance,
-        estimates.add_var_covariance,
-        estimates.log_likelihood,
-    )
-    for k, column in enumerate(columns):
-        column[:] = out[:, k]
+    needed = 1 + powers_needed(inference)
+    if sums.ndim != 3 or sums.shape[1] != 3 or sums.shape[2] < needed:
+        raise ValueError(f"class sums must be (variants, 3, {needed}), not {sums.shape}")
+    # One signature for all, so that nothing compiles twice: C order, read-only.
+    rows = np.ascontiguousarray(sums, np.float64).view()
+    rows.flags.writeable = False
+    estimates = Estimates.empty(len(sums))
+    out = np.full((len(sums), len(_COLUMNS)), np.nan)
+    _fit_all(
+        rows, float(moments[0]), float(moments[1]),
+        inference.observed, inference.sandwich, inference.likelihood_ratio, out, estimates.status,
+    )  # fmt: skip
+    for k, name in enumerate(_COLUMNS):
+        getattr(estimates, name)[:] = out[:, k]
     return estimates
+
+
+def powers_needed(inference: Inference) -> int:
+    """Return the highest power of y that class sums must have for :func:`fit_class_sums`."""
+    return 4 if inference.sandwich else 2
+
+
+def warm_up() -> None:
+    """Compile the fit or load it from numba's cache; no later call compiles anything."""
+    fit_class_sums(np.zeros((1, 3, 3)))

@@ -21,13 +21,16 @@ STRIDE_4 = 274
 STRIDE_8 = 265
 """Rows from one byte's table to the next: off a power of two, which is one cache set."""
 
+STRIDE_16 = 81
+"""The same where a byte is written to the base of three, which leaves no row unused."""
+
 
 def _rows_at(
-    context: Any, builder: Any, array_type: Any, array: Any, at: Any, lanes: int
+    context: Any, builder: Any, array_type: Any, array: Any, at: Any, lanes: int, bits: int = 64
 ) -> Any:  # pragma: no cover
-    """Point to element `at` of a flat array of int64, as rows of `lanes` integers."""
+    """Point to element `at` of a flat array of integers, as rows of `lanes` of them."""
     data = context.make_array(array_type)(context, builder, array).data
-    row = ir.VectorType(ir.IntType(64), lanes)
+    row = ir.VectorType(ir.IntType(bits), lanes)
     return builder.bitcast(builder.gep(data, [at]), row.as_pointer())
 
 
@@ -60,23 +63,66 @@ def _fill_table_of(lanes: int, stride: int) -> Any:  # pragma: no cover
                     }
                 )
                 at = builder.add(at, columns)
-
-            def pairs(first: dict[int, Any], second: dict[int, Any]) -> dict[int, Any]:
-                return {a + 4 * b: builder.add(first[a], second[b]) for b in second for a in first}
-
-            low = pairs(by_code[0], by_code[1])
-            high = pairs(by_code[2], by_code[3])
             start = builder.mul(k, ir.Constant(i64, stride * lanes))
             table = _rows_at(context, builder, signature.args[3], tables, start, lanes)
-            for b in high:
-                for a in low:
-                    row = builder.gep(table, [ir.Constant(i64, a + 16 * b)])
-                    builder.store(builder.add(high[b], low[a]), row, align=8)
+            _store_table(builder, by_code, table)
             return context.get_dummy_value()
 
         return types.void(weights, types.intp, types.intp, tables, types.intp), codegen
 
     return fill_table
+
+
+def _store_table(
+    builder: Any, by_code: list[dict[int, Any]], table: Any, radix: int = 4
+) -> None:  # pragma: no cover
+    """Store the sum of four people's rows for every byte that their codes can make."""
+
+    def pairs(first: dict[int, Any], second: dict[int, Any]) -> dict[int, Any]:
+        return {a + radix * b: builder.add(first[a], second[b]) for b in second for a in first}
+
+    low = pairs(by_code[0], by_code[1])
+    high = pairs(by_code[2], by_code[3])
+    for b in high:
+        for a in low:
+            row = builder.gep(table, [ir.Constant(ir.IntType(64), a + radix**2 * b)])
+            builder.store(builder.add(high[b], low[a]), row, align=8)
+
+
+def _fill_multiples_step(
+    _: Any,
+    weights: Any,
+    at_weights: Any,
+    columns: Any,
+    shifts: Any,
+    at_shifts: Any,
+    tables: Any,
+    k: Any,
+) -> Any:  # pragma: no cover
+    """Build table `k`, of a byte written to the base of three, in rows of sixteen 32-bit integers.
+
+    A person with one copy adds the weights, one with two copies the weights shifted to the left:
+    by 1 for sums of g times the weight, by 2 for g².
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weights, at, columns, shifts, at_shifts, tables, k = arguments
+        where = _rows_at(context, builder, signature.args[3], shifts, at_shifts, 16, 32)
+        shift = builder.load(where, align=4)
+        nothing = ir.Constant(ir.VectorType(ir.IntType(32), 16), [0] * 16)
+        by_code = []
+        for _ in range(4):
+            source = _rows_at(context, builder, signature.args[0], weights, at, 16, 32)
+            weight = builder.load(source, align=4)
+            by_code.append({0: builder.shl(weight, shift), 1: weight, 2: nothing})
+            at = builder.add(at, columns)
+        start = builder.mul(k, ir.Constant(ir.IntType(64), STRIDE_16 * 16))
+        table = _rows_at(context, builder, signature.args[5], tables, start, 16, 32)
+        _store_table(builder, by_code, table, radix=3)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(weights, place, place, shifts, place, tables, place), codegen
 
 
 def _add_rows_of(lanes: int, stride: int) -> Any:  # pragma: no cover
@@ -86,16 +132,11 @@ def _add_rows_of(lanes: int, stride: int) -> Any:  # pragma: no cover
     def add_rows(_: Any, tables: Any, word: Any, sums: Any, at_sums: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             tables, word, sums, at_sums = arguments
-            i64 = ir.IntType(64)
-            start = ir.Constant(i64, 0)
+            start = ir.Constant(ir.IntType(64), 0)
             table = _rows_at(context, builder, signature.args[0], tables, start, lanes)
             target = _rows_at(context, builder, signature.args[2], sums, at_sums, lanes)
             total = builder.load(target, align=8)
-            for k in range(BYTES):
-                shifted = builder.lshr(word, ir.Constant(i64, 8 * k))
-                byte = builder.and_(shifted, ir.Constant(i64, 255))
-                row = builder.gep(builder.gep(table, [ir.Constant(i64, stride * k)]), [byte])
-                total = builder.add(total, builder.load(row, align=8))
+            total = _plus_rows(builder, total, table, word, stride)
             builder.store(total, target, align=8)
             return context.get_dummy_value()
 
@@ -104,10 +145,46 @@ def _add_rows_of(lanes: int, stride: int) -> Any:  # pragma: no cover
     return add_rows
 
 
+def _plus_rows(
+    builder: Any, total: Any, table: Any, word: Any, stride: int, first: int = 0
+) -> Any:  # pragma: no cover
+    """Add to `total` the rows of a word's bytes, whose tables begin with the one named `first`."""
+    i64 = ir.IntType(64)
+    for k in range(BYTES):
+        byte = builder.and_(builder.lshr(word, ir.Constant(i64, 8 * k)), ir.Constant(i64, 255))
+        own = builder.gep(table, [ir.Constant(i64, stride * (first + k))])
+        total = builder.add(total, builder.load(builder.gep(own, [byte]), align=8))
+    return total
+
+
+def _add_multiples_step(
+    _: Any, tables: Any, word: Any, next_word: Any, sums: Any, at_sums: Any
+) -> Any:  # pragma: no cover
+    """Add the rows of two words' sixteen ternary bytes to sixteen 32-bit sums.
+
+    Two words, because sums that are stored as often as every eight rows hold up the loads.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tables, word, next_word, sums, at_sums = arguments
+        start = ir.Constant(ir.IntType(64), 0)
+        table = _rows_at(context, builder, signature.args[0], tables, start, 16, 32)
+        target = _rows_at(context, builder, signature.args[3], sums, at_sums, 16, 32)
+        total = builder.load(target, align=8)
+        total = _plus_rows(builder, total, table, word, STRIDE_16)
+        total = _plus_rows(builder, total, table, next_word, STRIDE_16, BYTES)
+        builder.store(total, target, align=8)
+        return context.get_dummy_value()
+
+    return types.void(tables, types.uint64, types.uint64, sums, types.intp), codegen
+
+
 fill_table_4 = _fill_table_of(4, STRIDE_4)
 fill_table_8 = _fill_table_of(8, STRIDE_8)
 add_rows_4 = _add_rows_of(4, STRIDE_4)
 add_rows_8 = _add_rows_of(8, STRIDE_8)
+fill_multiples: Any = intrinsic(_fill_multiples_step)
+add_multiples: Any = intrinsic(_add_multiples_step)
 
 
 def _ones_step(_: Any, word: Any) -> Any:  # pragma: no cover
@@ -155,6 +232,22 @@ def _add_four_step(
     return types.void(weights, types.intp, sums, types.intp), codegen
 
 
+def _add_widened_step(
+    _: Any, rows: Any, at_rows: Any, sums: Any, at_sums: Any
+) -> Any:  # pragma: no cover
+    """Add sixteen 32-bit integers of one flat array to sixteen 64-bit ones of another."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, at_rows, sums, at_sums = arguments
+        source = _rows_at(context, builder, signature.args[0], rows, at_rows, 16, 32)
+        target = _rows_at(context, builder, signature.args[2], sums, at_sums, 16)
+        wide = builder.sext(builder.load(source, align=4), target.type.pointee)
+        builder.store(builder.add(builder.load(target, align=8), wide), target, align=8)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, sums, types.intp), codegen
+
+
 def _fetch_step(_: Any, flat: Any, at: Any) -> Any:  # pragma: no cover
     """Ask for the cache line of element `at`, which need not exist."""
 
@@ -175,4 +268,5 @@ ones: Any = intrinsic(_ones_step)
 lowest: Any = intrinsic(_lowest_step)
 word_at: Any = intrinsic(_word_at_step)
 add_four: Any = intrinsic(_add_four_step)
+add_widened: Any = intrinsic(_add_widened_step)
 fetch: Any = intrinsic(_fetch_step)

@@ -13,24 +13,26 @@ from hlmm_scan.models import HLM
 from hlmm_scan.schema import Status
 
 
-def plain_sums(packed, samples, y):
-    """n, Σy and Σy² by copies of the effect allele, added one person after the other."""
+def plain_sums(packed, samples, y, powers=2):
+    """n, Σy, Σy², … by copies of the effect allele, added one person after the other."""
     copies = unpack_reference(packed, 4 * packed.shape[1])[:, samples]
-    sums = np.zeros((len(packed), 3, 3))
+    sums = np.zeros((len(packed), 3, 1 + powers))
     for i, value in enumerate(y):
         for c in range(3):
-            sums[copies[:, i] == c, c] += [1.0, value, value * value]
+            sums[copies[:, i] == c, c] += np.cumprod([1.0] + [value] * powers)
     return sums
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), m=st.integers(1, 5), width=st.integers(1, 9))
-def test_sums_are_those_of_a_plain_loop_bit_for_bit(data, m, width):
+@given(data=st.data(), m=st.integers(1, 5), width=st.integers(1, 9), powers=st.integers(0, 4))
+def test_sums_are_those_of_a_plain_loop_bit_for_bit(data, m, width, powers):
     packed = data.draw(hnp.arrays(np.uint8, (m, width)))
     samples = data.draw(st.lists(st.integers(0, 4 * width - 1), unique=True))
     samples = np.array(samples, np.int64)
     y = data.draw(hnp.arrays(np.float64, len(samples), elements=st.floats(-1e3, 1e3)))
-    np.testing.assert_array_equal(class_sums(packed, samples, y), plain_sums(packed, samples, y))
+    np.testing.assert_array_equal(
+        class_sums(packed, samples, y, powers), plain_sums(packed, samples, y, powers)
+    )
 
 
 def test_read_only_and_strided_blocks_are_taken():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hlmm_scan.genotypes.packing import pack, unpack_reference
 from hlmm_scan.kernels import class_sums as fast
+from hlmm_scan.kernels import class_sums_pass
 from hlmm_scan.kernels.class_sums import (
     class_sums,
     class_sums_of_phenotypes,
@@ -52,7 +53,7 @@ def genotypes(rng, m, n, kinds=KINDS):
 def assert_close(found, wanted, y):
     """Equal counts; sums to the rounding of a sum over everybody."""
     np.testing.assert_array_equal(found[..., 0], wanted[..., 0])
-    for power in (1, 2):
+    for power in range(1, wanted.shape[-1]):
         scale = np.sum(np.abs(y) ** power)
         np.testing.assert_allclose(
             found[..., power], wanted[..., power], rtol=0, atol=1e-15 * (len(y) + 2) * scale
@@ -66,44 +67,54 @@ def assert_close(found, wanted, y):
     share=st.sampled_from([1.0, 0.9, 0.3, 0.02]),
     scale=st.sampled_from([1.0, 1e-3, 1e3, 0.0]),
     missing_shift=st.integers(0, len(KINDS) - 1),
+    powers=st.sampled_from([2, 4]),
     seed=st.integers(0, 10**6),
 )
-def test_sums_are_those_of_the_plain_loop(m, n, share, scale, missing_shift, seed):
+def test_sums_are_those_of_the_plain_loop(m, n, share, scale, missing_shift, powers, seed):
     rng = np.random.default_rng(seed)
     kinds = KINDS[missing_shift:] + KINDS[:missing_shift]
     packed = genotypes(rng, m, n, kinds) if m else np.empty((0, (n + 3) // 4), np.uint8)
     samples = np.flatnonzero(rng.random(n) < share)
     rng.shuffle(samples)
     y = scale * rng.standard_normal(len(samples))
-    assert_close(class_sums(packed, samples, y), plain_class_sums(packed, samples, y), y)
+    found, wanted = (sum_(packed, samples, y, powers) for sum_ in (class_sums, plain_class_sums))
+    assert found.shape == (m, 3, 1 + powers)
+    assert_close(found, wanted, y)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    m=st.integers(1, 12), n=st.integers(1, 600), count=st.integers(0, 7), seed=st.integers(0, 999)
+    m=st.integers(1, 12),
+    n=st.integers(1, 600),
+    count=st.integers(0, 7),
+    powers=st.sampled_from([2, 4]),
+    seed=st.integers(0, 999),
 )
-def test_many_phenotypes_are_each_one_alone_bit_for_bit(m, n, count, seed):
+def test_many_phenotypes_are_each_one_alone_bit_for_bit(m, n, count, powers, seed):
     rng = np.random.default_rng(seed)
     packed = genotypes(rng, m, n)
     samples = [np.flatnonzero(rng.random(n) < rng.choice([0.0, 0.1, 0.97])) for _ in range(count)]
     ys = [rng.standard_normal(len(s)) * rng.choice([1.0, 1e4]) for s in samples]
-    together = class_sums_of_phenotypes(packed, samples, ys)
-    assert together.shape == (count, m, 3, 3)
+    together = class_sums_of_phenotypes(packed, samples, ys, powers)
+    assert together.shape == (count, m, 3, 1 + powers)
     assert together.flags.c_contiguous
     for p in range(count):
-        np.testing.assert_array_equal(together[p], class_sums(packed, samples[p], ys[p]))
-        assert_close(together[p], plain_class_sums(packed, samples[p], ys[p]), ys[p])
+        alone = class_sums(packed, samples[p], ys[p], powers)
+        np.testing.assert_array_equal(together[p], alone)
+        # Nor do further powers change a bit of the lower ones.
+        np.testing.assert_array_equal(alone[..., :3], class_sums(packed, samples[p], ys[p]))
+        assert_close(alone, plain_class_sums(packed, samples[p], ys[p], powers), ys[p])
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_neither_blocks_nor_neighbours_change_a_bit(count, monkeypatch):
+@pytest.mark.parametrize(("count", "powers"), [(1, 2), (2, 2), (5, 2), (1, 4), (3, 4)])
+def test_neither_blocks_nor_neighbours_change_a_bit(count, powers, monkeypatch):
     rng = np.random.default_rng(1)
     n, m = 1_031, 1_000
     packed = genotypes(rng, m, n)
     samples = [np.flatnonzero(rng.random(n) < 0.95) for _ in range(count)]
     ys = [rng.standard_normal(len(s)) for s in samples]
-    whole = class_sums_of_phenotypes(packed, samples, ys)
-    plan = plan_class_sums(packed.shape[1], samples, ys)
+    whole = class_sums_of_phenotypes(packed, samples, ys, powers)
+    plan = plan_class_sums(packed.shape[1], samples, ys, powers)
     for size in (1, 7, 64, 1000):
         blocks = [plan.sums(packed[at : at + size]) for at in range(0, m, size)]
         np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
@@ -142,7 +153,7 @@ def test_people_not_analysed_may_hold_any_call():
 
 def test_read_only_and_strided_blocks_are_taken_without_compiling_again():
     warm_up()
-    before = len(fast._sum_block.signatures)
+    before = len(class_sums_pass.sum_block.signatures)
     rng = np.random.default_rng(4)
     packed = genotypes(rng, 24, 77)
     samples, y = np.arange(77), rng.standard_normal(77)
@@ -157,8 +168,9 @@ def test_read_only_and_strided_blocks_are_taken_without_compiling_again():
     np.testing.assert_array_equal(class_sums(backwards, samples, y), wanted)
     np.testing.assert_array_equal(class_sums(wide[:, :width], samples, y), wanted)
     class_sums_of_phenotypes(packed, [samples] * 4, [y] * 4)
+    class_sums(packed, samples, y, powers=4)
     class_sums(packed[:1, :1], samples[:4], y[:4])
-    assert len(fast._sum_block.signatures) == before == 1
+    assert len(class_sums_pass.sum_block.signatures) == before == 1
 
 
 # ------------------------------------------------------------------------------------- accuracy
@@ -279,19 +291,26 @@ def test_blocks_of_another_shape_and_lists_of_unlike_length_are_refused():
             plan.sums(packed)
     with pytest.raises(ValueError, match="1 sets of people for 2 phenotypes"):
         plan_class_sums(3, [np.arange(9)], [np.zeros(9)] * 2)
+    with pytest.raises(ValueError, match="powers must be 2 or 4, not 3"):
+        plan_class_sums(3, [np.arange(9)], [np.zeros(9)], 3)
+    with pytest.raises(ValueError, match="sum of one of its powers is not finite"):
+        plan_class_sums(3, [np.arange(9)], [np.full(9, 1e80)], 4)
 
 
-@pytest.mark.parametrize(("m", "n", "count"), [(1, 40_000, 1), (3000, 500, 1), (700, 9_999, 6)])
-def test_the_memory_formula_bounds_what_numpy_allocates(m, n, count):
+@pytest.mark.parametrize(
+    ("m", "n", "count", "powers"),
+    [(1, 40_000, 1, 2), (3000, 500, 1, 2), (700, 9_999, 6, 2), (3000, 500, 1, 4), (9, 9_999, 3, 4)],
+)
+def test_the_memory_formula_bounds_what_numpy_allocates(m, n, count, powers):
     warm_up()
     rng = np.random.default_rng(8)
     packed = rng.integers(0, 256, (m, (n + 3) // 4), dtype=np.uint8)
     samples, ys = [np.arange(n)] * count, [rng.standard_normal(n)] * count
     tracemalloc.start()
-    class_sums_of_phenotypes(packed, samples, ys)
+    class_sums_of_phenotypes(packed, samples, ys, powers)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= work_bytes(m, n, count) <= 3 * peak + 10**6
+    assert peak <= work_bytes(m, n, count, powers) <= 3 * peak + 10**6
 
 
 def test_missing_calls_belong_to_no_class():
