@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.hlm_joint import COLLINEAR
+from hlmm_scan.kernels.hlmm_robust import between, person_scores
+from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit
 from hlmm_scan.models.hlmm import HLMM
-from hlmm_scan.null.model import NullModel
+from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
+from hlmm_scan.null.model import NullFit, NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
-
-_COLLINEAR = 1e-8  # 1 − R² of the genotype on the covariates below which its effect is not unique
-_LEAST_RANDOM_VARIANCE = 0.01  # start off the boundary where the null fit lies on it
 
 
 def fit_exact(
@@ -49,18 +50,17 @@ def fit_exact(
     for key in dict.fromkeys(keys):
         G = null.random_effects.design(key)
         fit = null.fits[key]
-        start = np.append(fit.beta, 0.0), max(fit.random_variance, _LEAST_RANDOM_VARIANCE)
         for row in np.flatnonzero(keys == key):
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
-            _fit_one(null, G, genotype, start, inference, estimates, int(row))
+            _fit_one(null, fit, G, genotype, inference, estimates, int(row))
     return estimates
 
 
 def _fit_one(
     null: NullModel,
+    null_fit: NullFit,
     G: Float,
     genotype: Float,
-    start: tuple[Float, float],
     inference: Inference,
     out: Estimates,
     row: int,
@@ -75,22 +75,114 @@ def _fit_one(
     if not enough or _explained(X, g) or _explained(V, g):
         out.status[row] = Status.NOT_UNIQUE
         return
-    model = HLMM(y, np.column_stack([X, g]), np.column_stack([V, g]), G)
-    fit = model.fit(start=start, information="observed" if inference.observed else "expected")
+    X1, V1 = np.column_stack([X, g]), np.column_stack([V, g])
+    start = np.append(null_fit.beta, 0.0), max(null_fit.random_variance, LEAST_RANDOM_VARIANCE)
+    fit = HLMM(y, X1, V1, G).fit(
+        start=start, information="observed" if inference.observed else "expected"
+    )
     out.status[row] = fit.status
-    p, q = X.shape[1], X.shape[1] + 1 + V.shape[1]
     out.add[row], out.var[row] = fit.alpha[-1], fit.beta[-1]
-    out.add_variance[row] = fit.covariance[p, p]
-    out.var_variance[row] = fit.covariance[q, q]
-    out.add_var_covariance[row] = fit.covariance[p, q]
     out.log_likelihood[row] = fit.log_likelihood
     out.random_variance[row] = fit.random_variance
-    out.random_variance_variance[row] = fit.covariance[q + 1, q + 1]
-    log_variance = V @ fit.beta[:-1] + g * fit.beta[-1]
-    out.residual_variance[row] = np.exp(log_variance).mean()
+    out.random_variance_variance[row] = fit.covariance[-1, -1]
+    out.residual_variance[row] = np.exp(V1 @ fit.beta).mean()
+    covariances = {"": fit.covariance}
+    if fit.success:
+        theta = np.append(fit.beta, fit.random_variance)
+        evaluation = HLMMObjective(y, X1, V1, G).at(theta, fit.alpha)
+        held = fit.status == Status.RANDOM_VARIANCE_AT_ZERO
+        covariances["_robust"] = studentised(evaluation, null_fit.moments, held)
+        if inference.sandwich:
+            covariances["_sandwich"] = sandwich(evaluation, held)
+        if inference.likelihood_ratio:
+            everyone = bool(called.all())
+            ratios = _likelihood_ratios(y, X1, V1, G, fit, null_fit if everyone else None)
+            out.add_lrt[row], out.var_lrt[row], out.av_lrt[row] = ratios
+    p, q = X.shape[1], X1.shape[1] + V.shape[1]
+    for suffix, C in covariances.items():
+        getattr(out, f"add_variance{suffix}")[row] = C[p, p]
+        getattr(out, f"var_variance{suffix}")[row] = C[q, q]
+        getattr(out, f"add_var_covariance{suffix}")[row] = C[p, q]
+
+
+def _likelihood_ratios(
+    y: Float, X: Float, V: Float, G: Float, fit: Fit, null_fit: NullFit | None
+) -> list[float]:
+    """2·(log L − restricted log L) without the additive effect, the variance effect, and both.
+
+    `null_fit` is the fit without both where everyone has a call.
+    """
+    h2 = max(fit.random_variance, LEAST_RANDOM_VARIANCE)
+    designs = [(X[:, :-1], V), (X, V[:, :-1])]
+    if null_fit is None:
+        designs.append((X[:, :-1], V[:, :-1]))
+    restricted = []
+    for mean, variance in designs:
+        found = HLMM(y, mean, variance, G).fit(start=(fit.beta[: variance.shape[1]], h2))
+        restricted.append(found.log_likelihood if found.success else np.nan)
+    if null_fit is not None:
+        restricted.append(null_fit.log_likelihood)
+    return [float(np.maximum(2 * (fit.log_likelihood - r), 0.0)) for r in restricted]
+
+
+def studentised(evaluation: HLMMEvaluation, moments: tuple[float, float], held: bool) -> Float:
+    """Return what `models.robust.studentised_covariance` does, free of n×n matrices.
+
+    Parameters
+    ----------
+    evaluation : HLMMEvaluation
+        At the maximum.
+    moments : tuple of float
+        m₃ and m₄ of the noise over its standard deviation.
+    held : bool
+        Whether h2 is on its boundary, and left out.
+
+    Returns
+    -------
+    ndarray, shape (c + v + 1, c + v + 1)
+        NaN for h2 where that is held.
+
+    Notes
+    -----
+    With M = I − h2·QQᵀ, diag(M·diag(v)·M) = v(1 − 2h2·p) + h2²·rowsums(Q(Qᵀdiag(v)Q)∘Q), and for
+    h2 the diagonal is p − h2·rowsums(QS∘Q): 2n·l² operations for each column.
+    """
+    third, fourth = moments
+    cov, V, h2 = evaluation.covariance, evaluation.objective.V, evaluation.h2
+    Q, p = cov.Q, cov.leverage
+
+    def rows(core: Float) -> Float:
+        return np.asarray(np.einsum("ij,ij->i", Q @ core, Q))
+
+    diagonals = [v * (1 - 2 * h2 * p) + h2**2 * rows(cov.weighted(v)) for v in V.T]
+    u = np.column_stack([*diagonals, p - h2 * rows(cov.S)])
+    white = evaluation.X_white - h2 * (Q @ cov.project(evaluation.X_white))
+    B, c = evaluation.expected.copy(), white.shape[1]
+    B[c:, c:] += 0.25 * (fourth - 3) * u.T @ u
+    B[:c, c:] = 0.5 * third * white.T @ u
+    B[c:, :c] = B[:c, c:].T
+    return between(evaluation.expected, B, len(B) - held)
+
+
+def sandwich(evaluation: HLMMEvaluation, held: bool) -> Float:
+    """Return what `models.robust.sandwich_covariance` does, free of n×n matrices; as above."""
+    V, information = evaluation.objective.V, evaluation.expected.copy()
+    scores = person_scores(
+        evaluation.X_white,
+        V,
+        evaluation.h2,
+        evaluation.residual_white,
+        evaluation.random_white,
+        evaluation.covariance.leverage,
+    )
+    if held:
+        c = evaluation.X_white.shape[1]
+        squares = evaluation.residual_white[:, None] ** 2
+        information[c:-1, c:-1] = 0.5 * V.T @ (V * squares)
+    return between(information, scores.T @ scores, len(information) - held)
 
 
 def _explained(design: Float, g: Float) -> bool:
     """Say whether the genotype is, to rounding, a combination of the columns of a design."""
     residual = g - design @ np.linalg.lstsq(design, g, rcond=None)[0]
-    return bool((residual**2).sum() <= _COLLINEAR * (g**2).sum())
+    return bool((residual**2).sum() <= COLLINEAR * (g**2).sum())

@@ -46,6 +46,8 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
+_OUTLYING = 5.0  # times the mean eigenvalue of FᵀF, above which an axis is no random one
+
 
 @njit(nogil=True, cache=True)
 def _chebyshev(x: float, values: Float, slopes: Float) -> None:  # pragma: no cover
@@ -69,7 +71,7 @@ def _dot(a: Float, b: Float) -> float:  # pragma: no cover
 def evaluate(
     theta: Float,
     alpha: Float,
-    profiled: bool,
+    profiled: int,
     v: Float,
     counts: Float,
     residuals: Float,
@@ -78,6 +80,7 @@ def evaluate(
     products: Float,
     series: Float,
     ratio: float,
+    refined: bool,
     values: Float,
     beta: Float,
     mean_squares: Float,
@@ -87,13 +90,15 @@ def evaluate(
     information: Float,
     bound: Float,
     shift: Float,
+    traces: Float,
 ) -> float:  # pragma: no cover
     """−2·log L − n·log 2π of (b0, b1, h2) and its derivatives; infinite out of range.
 
-    Fills `alpha` with the mean effects at their maximum where `profiled`, `gradient` in the order
-    α, b, h2, shape (5,), `information` (expected), shape (5, 5), and `bound`, shape (5,), with
-    estimates of how far each element of the gradient is from that of the exact function, and
-    `shift`, shape (r,), with h2·Λ₀⁻¹γ.
+    Fills `alpha` with the mean effects at their maximum where `profiled` is 2, the first of them
+    with the second at 0 where it is 1; `gradient` in the order α, b, h2, shape (5,),
+    `information` (expected), shape (5, 5), and `bound`, shape (5,), with estimates of how far each
+    element of the gradient is from that of the exact function; `shift`, shape (r,), with
+    h2·Λ₀⁻¹γ, and `traces`, shape (3, 4), with σ_c and N_cd of hlmm_gram.GramEvaluation.
 
     Notes
     -----
@@ -110,8 +115,17 @@ def evaluate(
 
         X_cd = π_cπ_dΣ(s²φ)² − π_cR̃'_d − π_dR̃'_c + ratio·Φ·N·(π_c·1[c=d] − π_cπ_d).
 
-    The bound takes |vᵀMv| ≤ μ‖v‖² with μ the norm of M: its Frobenius norm √(tr M²), or where
-    there are many random effects twice the norm 2‖M‖_F/√r of a random symmetric matrix.
+    The bound is of vᵀMw, with v = √h2·Λ₀^-½γ and w the derivatives of v. It takes |vᵀMw| ≤ μ‖v‖‖w‖
+    with μ the norm of M: its Frobenius norm ‖M‖_F = √(tr M²), or where there are many random
+    effects twice the norm 2‖M‖_F/√r of a random symmetric matrix. Where v was not made with M, by
+    refinement, a random matrix does not know v and w, so that vᵀMw is about ‖v‖‖w‖‖M‖_F/r, √r times
+    less: four times that is allowed where v and w lie across many axes (on outlying axes of F,
+    which populations make and genotypes follow, the norm stands), and besides
+
+    * M² is not of random sign: it is near (‖M‖_F²/r)·I;
+    * a person's own residual stands in v and w: safe·Σδ²|∂δ/∂b|;
+    * the genotype stands in v, w and M: with P = FΛ₀⁻¹Fᵀ·κ, vᵀMw has Σδᵢ(Pg)ᵢ², where Pg is ρg for
+      ρ = gᵀPg/gᵀg, and where relatives raise ρ above the mean leverage, (Pg)ᵢ² depends on gᵢ too.
     """
     r, h2 = len(values), theta[2]
     n = counts.sum()
@@ -180,7 +194,9 @@ def evaluate(
     determinant = s0 * s2 - s1 * s1
     if not determinant > 0.0:
         return np.inf
-    if profiled:
+    if profiled == 1:
+        alpha[0], alpha[1] = m0 / s0, 0.0
+    elif profiled == 2:
         alpha[0] = (s2 * m0 - s1 * m1) / determinant
         alpha[1] = (s0 * m1 - s1 * m0) / determinant
 
@@ -261,6 +277,7 @@ def evaluate(
         for d in range(4):
             leverage -= kappa * delta[d] * X[c, d]
         leverage *= weights[c]
+        traces[c, 0] = leverage
         own_part = 0.5 * (counts[c] * (weights[c] > 0.0) - 2.0 * h2 * leverage)
         information[2, 2] += own_part
         information[2, 3] += own_part * v[c]
@@ -269,6 +286,7 @@ def evaluate(
         information[3, 4] += 0.5 * leverage * v[c]
         for d in range(3):
             N = 0.5 * weights[c] * weights[d] * X[c, d]
+            traces[c, 1 + d] = 2.0 * N
             information[2, 2] += h2 * h2 * N
             information[2, 3] += h2 * h2 * N * v[d]
             information[3, 3] += h2 * h2 * N * v[c] * v[d]
@@ -284,13 +302,19 @@ def evaluate(
         mean_v += pi[c] * relative[c] * v[c]
     for c in range(3):
         s_v += counts[c] * (relative[c] * (v[c] - mean_v)) ** 2
-    cross = 0.0
-    largest = 0.0
+    cross = own_influence = largest = square_v = third = third_b = 0.0
     for c in range(4):
         if counts[c] > 0.0:
-            cross += counts[c] * delta[c] * relative[c] * (v4[c] - mean_v)
+            by_b = relative[c] * (v4[c] - mean_v)
+            square = weights[c] * v4[c] ** 2 if c < 3 else mean_weight
+            cross += counts[c] * delta[c] * by_b
+            own_influence += counts[c] * abs(delta[c] ** 2 * by_b)
+            square_v += counts[c] * weights[c] * v4[c] ** 2
+            third += counts[c] * abs(delta[c]) * square
+            third_b += counts[c] * abs(by_b) * square
             largest = max(largest, abs(delta[c]))
-    safe = 1.3 * max(ratio, 1.0) * kappa * kappa * max(mean, 0.0)
+    probe = 3.0 * math.sqrt(2.0 / r)  # three standard errors of one probe's estimate
+    safe = (1.0 + probe) * max(ratio, 1.0) * kappa * kappa * max(mean, 0.0)
     frobenius, frobenius_b = math.sqrt(safe * delta_square), math.sqrt(safe * s_v)
     share = min(1.0, 4.0 / math.sqrt(r))
     mu = min(share * frobenius, largest * kappa * values[0] * phi[0])
@@ -298,7 +322,9 @@ def evaluate(
     if mu > 0.5:
         bound[:] = np.inf
         return float(value)
-    g2 = g_a = g_b = g_h = 0.0
+    outlying = _OUTLYING * values.mean()
+    # Squared lengths of v, and of its derivatives by a, b and h2; then of their outlying parts.
+    lengths = np.zeros((2, 4))
     for j in range(r):
         zeta = y[j] - alpha[0] * t[0, j] - alpha[1] * t[1, j]
         by_b = 0.0
@@ -307,25 +333,54 @@ def evaluate(
                 mean_c = alpha[0] + alpha[1] * v[c]
                 by_b += weights[c] * v[c] * (products[c, j] - mean_c * sums[c, j])
         if h2 > 0.0:
-            g2 += phi[j] * (h2 * zeta - beta[j]) ** 2 / h2
-            g_h += phi[j] * (0.5 * (zeta + beta[j] / h2)) ** 2 / h2
+            lengths[0, 0] += phi[j] * (h2 * zeta - beta[j]) ** 2 / h2
+            lengths[0, 3] += phi[j] * (0.5 * (zeta + beta[j] / h2)) ** 2 / h2
         elif beta[j] != 0.0:
-            g2 = 1e12  # the first two terms of the quadratic form have no limit: to be refined
-        g_a += h2 * phi[j] * t[1, j] ** 2
-        g_b += h2 * phi[j] * by_b**2
-    g, g_a, g_b, g_h = math.sqrt(g2), math.sqrt(g_a), math.sqrt(g_b), math.sqrt(g_h)
-    mu_true = mu / (1.0 - mu)
-    probe_error = min(1.0, 3.0 * math.sqrt(2.0 / r) + 0.1)
+            # The first two terms of the quadratic form have no limit: to be refined.
+            lengths[0, 0] = 1e12
+        lengths[0, 1] += h2 * phi[j] * t[1, j] ** 2
+        lengths[0, 2] += h2 * phi[j] * by_b**2
+        if values[j] > outlying:
+            lengths[1] = lengths[0]  # eigenvalues descend
+    leverage = kappa * trace / n
+    smoothed = lengths[0, 1] / max(square_v, 1e-300)
+    coherent = smoothed**2 + max(smoothed - (1.0 + probe) * leverage, 0.0)
+    if refined:
+        coherent = 0.0
+    slope = abs(alpha[1])
+    lengths = np.sqrt(lengths)
+    g, g2 = lengths[0, 0], lengths[0, 0] ** 2
+    mu_true, mu_b_true = mu / (1.0 - mu), mu_b / (1.0 - mu)
+    across = (4.0 * frobenius + 2.0 * frobenius**2) / (r * (1.0 - mu))
+    across_b = (4.0 * frobenius_b + 4.0 * frobenius * frobenius_b) / (r * (1.0 - mu))
+    cubic = np.empty(4)
+    for k in range(4):
+        along = lengths[1, 0] * lengths[0, k] + lengths[0, 0] * lengths[1, k]
+        cubic[k] = mu_true * g * lengths[0, k]
+        if not refined:
+            cubic[k] = min(cubic[k], across * g * lengths[0, k] + mu_true * along)
+    # vᵀM(∂v/∂b) and vᵀ(∂M/∂b)v have random signs of their own.
+    random = math.sqrt((2.0 * across * g * lengths[0, 2]) ** 2 + (across_b * g2) ** 2)
+    along = lengths[1, 0] * lengths[0, 2] + lengths[0, 0] * lengths[1, 2]
+    random += 2.0 * mu_true * along + 2.0 * mu_b_true * lengths[1, 0] * g
+    cubic_b = 2.0 * mu_true * g * lengths[0, 2] + mu_b_true * g2
+    if not refined:
+        cubic_b = min(cubic_b, random)
+    probe_error = min(1.0, probe + 0.1)
+    # M² is near a multiple of I, and the trace of M is not left out.
+    cubic_trace = frobenius * frobenius * (1.0 if lengths[1].any() else share)
     bound[0] = 0.0
-    bound[1] = 2.0 * g * g_a * mu_true
+    bound[1] = 2.0 * (cubic[1] + slope * coherent * third)
     bound[2] = 0.0
     bound[3] = (
-        2.0 * g * g_b * mu_true
-        + g2 * mu_b
+        cubic_b
+        + slope**2 * coherent * (2.0 * third + third_b)
+        + 3.0 * safe * own_influence
         + probe_error * safe * abs(cross)
-        + frobenius * frobenius * mu_b
+        + cubic_trace * mu_b
     )
-    bound[4] = 2.0 * g * g_h * mu_true
+    bound[4] = 2.0 * cubic[3]
     if h2 > 0.0:
-        bound[4] += (g2 * mu + probe_error * safe * delta_square + frobenius**2 * mu) / h2
+        bound[4] += slope**2 * coherent * third / h2
+        bound[4] += (cubic[0] + probe_error * safe * delta_square + cubic_trace * mu) / h2
     return float(value)

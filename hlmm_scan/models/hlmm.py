@@ -94,12 +94,12 @@ class HLMM:
             If a parameter has the wrong shape or range, a log-variance lies outside ±600, or
             the columns of X are collinear; so do all methods that take parameters.
         """
-        value = self._at(b, h2).value
+        value = self.at(None, b, h2).value
         return value if negative else -0.5 * self.n * (value + float(np.log(2 * np.pi)))
 
     def likelihood_and_gradient(self, b: ArrayLike, h2: float) -> tuple[float, FloatArray]:
         """Return −2L/n − log 2π and its gradient, first b, then h2; shape (v + 1,)."""
-        evaluation = self._at(b, h2)
+        evaluation = self.at(None, b, h2)
         return evaluation.value, evaluation.gradient
 
     def alpha_ols(self) -> FloatArray:
@@ -116,7 +116,7 @@ class HLMM:
 
     def alpha_mle(self, b: ArrayLike, h2: float) -> FloatArray:
         """Return the maximum-likelihood estimate of the mean effects given b and h2."""
-        return self._at(b, h2).alpha
+        return self.at(None, b, h2).alpha
 
     def observed_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
         """Return the observed information of log L at any (a, b, h2).
@@ -127,14 +127,14 @@ class HLMM:
             Order a, b, h2. Half the Hessian of −2·log L, so its inverse is the covariance of
             the estimates.
         """
-        return self._at(b, h2, a).observed
+        return self.at(a, b, h2).observed
 
     def expected_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
         """Return the expected information of log L; as `observed_information`.
 
         It does not depend on a, and a is orthogonal to (b, h2) in it.
         """
-        return self._at(b, h2, a).expected
+        return self.at(a, b, h2).expected
 
     def fit(
         self,
@@ -196,6 +196,20 @@ class HLMM:
         minimum = minimise_random_variance(objective, theta, lambda: _hlm_start(standard), level)
         return report(standard, minimum, information, random_unit=random_unit)
 
+    def at(self, a: ArrayLike | None, b: ArrayLike, h2: float) -> HLMMEvaluation:
+        """Evaluate the model with all derivatives, on the designs as they are.
+
+        Parameters
+        ----------
+        a : array_like, shape (c,), or None
+            Effects on the mean; None for their maximum given b and h2.
+        b : array_like, shape (v,)
+        h2 : float
+        """
+        theta = np.append(as_parameters(b, self.n_variance, "b"), as_random_variance(h2))
+        alpha = None if a is None else as_parameters(a, self.n_mean, "a")
+        return HLMMObjective(self.y, self.X, self.V, self._G).at(theta, alpha)
+
     @cached_property
     def _standard(self) -> Standardised:
         return Standardised(self.y, self.X, self.V)
@@ -203,11 +217,6 @@ class HLMM:
     @cached_property
     def _G(self) -> FloatArray:
         return thin(self.G)
-
-    def _at(self, b: ArrayLike, h2: float, a: ArrayLike | None = None) -> HLMMEvaluation:
-        theta = np.append(as_parameters(b, self.n_variance, "b"), as_random_variance(h2))
-        alpha = None if a is None else as_parameters(a, self.n_mean, "a")
-        return HLMMObjective(self.y, self.X, self.V, self._G).at(theta, alpha)
 
 
 def _hlm_start(standard: Standardised) -> FloatArray:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
-from hlmm_scan.models.fit import Fit, Information
+from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit, Information
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.inference import wald_neg_log10_p
@@ -24,6 +24,7 @@ from hlmm_scan.null.model import (
     RandomEffects,
     contig_key,
 )
+from hlmm_scan.null.moments import noise_moments, pooled_moments
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def fit_null(
     if random_effects is None:
         fit = _checked(cohort.phenotype, HLM(y, X, V).fit())
         residuals = (y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
-        fits[ALL_RANDOM_EFFECTS] = _null_fit(fit, residuals)
+        fits[ALL_RANDOM_EFFECTS] = _null_fit(fit, pooled_moments(residuals))
     else:
         present = set(random_effects.contigs)
         keys = [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in left_out} & present)]
@@ -163,11 +164,12 @@ def fit_null(
         for key in keys:
             model = HLMM(y, X, V, random_effects.design(key))
             fitted = _checked(cohort.phenotype, model.fit(start=start))
-            fits[key] = _null_fit(fitted)
+            at = model.at(fitted.alpha, fitted.beta, fitted.random_variance)
+            fits[key] = _null_fit(fitted, noise_moments(at))
             # Every chromosome starts from the fit with all random effects, near its own.
             if key == ALL_RANDOM_EFFECTS:
                 fit = fitted
-                start = fit.beta, max(float(fit.random_variance), 0.01)
+                start = fit.beta, max(fit.random_variance, LEAST_RANDOM_VARIANCE)
     if not seed_mode:
         covariates = _in_user_units(cohort, fit, centre, scale)
     model_ = NullModel(
@@ -207,21 +209,16 @@ def _checked(phenotype: str, fit: Fit) -> Fit:
     return fit
 
 
-def _null_fit(fit: Fit, residuals: Float | None = None) -> NullFit:
-    """Keep what scans start from; `residuals` are in units of their standard deviations."""
-    moments = {}
-    if residuals is not None:
-        moments = {
-            "third_moment": float((residuals**3).mean()),
-            "fourth_moment": float((residuals**4).mean()),
-        }
+def _null_fit(fit: Fit, moments: tuple[float, float]) -> NullFit:
+    """Keep what scans start from; `moments` are the third and fourth of the noise."""
     return NullFit(
         alpha=fit.alpha,
         beta=fit.beta,
         random_variance=float(np.nan_to_num(fit.random_variance)),
         log_likelihood=float(fit.log_likelihood),
         status=fit.status,
-        **moments,
+        third_moment=moments[0],
+        fourth_moment=moments[1],
     )
 
 
