@@ -22,6 +22,8 @@ MISSING = -1
 MISSING_BYTE = 0x55
 """Four missing calls."""
 
+_COUNTED_AT_ONCE = 64  # rows that are masked before they are counted
+
 _COPIES_OF_CODE = np.array([2, MISSING, 1, 0], dtype=np.int8)
 _CODE_OF_COPIES = np.array([3, 2, 0, 1], dtype=np.uint8)  # index -1 (missing) is the last one
 _DOSAGE_OF_CODE = np.array([2.0, np.nan, 1.0, 0.0])
@@ -249,9 +251,27 @@ def count_genotypes(
     counts = np.zeros((rows.shape[0], 4), np.int64)
     if samples is None:
         _count_all(rows, n_samples, _COUNTS_OF_BYTE, _COUNT_COLUMN_OF_CODE, counts)
-    else:
-        chosen = _checked_samples(samples, n_samples)
+        return counts
+    chosen = _checked_samples(samples, n_samples)
+    keep = np.zeros(4 * rows.shape[1], np.bool_)
+    keep[chosen] = True
+    if np.count_nonzero(keep) < chosen.size:  # somebody stands twice
         _count_samples(rows, chosen, _COUNT_COLUMN_OF_CODE, counts)
+        return counts
+    # Whole bytes count faster: those not chosen are made missing, and taken out again.
+    bits = np.packbits(np.repeat(keep, 2), bitorder="little")
+    everyone = np.uint8(MISSING_BYTE)
+    for start in range(0, len(rows), _COUNTED_AT_ONCE):
+        part = rows[start : start + _COUNTED_AT_ONCE]
+        masked = (part & bits) | (everyone & ~bits)
+        _count_all(
+            masked,
+            keep.size,
+            _COUNTS_OF_BYTE,
+            _COUNT_COLUMN_OF_CODE,
+            counts[start : start + len(part)],
+        )
+    counts[:, 3] -= keep.size - chosen.size
     return counts
 
 

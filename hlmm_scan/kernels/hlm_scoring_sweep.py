@@ -1,164 +1,35 @@
-"""The pass over people of the fast joint HLM kernel: exact gradients of a tile of variants.
+"""The passes over people of the fast joint HLM kernel, a tile of variants at a time.
 
-Everything that touches people × variants arrays is here. A sweep goes over strips of people small
-enough to stay in the second-level cache: two matrix products out (Xa and Vb), an exponential, one
-compiled pass over the strip, two matrix products back (XᵀWr and Vᵀ(1 − r²W)).
+A pass goes over strips of people small enough for the second-level cache, and does a few matrix
+products and one loop of vectors (:mod:`hlm_scoring_lanes`) on each. Products are in single
+precision within a strip and added up in float64: next to the sampling error of a sum over n people,
+√n, the error of a gradient is some 1e-6. Coefficients enter as deviations from the null fit,
+whose residuals and log-variances are columns of the designs, so their rounding is that of a small
+number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.hlm_joint import JointDesign
+from hlmm_scan.kernels.hlm_scoring_lanes import (
+    PROJECTED_SUMS,
+    SUMS,
+    weigh,
+    weigh_projected,
+)
+from hlmm_scan.kernels.hlm_scoring_tile import TILE, Tile, centred
+
 Float = NDArray[np.float64]
-Real = NDArray[Any]
-"""float64 or float32."""
+Single = NDArray[np.float32]
 
 STRIP = 512
-"""People per strip: with 64 variants, the strip's arrays fill about half of a 2 MiB cache."""
-
-TILE = 64
-"""Variants fitted abreast."""
-
-LANES = 16
-"""Columns of a sweep are padded to a multiple of this: whole BLAS micro-tiles only, so that a
-variant's sums are the same bit for bit wherever in a tile it stands."""
-
-
-@njit(nogil=True, cache=True)
-def _slope(e: Real, g: Real, centre: Float, slope: Real) -> None:  # pragma: no cover
-    """Subtract slope·(g − centre) from `e`, (strip, m); people without a call stay as they are."""
-    n, m = e.shape
-    middle = centre.astype(e.dtype)
-    for i in range(n):
-        for j in range(m):
-            x = e.dtype.type(g[i, j]) - middle[j]
-            e[i, j] -= slope[j] * x if x == x else e.dtype.type(0)
-
-
-@njit(nogil=True, cache=True)
-def _weigh(e: Real, r: Real, g: Real, centre: Float, a_g: Real) -> None:  # pragma: no cover
-    """Turn weights and y − X₀a₀ into 1 − r²w and wr, in place.
-
-    Parameters
-    ----------
-    e : ndarray, shape (strip, m)
-        In: weights w. Out: 1 − r²w, 0 where the genotype is missing.
-    r : ndarray, shape (strip, m)
-        In: y − X₀a₀. Out: w·r with r = y − X₀a₀ − a_g·(g − centre).
-    g : ndarray, shape (strip, m)
-    centre, a_g : ndarray, shape (m,)
-    """
-    n, m = e.shape
-    zero, one = e.dtype.type(0), e.dtype.type(1)
-    middle = centre.astype(e.dtype)
-    for i in range(n):
-        for j in range(m):
-            x = e.dtype.type(g[i, j]) - middle[j]
-            called = x == x
-            w = e[i, j] if called else zero
-            residual = r[i, j] - a_g[j] * (x if called else zero)
-            wr = w * residual
-            r[i, j] = wr
-            e[i, j] = (one if called else zero) - wr * residual
-
-
-# The sums below stay apart from the pass above, each on three rows: more arrays in one loop and
-# the compiler gives up proving that they do not overlap, and with it vector instructions.
-
-
-@njit(nogil=True, cache=True)
-def _scores(
-    e: Real, r: Real, g: Real, centre: Float, gr: Real, ge: Real, total: Real
-) -> None:  # pragma: no cover
-    """Add Σg·wr, Σg(1 − r²w) and Σ(1 − r²w) to `gr`, `ge` and `total`, (m,)."""
-    n, m = e.shape
-    zero = e.dtype.type(0)
-    middle = centre.astype(e.dtype)
-    for i in range(n):
-        for j in range(m):
-            x = e.dtype.type(g[i, j]) - middle[j]
-            x = x if x == x else zero
-            gr[j] += r[i, j] * x
-            ge[j] += e[i, j] * x
-            total[j] += e[i, j]
-
-
-@njit(nogil=True, cache=True)
-def _moments(
-    w: Real, g: Real, centre: Float, w0: Real, w1: Real, w2: Real
-) -> None:  # pragma: no cover
-    """Add Σw, Σwg and Σwg² to `w0`, `w1` and `w2`, (m,)."""
-    n, m = w.shape
-    zero = w.dtype.type(0)
-    middle = centre.astype(w.dtype)
-    for i in range(n):
-        for j in range(m):
-            x = w.dtype.type(g[i, j]) - middle[j]
-            weight = w[i, j] if x == x else zero
-            x = x if x == x else zero
-            wx = weight * x
-            w0[j] += weight
-            w1[j] += wx
-            w2[j] += wx * x
-
-
-@njit(nogil=True, cache=True)
-def _weighted(w: Real, g: Real, centre: Float, out: Real) -> None:  # pragma: no cover
-    """Put w·(g − centre) into `out`, 0 where the genotype is missing; all (strip, m)."""
-    n, m = w.shape
-    middle = centre.astype(out.dtype)
-    zero = out.dtype.type(0)
-    for i in range(n):
-        for j in range(m):
-            x = out.dtype.type(g[i, j]) - middle[j]
-            out[i, j] = out.dtype.type(w[i, j]) * x if x == x else zero
-
-
-@njit(nogil=True, cache=True)
-def centred(g: Real, centre: Float, out: Real, absent: Real) -> None:  # pragma: no cover
-    """Put g − centre into `out` and 1 where it is missing into `absent`."""
-    n, m = g.shape
-    middle = centre.astype(out.dtype)
-    zero, one = out.dtype.type(0), out.dtype.type(1)
-    for i in range(n):
-        for j in range(m):
-            x = out.dtype.type(g[i, j]) - middle[j]
-            out[i, j] = x if x == x else zero
-            absent[i, j] = zero if x == x else one
-
-
-@njit(nogil=True, cache=True)
-def _describe(
-    source: Real, g: Real, people: Float, total: Float, low: Float, high: Float
-) -> bool:  # pragma: no cover
-    """Copy `source`, (n, m), into the first columns of `g`; say whether nothing was lost.
-
-    Counts and sums the calls of each column of `g` besides, with their smallest and largest.
-    """
-    n, m = source.shape
-    lossless = True
-    for i in range(n):
-        lost = 0
-        for j in range(m):
-            x = source[i, j]
-            g[i, j] = x
-            lost += 1 if (x == x) and np.float64(g[i, j]) != x else 0
-        lossless = lossless and lost == 0
-        for j in range(m):
-            x = np.float64(g[i, j])
-            people[j] += 1.0 if x == x else 0.0
-            total[j] += x if x == x else 0.0
-        for j in range(m):
-            x = np.float64(g[i, j])
-            low[j] = x if x < low[j] else low[j]
-            high[j] = x if x > high[j] else high[j]
-    return lossless
+"""People per strip: with 64 variants, the strip's arrays fill about half of a 1 MiB cache."""
 
 
 def strips(n: int) -> Iterator[slice]:
@@ -168,175 +39,221 @@ def strips(n: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Columns:
-    """The designs in one precision, laid out for the sweep.
+    """What stays the same from pass to pass, in single precision.
 
     Attributes
     ----------
-    yX : ndarray, shape (n, 1 + c)
-    V : ndarray, shape (n, v)
+    mean : ndarray, shape (n, 1 + c)
+        Null residuals y − X₀a₀ and X₀.
+    variance : ndarray, shape (n, 1 + v)
+        Null log-variances V₀b₀ and V₀.
+    start : ndarray, shape (n, c + 2v + u)
+        W₀X₀, V₀, K₀V₀ and w₀r₀·U, k₀ = w₀r₀² and U the distinct columns of X₀ and V₀.
+    powers : ndarray, shape (n, 4)
+        w₀, 1, k₀ and w₀r₀, for squares and cubes of genotypes.
+    absent : ndarray, shape (n, c + v + 4)
+        For people without a call: w₀r₀X₀, ½(1 − k₀)V₀, V₀b₀, 1 − k₀, and their leverages in
+        the two designs.
+    of_X, of_V : ndarray of int, shapes (c,) and (v,)
+        Where the columns of X₀ and V₀ stand in U.
     """
 
-    yX: Real
-    V: Real
-
-
-@dataclass
-class Tile:
-    """Genotypes of the variants of one tile.
-
-    Attributes
-    ----------
-    g : ndarray, shape (n, m)
-        As given, NaN where missing; float32 where that loses nothing. Columns of zeros may follow
-        those of the variants.
-    centre, people, reach : ndarray, shape (m,)
-        Mean over the people called, their number, and the largest deviation from the mean.
-    """
-
-    g: Real
-    centre: Float
-    people: Float
-    reach: Float
+    mean: Single
+    variance: Single
+    start: Single
+    powers: Single
+    absent: Single
+    of_X: NDArray[np.intp]
+    of_V: NDArray[np.intp]
 
     @classmethod
-    def of(cls, genotypes: Float) -> Tile:
-        """Copy an (n, m) block, people-major, in the narrowest type that holds it."""
-        n, m = genotypes.shape
-        wide = -(-m // LANES) * LANES
-        for dtype in (np.float32, np.float64):
-            g: Real = np.zeros((n, wide), dtype)
-            people, total = np.zeros(wide), np.zeros(wide)
-            low, high = np.full(wide, np.inf), np.full(wide, -np.inf)
-            if _describe(genotypes, g, people, total, low, high):
-                break
-        with np.errstate(invalid="ignore", divide="ignore"):
-            centre = np.where(people > 0, total / people, 0.0)
-        return cls(g, centre, people, np.maximum(high - centre, centre - low))
+    def of(cls, design: JointDesign, mean: Float, variance: Float) -> Columns:
+        """Lay out the columns; `mean` and `variance` invert X₀ᵀW₀X₀ and ½V₀ᵀV₀."""
+        X, V = design.X, design.V
+        log_variance = V @ design.beta
+        w = np.exp(-log_variance)
+        r = design.y - X @ design.alpha
+        k = w * r * r
+        together, places = np.unique(np.column_stack([X, V]), axis=1, return_inverse=True)
+        places = places.reshape(-1)
+        leverages = (
+            w * np.einsum("ni,ni->n", X @ mean, X),
+            0.5 * np.einsum("ni,ni->n", V @ variance, V),
+        )
+        absent = (X * (w * r)[:, None], 0.5 * V * (1 - k)[:, None], log_variance, 1 - k)
 
-    def take(self, columns: NDArray[np.intp]) -> Tile:
-        """Return the chosen variants."""
-        return Tile(
-            np.take(self.g, columns, axis=1),
-            self.centre[columns],
-            self.people[columns],
-            self.reach[columns],
+        def lay(*columns: Float) -> Single:
+            return np.column_stack(columns).astype(np.float32)
+
+        return cls(
+            mean=lay(r, X),
+            variance=lay(log_variance, V),
+            start=lay(X * w[:, None], V, V * k[:, None], together * (w * r)[:, None]),
+            powers=lay(w, np.ones_like(w), k, w * r),
+            absent=lay(*absent, *leverages),
+            of_X=places[: X.shape[1]],
+            of_V=places[X.shape[1] :],
         )
 
-    @staticmethod
-    def join(parts: list[tuple[Tile, int]]) -> Tile:
-        """Put the first so many variants of several tiles into one."""
-        first = [(tile, slice(m)) for tile, m in parts]
-        return Tile(
-            np.concatenate([tile.g[:, s] for tile, s in first], axis=1),
-            np.concatenate([tile.centre[s] for tile, s in first]),
-            np.concatenate([tile.people[s] for tile, s in first]),
-            np.concatenate([tile.reach[s] for tile, s in first]),
-        )
-
-    def padded(self, columns: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Fill a choice of columns up to whole lanes, or to all where that takes no longer."""
-        wide = -(-len(columns) // LANES) * LANES
-        if wide == self.g.shape[1]:
-            return np.arange(wide)
-        filled = np.full(wide, columns[0])
-        filled[: len(columns)] = columns
-        return filled
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """n, c and v."""
+        return len(self.mean), self.mean.shape[1] - 1, self.variance.shape[1] - 1
 
 
-@dataclass
+@dataclass(frozen=True)
+class Start:
+    """Products of the genotypes of a tile with the null model, one row per variant.
+
+    Attributes
+    ----------
+    linear, absent : ndarray
+        With the columns `start` and `absent` of :class:`Columns`, of x and of 1 for those without
+        a call; `absent` is 0 where everybody is called.
+    squares, cubes : ndarray, shape (64, 4)
+        With the columns `powers`, of x² and x³.
+    """
+
+    linear: Float
+    squares: Float
+    cubes: Float
+    absent: Float
+
+    @classmethod
+    def at(cls, columns: Columns, tile: Tile) -> Start:
+        """Go over the people."""
+        n, _, _ = columns.shape
+        rows = min(n, STRIP)
+        missing = bool((tile.people < n).any())
+        x, squares, cubes = np.empty((3, rows, TILE), np.float32)
+        absent = np.empty((rows if missing else 0, TILE), np.float32)
+        centre = tile.centre.astype(np.float32)
+        products = (columns.start, columns.powers, columns.powers, columns.absent)
+        sums = [np.zeros((a.shape[1], TILE)) for a in products]
+        for s in strips(n):
+            size = len(tile.g[s])
+            parts = [x[:size], squares[:size], cubes[:size], absent[:size]]
+            centred(tile.g[s], centre, *parts)
+            for total, factor, part in zip(sums, products, parts, strict=True):
+                if len(part):
+                    total += factor[s].T @ part
+        return cls(*(total.T.copy() for total in sums))
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """Sums over people of m variants at given coefficients.
+    """Sums over the people called for each variant of a tile, at given coefficients.
 
     Attributes
     ----------
-    excess : ndarray, shape (m,)
-        Σ(1 − r²w).
     gradient : ndarray, shape (m, c + v + 2)
-        Of −log L: covariates of the mean, of the log-variance, then a_g and b_g.
-    moments : ndarray, shape (3, m)
-        Where asked for: Σw, Σwg and Σwg², g centred at the tile's centre.
-    Xwg : ndarray, shape (m, c)
-        Where asked for: XᵀW(g − at).
+        Of f = −log L: covariates of the mean, of the log-variance, then a_g and b_g.
+    value : ndarray, shape (m,)
+        f − ½·people·log 2π.
+    moments : ndarray, shape (5, m)
+        Σw, Σwx, Σwx², Σ√w·x and Σ√w·x², x the genotype's deviation from its mean.
     """
 
-    excess: Float
     gradient: Float
+    value: Float
     moments: Float
-    Xwg: Float
 
     @classmethod
-    def at(
-        cls,
-        columns: Columns,
-        tile: Tile,
-        index: NDArray[np.intp],
-        theta: Float,
-        *,
-        cross: tuple[Columns, Float] | None = None,
-    ) -> Sweep:
-        """Sweep over the people.
+    def at(cls, columns: Columns, tile: Tile, change: Float) -> Sweep:
+        """Go over the people.
 
         Parameters
         ----------
         columns : Columns
-            In the precision in which to compute.
         tile : Tile
-        index : ndarray of int, shape (m,)
-            Variants of the tile.
-        theta : ndarray, shape (m, c + v + 2)
-            Their coefficients in the order of `gradient`.
-        cross : tuple of Columns and ndarray, shape (m,), optional
-            Asks for the last two: columns in the precision to do them in, and `at`, from the
-            tile's centre.
+        change : ndarray, shape (m, c + v + 2)
+            Coefficients of the first m variants less those of the null, in the order of
+            `gradient`.
         """
-        dtype = columns.V.dtype
-        n, c, v = len(columns.V), columns.yX.shape[1] - 1, columns.V.shape[1]
-        padded = tile.padded(index)
-        wide = len(padded)
-        whole = wide == tile.g.shape[1]
-        put: Any = index if whole else slice(len(index))
-        centre = tile.centre[padded]
-        mean = np.zeros((1 + c, wide), dtype)
-        mean[0], mean[1:, put] = 1.0, -theta[:, :c].T
-        variance = np.zeros((v, wide), dtype)
-        variance[:, put] = -theta[:, c : c + v].T
-        a_g, b_g = np.zeros(wide, dtype), np.zeros(wide, dtype)
-        a_g[put], b_g[put] = theta[:, c + v], theta[:, c + v + 1]
+        n, c, v = columns.shape
+        m = len(change)
+        mean, variance, parameters = _coefficients(columns, tile, change)
         rows = min(n, STRIP)
-        e, r = np.empty((rows, wide), dtype), np.empty((rows, wide), dtype)
-        sums, moments = np.zeros((3, wide)), np.zeros((3, wide))
-        Xwr, Vk, Xwg = np.zeros((1 + c, wide)), np.zeros((v, wide)), np.zeros((1 + c, wide))
-        chosen = np.empty((rows, wide), tile.g.dtype)
-        at = np.zeros(wide)
-        if cross is not None:
-            at[put] = cross[1]
-            wg = np.empty((rows, wide), cross[0].V.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for s in strips(n):
-                X, V, g = columns.yX[s], columns.V[s], tile.g[s]
-                es, rs = e[: len(g)], r[: len(g)]
-                if not whole:
-                    g = np.take(g, padded, axis=1, out=chosen[: len(g)], mode="clip")
-                np.matmul(V, variance, out=es)
-                np.matmul(X, mean, out=rs)
-                _slope(es, g, centre, b_g)
-                np.exp(es, out=es)
-                if cross is not None:
-                    _weighted(es, g, centre + at, wg[: len(g)])
-                    Xwg += cross[0].yX[s].T @ wg[: len(g)]
-                    part = np.zeros((3, wide), dtype)
-                    _moments(es, g, centre, *part)
-                    moments += part
-                _weigh(es, rs, g, centre, a_g)
-                # Within a strip in the precision of the arrays, across strips in float64.
-                part = np.zeros((3, wide), dtype)
-                _scores(es, rs, g, centre, *part)
-                sums += part
-                Xwr += X.T @ rs
-                Vk += V.T @ es
-        gradient = np.empty((len(index), c + v + 2))
-        gradient[:, :c] = -Xwr[1:, put].T
-        gradient[:, c : c + v] = 0.5 * Vk[:, put].T
-        gradient[:, c + v] = -sums[0, put]
-        gradient[:, c + v + 1] = 0.5 * sums[1, put]
-        return cls(sums[2, put], gradient, moments[:, put], Xwg[1:, put].T.copy())
+        e, r = np.empty((2, rows, TILE), np.float32)
+        sums = np.zeros((SUMS, TILE))
+        Xwr, Vk = np.zeros((c, TILE)), np.zeros((v, TILE))
+        for s in strips(n):
+            X, V, g = columns.mean[s], columns.variance[s], tile.g[s]
+            es, rs = e[: len(g)], r[: len(g)]
+            np.matmul(V, variance, out=es)
+            np.matmul(X, mean, out=rs)
+            weigh(es.ravel(), rs.ravel(), g.ravel(), parameters, sums.reshape(-1))
+            Xwr += X[:, 1:].T @ rs
+            Vk += V[:, 1:].T @ es
+        gradient = np.concatenate([-Xwr, 0.5 * Vk, -sums[:1], 0.5 * sums[1:2]])[:, :m].T.copy()
+        value = 0.5 * (tile.people - sums[2] - sums[3])
+        return cls(gradient, value[:m], sums[4:, :m])
+
+    def of(self, variants: NDArray[np.intp]) -> Sweep:
+        """Return the sums of the chosen variants."""
+        return Sweep(self.gradient[variants], self.value[variants], self.moments[:, variants])
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Sums of efficient scores: of the genotype less its projections on the covariates.
+
+    Attributes
+    ----------
+    mean, variance, cross : ndarray, shape (m,)
+        Σwx̃², Σṽ² and Σ√w·x̃ṽ.
+    weighted : ndarray, shape (m,)
+        Σkṽ², k = r²w.
+    scores : ndarray, shape (3, m)
+        Σs², Σt² and Σst of the scores s = wrx̃ and t = ½ṽ(k − 1).
+    """
+
+    mean: Float
+    variance: Float
+    cross: Float
+    weighted: Float
+    scores: Float
+
+    @classmethod
+    def at(cls, columns: Columns, tile: Tile, change: Float, p: Float, q: Float) -> Projected:
+        """Go over the people.
+
+        Parameters
+        ----------
+        columns, tile, change
+            As for :meth:`Sweep.at`.
+        p, q : ndarray, shapes (m, c) and (m, v)
+            Coefficients of the projections: x̃ = x − X₀p and ṽ = x − V₀q.
+        """
+        n, c, v = columns.shape
+        m = len(change)
+        mean, variance, parameters = _coefficients(columns, tile, change)
+        on_X, on_V = np.zeros((c, TILE), np.float32), np.zeros((v, TILE), np.float32)
+        on_X[:, :m], on_V[:, :m] = p.T, q.T
+        rows = min(n, STRIP)
+        work = np.empty((4, rows, TILE), np.float32)
+        sums = np.zeros((PROJECTED_SUMS, TILE))
+        for s in strips(n):
+            X, V, g = columns.mean[s], columns.variance[s], tile.g[s]
+            e, r, px, qv = work[:, : len(g)]
+            np.matmul(V, variance, out=e)
+            np.matmul(X, mean, out=r)
+            np.matmul(X[:, 1:], on_X, out=px)
+            np.matmul(V[:, 1:], on_V, out=qv)
+            flat = (e.ravel(), r.ravel(), g.ravel(), px.ravel(), qv.ravel())
+            weigh_projected(*flat, parameters, sums.reshape(-1))
+        found = sums[:, :m]
+        return cls(found[0], found[1], found[2], found[3], found[4:])
+
+
+def _coefficients(columns: Columns, tile: Tile, change: Float) -> tuple[Single, Single, Single]:
+    """Return what the designs are multiplied with, and centre, a_g and b_g of a tile."""
+    _, c, v = columns.shape
+    m = len(change)
+    mean, variance = np.zeros((1 + c, TILE), np.float32), np.zeros((1 + v, TILE), np.float32)
+    mean[0], variance[0] = 1.0, -1.0
+    mean[1:, :m], variance[1:, :m] = -change[:, :c].T, -change[:, c : c + v].T
+    parameters = np.zeros((3, TILE), np.float32)
+    parameters[0] = tile.centre
+    parameters[1:, :m] = change[:, c + v :].T
+    return mean, variance, parameters.ravel()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plain_reference import fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block, joint_width, work_bytes
+from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block, shared_bytes, work_bytes
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.schema import Status, result_variables
 
@@ -79,17 +79,6 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
                     assert (np.abs(again - values[place]) <= limit[place]).all(), name
                 else:
                     np.testing.assert_array_equal(again, values[place], err_msg=name)
-
-
-def test_a_joint_block_wider_than_memory_allows_is_cut(monkeypatch):
-    null, calls = make_null("joint")
-    packed = pack(np.concatenate([calls[:50]] * 3))
-    m = len(packed)
-    whole = fit_block(null, packed, contigs(m), EVERYTHING)
-    monkeypatch.setattr("hlmm_scan.kernels.block._JOINT_WIDTH_BYTES", 8 * 70 * null.n)
-    assert joint_width(null.n) == 70 < m
-    cut = fit_block(null, packed, contigs(m), EVERYTHING)
-    np.testing.assert_allclose(cut["var"], whole["var"], atol=1e-10 * whole["var_se"].min())
 
 
 def test_the_chromosome_of_a_variant_chooses_its_random_effects():
@@ -209,7 +198,7 @@ def test_effects_errors_and_likelihoods_follow_the_unit_of_the_phenotype(kind, s
     powers = {"add": 1, "add_se": 1, "add_var_cov": 1, "random_variance": 2}
     powers["random_variance_se"] = 2
     for name, values in one.items():
-        expected = values * scale ** powers.get(name, 0)
+        expected = values * scale ** powers.get(name.removesuffix("_robust"), 0)
         if name == "log_likelihood":
             expected = values - one["n"] * np.log(scale)
         tolerance = {"rtol": 1e-9, "atol": 1e-10 * np.nanmax(np.abs(expected), initial=1e-300)}
@@ -328,8 +317,9 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (found["status"] == Status.OK).all()
-    estimate = work_bytes(m, n, n_mean, n_variance, n_random)
-    assert held + peak <= estimate <= 4 * (held + peak)
+    estimate = work_bytes(m, n, n_mean, n_variance, n_random) + shared_bytes(n, n_random)
+    # What the plain kernel needs is planned for, and rarely needed.
+    assert held + peak <= estimate <= 6 * (held + peak)
 
 
 def test_products_of_covariates_are_held_for_a_strip_of_people_only():

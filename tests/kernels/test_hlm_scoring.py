@@ -12,7 +12,8 @@ from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring import fit_scoring, work_bytes
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
-from hlmm_scan.kernels.hlm_scoring_sweep import STRIP, TILE
+from hlmm_scan.kernels.hlm_scoring_sweep import STRIP
+from hlmm_scan.kernels.hlm_scoring_tile import TILE
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.schema import Status
 
@@ -119,7 +120,7 @@ def test_as_the_plain_kernel(case: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert (fast.status == Status.OK).all()
     assert gap(fast, plain) < 5e-5
     assert se_gap(fast, plain) < 3e-4
-    np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, rtol=0, atol=3e-4)
     np.testing.assert_array_equal(fast.add_var_covariance, 0.0)
 
 
@@ -167,37 +168,30 @@ def test_observed_information(case: str) -> None:
     assert np.abs(difference).max() < 1e-5
 
 
-@pytest.mark.parametrize("case", ["twenty", "missing", "dosages", "stronger", "heavy tails"])
-def test_early_sweeps_in_single_precision(case: str) -> None:
-    design, genotypes = cohort(**CASES[case])
-    single = fit_scoring(ScoringDesign.of(design, single=True), genotypes)
-    plain = fit_joint(design, genotypes)
-    assert gap(single, plain) < 5e-5
-    assert se_gap(single, plain) < 3e-4
-    np.testing.assert_allclose(single.log_likelihood, plain.log_likelihood, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("missing", [0.0, 0.02])
 def test_a_variant_does_not_know_its_block(missing: float) -> None:
-    """1e-10 of a standard error is asked for."""
+    """1e-10 of a standard error is asked for; sums are the same bit for bit."""
     rng = np.random.default_rng(4)
     design, genotypes = cohort(
         2500, 6, 4, frequencies=rng.uniform(0.05, 0.5, 150), effects=1.0, missing=missing
     )
     prepared = ScoringDesign.of(design)
-    whole = fit_scoring(prepared, genotypes)
+    inference = Inference(likelihood_ratio=True)
+    whole = fit_scoring(prepared, genotypes, inference)
     assert (whole.status == Status.OK).all()
     for width in (1, 7, TILE, 100):
         columns = rng.permutation(150)[:60] if width == 1 else rng.permutation(150)
         for start in range(0, len(columns), width):
             chosen = columns[start : start + width]
-            part = fit_scoring(prepared, genotypes[:, chosen])
+            part = fit_scoring(prepared, genotypes[:, chosen], inference)
             for name in ("add", "var"):
                 se = getattr(whole, f"{name}_variance")[chosen] ** 0.5
                 moved = np.abs(getattr(part, name) - getattr(whole, name)[chosen]) / se
                 assert moved.max() < 1e-10
-            np.testing.assert_allclose(part.add_variance, whole.add_variance[chosen], rtol=1e-10)
-            np.testing.assert_allclose(part.var_variance, whole.var_variance[chosen], rtol=1e-10)
+            for name in ("add_variance", "var_variance", "add_var_covariance_robust"):
+                expected = getattr(whole, name)[chosen]
+                np.testing.assert_allclose(getattr(part, name), expected, rtol=1e-10, atol=1e-15)
+            np.testing.assert_allclose(part.av_lrt, whole.av_lrt[chosen], rtol=0, atol=1e-9)
 
 
 def test_layouts_and_unprepared_designs_make_no_difference() -> None:
@@ -262,7 +256,6 @@ def test_nothing_to_do() -> None:
 def test_memory_formula_covers_what_is_kept() -> None:
     design, _ = cohort(4000, 20, 20)
     prepared = ScoringDesign.of(design)
-    arrays = [prepared.double, prepared.early, prepared.start]
-    kept = sum(a.nbytes for part in arrays for a in vars(part).values() if hasattr(a, "nbytes"))
-    assert kept + 2 * 8 * 4000 * TILE < work_bytes(4000, 21, 21)
+    kept = sum(a.nbytes for a in vars(prepared.columns).values())
+    assert kept + 7 * 4 * 4000 * TILE < work_bytes(4000, 21, 21, dosages=True)
     assert work_bytes(8000, 21, 21) < 2.1 * work_bytes(4000, 21, 21)

@@ -1,0 +1,75 @@
+"""Cohorts for the score screens, and the distances in which their estimates are compared."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from cohorts_by_hand import null_model_of, random_effects_of
+
+from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.null.model import NullModel
+
+
+def correlated_calls(rng, covariate, m, correlation, frequency=0.3) -> np.ndarray:
+    """Draw copies whose chance is logistic in a covariate, (m, n)."""
+    middle = np.log(frequency / (1 - frequency))
+    chance = 1 / (1 + np.exp(-(middle + 2 * correlation * covariate)))
+    return rng.binomial(2, chance, (m, len(covariate))).astype(np.int8)
+
+
+def screened_cohort(
+    n=1501, c=3, v=0, m=30, *, correlation=0.55, missing=0.0, own=False, effect=0.1, l_random=0,
+    share=0.7, seed=1,
+) -> tuple[NullModel, np.ndarray]:  # fmt: skip
+    """Return a null model and calls that go with the first covariate, R² up to correlation².
+
+    With `own`, covariates of the variance are other ones than those of the mean.
+    """
+    rng = np.random.default_rng(seed)
+    covariates = rng.standard_normal((n, max(c, v) + 1))
+    calls = correlated_calls(rng, covariates[:, 0], m, correlation)
+    noise = np.exp(0.15 * covariates[:, 0] * (v > 0)) * rng.standard_normal(n)
+    y = 0.3 * covariates[:, 0] + effect * (calls[0] - 1) + noise
+    effects = None
+    if l_random:
+        contigs = ["1"] * (l_random // 3) + ["2"] * (l_random - l_random // 3)
+        effects = random_effects_of(n, contigs, seed=3)
+        y = y + share * effects.design("") @ rng.standard_normal(l_random)
+    calls[rng.random(calls.shape) < missing] = -1
+    variance = rng.standard_normal((n, v)) if own else covariates[:, :v]
+    left_out = ["1", "2"] if l_random else []
+    return null_model_of(y, covariates[:, :c], variance, effects=effects, left_out=left_out), calls
+
+
+def gaps(found: Estimates, wanted: Estimates) -> dict[str, float]:
+    """Largest differences: effects in standard errors, covariances relative to them."""
+    a, b = np.sqrt(wanted.add_variance), np.sqrt(wanted.var_variance)
+    differences = {
+        "add": (found.add - wanted.add) / a,
+        "var": (found.var - wanted.var) / b,
+        "add_se": np.sqrt(found.add_variance) / a - 1,
+        "var_se": np.sqrt(found.var_variance) / b - 1,
+        "var_robust": found.var_variance_robust / wanted.var_variance_robust - 1,
+        "robust": (found.add_var_covariance_robust - wanted.add_var_covariance_robust) / (a * b),
+        "log_likelihood": found.log_likelihood - wanted.log_likelihood,
+    }
+    return {name: float(np.abs(values).max()) for name, values in differences.items()}
+
+
+def z_scores(estimates: Estimates) -> tuple[np.ndarray, np.ndarray]:
+    """Statistics of both effects."""
+    return (
+        estimates.add / np.sqrt(estimates.add_variance),
+        estimates.var / np.sqrt(estimates.var_variance),
+    )
+
+
+def dense_model():
+    """The class of tests/models/dense_oracle.py, a folder that other tests do not import from."""
+    path = Path(__file__).parent.parent / "models" / "dense_oracle.py"
+    spec = importlib.util.spec_from_file_location("dense_oracle_of_models", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.DenseModel
