@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -143,6 +144,27 @@ def scan(
 
 @cli.command()
 @click.argument("results", type=_FILE)
+@click.option("--index", type=int, help="Which slice, from 0. Default: as the Job or array says.")
+@click.option(
+    "--count", type=int, help="Number of slices. Default: HLMM_SCAN_SHARD_COUNT or array."
+)
+def shard(results: Path, index: int | None, count: int | None) -> None:
+    """Do one slice of a prepared scan, without a scheduler: Kubernetes Jobs, SLURM arrays.
+
+    Index and count default to those of an indexed Job (JOB_COMPLETION_INDEX, and
+    HLMM_SCAN_SHARD_COUNT for the count) or of a SLURM array. Shards run in any order, again and at
+    once, on any machines; `finalise` then says whether all is there.
+    """
+    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.scan.shard import run_shard, this_shard
+
+    this = this_shard(index, count, os.environ)
+    n_partitions = run_shard(ResultStore.open(results), this)
+    click.echo(f"{results}: {this}: {n_partitions:,} partitions, all done")
+
+
+@cli.command()
+@click.argument("results", type=_FILE)
 def finalise(results: Path) -> None:
     """Verify that nothing is missing and write the completion mark."""
     from hlmm_scan.results.store import ResultStore
@@ -185,9 +207,14 @@ def status(results: Path, as_json: bool, verify: bool) -> None:
     for index, error in list(state.failed.items())[:10]:
         click.echo(f"failed      partition {index}: {error}")
     if damaged is not None:
-        click.echo(
-            f"verified    {'every value is as written' if not damaged else f'DAMAGED: {damaged}'}"
-        )
+        verdict = "every value is as written"
+        if damaged:
+            verdict = (
+                f"DAMAGED: {len(damaged)} partitions do not hold what was written "
+                f"({run.listed(damaged)}); restore the store from a copy, or start the scan anew "
+                "with --overwrite"
+            )
+        click.echo(f"verified    {verdict}")
 
 
 # after the scan, and without one -----------------------------------------------------------
@@ -293,6 +320,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped("interrupted", 130)
     except _Terminated:
         return _stopped("terminated", 143)
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):  # numba, while our kernels are loaded
+            raise
+        return _fail(
+            "no folder to keep compiled kernels in can be written; set NUMBA_CACHE_DIR to one",
+            InputError.exit_code,
+        )
     except SystemExit:  # click, where the reader of our output went away, as `head` does
         return 0
     finally:

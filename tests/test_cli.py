@@ -27,6 +27,7 @@ from hlmm_scan.results.ledger import JournalWriter
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan import task as task_module
+from hlmm_scan.scan.plan import Shard
 from hlmm_scan.simulate import SimulatedCohort, simulate_cohort
 
 PEOPLE, VARIANTS = 60, 24
@@ -514,6 +515,15 @@ def test_export_and_finalise_open_the_store_and_hand_it_on(calls, monkeypatch):
     assert noted == [(("store r", Path("t.gz"), "seed", ("a",)), {}), (("store r",), {})]
 
 
+def test_shard_opens_the_store_and_says_which_it_is(calls, monkeypatch, capsys):
+    monkeypatch.setattr(ResultStore, "open", lambda path: f"store {path}")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    noted = calls("hlmm_scan.scan.shard.run_shard", 1234)
+    assert main(["shard", "r", "--count", "8"]) == 0
+    assert noted == [(("store r", Shard(3, 8)), {})]
+    assert capsys.readouterr().out == "r: shard 3 of 8: 1,234 partitions, all done\n"
+
+
 # fit ----------------------------------------------------------------------------------------
 
 
@@ -595,7 +605,7 @@ print("HEAVY", *sorted(heavy & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     helped = [line.split()[1:] for line in lines if line.startswith("HELPED")]
-    names = ["convert", "export", "finalise", "fit", "scan", "simulate", "status"]
+    names = ["convert", "export", "finalise", "fit", "scan", "shard", "simulate", "status"]
     for expected in ([], *([name] for name in names), ["config", "show"], ["config", "check"]):
         assert expected in helped
     assert lines[-1] == "HEAVY"

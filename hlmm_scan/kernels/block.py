@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
-from hlmm_scan.kernels import hlm_scoring, hlmm_eigen
+from hlmm_scan.genotypes.packing import count_genotypes
+from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.hlm_classes import fit_class_sums
+from hlmm_scan.kernels.hlm_classes import fit_class_sums, powers_needed
 from hlmm_scan.kernels.hlm_scoring import fit_scoring
-from hlmm_scan.kernels.hlm_scoring_sweep import TILE
-from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE, covered, fit_grams, fit_quasi
-from hlmm_scan.kernels.hlmm_exact import fit_exact
+from hlmm_scan.kernels.hlm_scoring_tile import PackedCalls
+from hlmm_scan.kernels.hlm_screen import fit_screen
+from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
+from hlmm_scan.kernels.hlmm_screen import fit_random_screen
+from hlmm_scan.kernels.hlmm_weighted import fit_weighted
 from hlmm_scan.kernels.prepared import (
     class_sums_plan,
     eigenstructure,
     quasi_basis,
+    random_screen_design,
     scoring_design,
+    screen_design,
+    weighted_basis,
 )
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
 
 Float = NDArray[np.float64]
-
-_JOINT_WIDTH_BYTES = 128 << 20
-"""Memory for the genotypes that the joint kernel is handed at once."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,12 @@ def fit_block(
         Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
         never raises: its status says what became of it.
     """
+    kernel = _size(null, options.screen).kernel
     sums: Float | None = None
-    if null.random_effects is None and null.intercept_only:
+    if kernel is Kernel.CLASS_SUMS:
         # The pass over the calls that the fits need counts genotypes as well.
-        (sums,) = class_sums_plan(null, packed.shape[1]).sums(packed)
+        powers = powers_needed(options.inference)
+        (sums,) = class_sums_plan(null, packed.shape[1], powers).sums(packed)
         in_class = sums[:, :, 0].astype(np.int64)
         counts = np.column_stack([in_class, null.n - in_class.sum(axis=1)])
     else:
@@ -108,8 +111,26 @@ def fit_block(
         moments = null.fits[ALL_RANDOM_EFFECTS].moments
         estimates.put(rows, fit_class_sums(sums[rows], moments, options.inference))
     elif len(rows):
-        estimates.put(rows, _fit(null, packed[rows], contigs[rows], options.inference))
+        estimates.put(rows, _fit(kernel, null, packed[rows], contigs[rows], options.inference))
+    screened = np.flatnonzero(estimates.status == Status.SCREENED)
+    if len(screened) and options.refine_below:
+        rows = screened[_interesting(estimates, options.refine_below)[screened]]
+        if len(rows):
+            fitted = _fit(_size(null).kernel, null, packed[rows], contigs[rows], options.inference)
+            fitted.status[fitted.status == Status.OK] = Status.REFINED
+            estimates.put(rows, fitted)
     return _columns(null, estimates, called, frequency, options.inference)
+
+
+def _size(null: NullModel, screen: bool = False) -> ModelSize:
+    effects = null.random_effects
+    return ModelSize(
+        null.n,
+        null.mean_design.shape[1],
+        null.variance_design.shape[1],
+        0 if effects is None else len(effects.contigs),
+        screen,
+    )
 
 
 def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.int8]:
@@ -142,31 +163,38 @@ def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.
 
 
 def _fit(
-    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], inference: Inference
+    kernel: Kernel,
+    null: NullModel,
+    packed: NDArray[np.uint8],
+    contigs: NDArray[np.object_],
+    inference: Inference,
 ) -> Estimates:
     """Fit variants whose class sums do not decide: random effects or covariates."""
-    if null.random_effects is not None:
-        return _fit_random(null, packed, contigs, inference)
-    design = scoring_design(null)
-    estimates = Estimates.empty(len(packed))
-    for rows in _slices(len(packed), joint_width(null.n)):
-        genotypes = unpack_samples(packed[rows], null.samples).T
-        estimates.put(np.arange(rows.start, rows.stop), fit_scoring(design, genotypes, inference))
-    return estimates
-
-
-def _fit_random(
-    null: NullModel, packed: NDArray[np.uint8], contigs: NDArray[np.object_], inference: Inference
-) -> Estimates:
-    """Fit the HLMM: on the shared eigenstructure where no covariates stand in the way."""
-    if not covered(null):
-        return fit_exact(null, packed, contigs, inference=inference)
+    if kernel is Kernel.JOINT:
+        return fit_scoring(scoring_design(null), PackedCalls(packed, null.samples), inference)
+    if kernel is Kernel.SCREEN:
+        return fit_screen(screen_design(null, packed.shape[1]), packed, inference)
     keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
+    if kernel is Kernel.RANDOM_SCREEN:
+        designs = {key: random_screen_design(null, key) for key in keys}
+        return fit_random_screen(null, packed, contigs, designs, inference)
+    if kernel is Kernel.WEIGHTED:
+        weighted = {key: weighted_basis(null, key) for key in keys}
+        return fit_weighted(null, packed, contigs, weighted, inference)
     eigen = {key: eigenstructure(null, key) for key in keys}
-    if null.n < QUASI_EXACT_PEOPLE:
-        return fit_grams(null, packed, contigs, eigen, inference=inference)
+    if kernel is Kernel.CLASS_GRAMS:
+        return fit_grams(null, packed, contigs, eigen, inference)
     bases = {key: quasi_basis(null, key) for key in keys}
-    return fit_quasi(null, packed, contigs, eigen, inference=inference, bases=bases)
+    return fit_quasi(null, packed, contigs, eigen, inference, bases=bases)
+
+
+def _interesting(estimates: Estimates, below: float) -> NDArray[np.bool_]:
+    """Whether any of the three model-based tests of a variant has a smaller p."""
+    tests = _tests(estimates, "", 1.0)
+    strongest = np.fmax(
+        np.fmax(tests["add_neg_log10_p"], tests["var_neg_log10_p"]), tests["av_neg_log10_p"]
+    )
+    return np.asarray(strongest > -np.log10(below))
 
 
 def _columns(
@@ -227,68 +255,3 @@ def _tests(estimates: Estimates, suffix: str, scale: float) -> dict[str, Float]:
         "av_neg_log10_p": neg_log10_p(chi2, 2),
     }
     return {name + suffix: values for name, values in tests.items()}
-
-
-def _slices(m: int, width: int) -> Iterator[slice]:
-    return (slice(start, min(start + width, m)) for start in range(0, m, width))
-
-
-# What the planner needs to know -----------------------------------------------------------
-
-
-def joint_width(n: int) -> int:
-    """Return how many variants the joint kernel is handed at once for n people."""
-    return int(np.clip(_JOINT_WIDTH_BYTES // (8 * max(n, 1)), TILE, 256))
-
-
-def work_bytes(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> int:
-    """Estimate the memory of fitting m variants in n people.
-
-    Parameters
-    ----------
-    m, n, n_mean, n_variance, n_random : int
-        Variants, people, columns of the mean and variance designs, random effects.
-
-    Returns
-    -------
-    int
-        Bytes: shared null model, packed block, results and the working arrays of the kernel.
-    """
-    designs = 8 * n * (n_mean + n_variance + 2)
-    # Codes as read and those of the variants that pass; counts, sums, estimates and results.
-    block = m * 2 * (n // 4 + 1) + m * 50 * 8
-    if n_random and n_mean == n_variance == 1:
-        # The columns in double precision, and those of one left-out chromosome.
-        return designs + block + 16 * n * n_random + hlmm_eigen.work_bytes(m, n, n_random)
-    if n_random:
-        # G stored, G of one left-out chromosome, that of the people called, and about five arrays
-        # of its shape in a fit; one l×l product for each column of V; copies of both designs.
-        return 10 * designs + block + 8 * n_random * (8 * n + (6 + n_variance) * n_random)
-    if n_mean == n_variance == 1:
-        return designs + block
-    # Genotypes handed to the kernel and those of the variants it hands on to the plain one; its
-    # own arrays twice, for variants that need more steps wait while others are begun.
-    genotypes = 8 * n * (joint_width(n) + 10 * TILE // 4)
-    return 2 * designs + block + genotypes + 2 * hlm_scoring.work_bytes(n, n_mean, n_variance)
-
-
-def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) -> float:
-    """Estimate (within a factor of three) the time of fitting m variants on one core.
-
-    Parameters
-    ----------
-    m, n, n_mean, n_variance, n_random : int
-        As in :func:`work_bytes`.
-    """
-    if n_random and n_mean == n_variance == 1 and n >= QUASI_EXACT_PEOPLE:
-        return m * n * n_random * 2e-10
-    if n_random and n_mean == n_variance == 1:
-        # One Gram matrix of the people who are not in the largest class, then l³ evaluations.
-        return m * (n * n_random**2 + 50 * min(n, n_random) ** 3) / 30e9
-    if n_random:
-        # Five evaluations of about two n·l² products and two l³ factorisations, 30 GFLOP/s.
-        return m * 5 * (4 * n * n_random**2 + 4 * n_random**3) / 30e9
-    if n_mean == n_variance == 1:
-        return m * (n * 1e-9 + 4e-6)
-    # About three sweeps of four products with both designs, and the n×m arrays between them.
-    return m * (n * (3 * 8 * (n_mean + n_variance) / 30e9 + 15e-9) + 2e-4)

@@ -11,10 +11,13 @@ from functools import lru_cache
 from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
+from hlmm_scan.kernels.hlm_screen import ScreenDesign
 from hlmm_scan.kernels.hlmm_eigen import quasi_bases
-from hlmm_scan.kernels.hlmm_products import QuasiBasis
-from hlmm_scan.null.eigen import Eigenstructure, SharedEigenstructure
-from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
+from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
+from hlmm_scan.kernels.hlmm_screen_design import RandomScreenDesign
+from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
+from hlmm_scan.null.eigen import Eigenstructure
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel, RandomEffects
 
 
 @lru_cache(maxsize=2)
@@ -28,24 +31,45 @@ def scoring_design(null: NullModel) -> ScoringDesign:
     """Return what the joint kernel needs of a phenotype."""
     fit = null.fits[ALL_RANDOM_EFFECTS]
     return ScoringDesign.of(
-        JointDesign(null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta)
+        JointDesign(
+            null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta, fit.moments
+        )
     )
 
 
-@lru_cache(maxsize=1)
-def _shared(null: NullModel) -> SharedEigenstructure:
-    """Return the Gram matrix of all random effects, from which every left-out set follows."""
-    assert null.random_effects is not None
-    return SharedEigenstructure(null.random_effects.columns, null.random_effects.contigs)
+@lru_cache(maxsize=2)
+def screen_design(null: NullModel, width: int) -> ScreenDesign:
+    """Return what the score screen needs of a phenotype, for packed rows of `width` bytes."""
+    return ScreenDesign.of(null, width)
 
 
 @lru_cache(maxsize=2)
+def _eigenstructure(effects: RandomEffects, left_out: str) -> Eigenstructure:
+    return effects.eigenstructure(left_out)
+
+
 def eigenstructure(null: NullModel, left_out: str) -> Eigenstructure:
-    """Return the eigenstructure of the random effects without one chromosome."""
-    return _shared(null).without(left_out)
+    """Return the eigenstructure of the random effects without one chromosome.
+
+    Phenotypes of the same people share it.
+    """
+    assert null.random_effects is not None
+    return _eigenstructure(null.random_effects, left_out)
 
 
 @lru_cache(maxsize=2)
 def quasi_basis(null: NullModel, left_out: str) -> QuasiBasis:
     """Return what the second-order kernel needs of one left-out set."""
     return quasi_bases(null, {left_out: eigenstructure(null, left_out)}, [left_out])[left_out]
+
+
+@lru_cache(maxsize=2)
+def weighted_basis(null: NullModel, left_out: str) -> WeightedBasis:
+    """Return what the kernel with weights by person needs of one left-out set."""
+    return WeightedBasis.of(null, left_out, eigenstructure(null, left_out))
+
+
+@lru_cache(maxsize=2)
+def random_screen_design(null: NullModel, left_out: str) -> RandomScreenDesign:
+    """Return what the score screen with random effects needs of one left-out set."""
+    return RandomScreenDesign.of(null, eigenstructure(null, left_out), left_out)

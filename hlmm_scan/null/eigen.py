@@ -115,6 +115,29 @@ class Eigenstructure:
         return result
 
 
+def weighted(eigen: Eigenstructure, columns: Float) -> Eigenstructure:
+    """Return the principal axes of a set whose people's rows have been multiplied by numbers.
+
+    Parameters
+    ----------
+    eigen : Eigenstructure
+    columns : ndarray, shape (n, k), row-major
+        `eigen.columns` with its rows multiplied.
+
+    Notes
+    -----
+    n·k² operations. Where there are half as many axes as people or more, their own columns are
+    made, so that they need not be rotated to.
+    """
+    values, vectors = _principal(eigen.of_gram(_gram(columns)))
+    rotation = np.ascontiguousarray(vectors * eigen.scale)
+    r = len(values)
+    if 2 * r < eigen.n:
+        return Eigenstructure(columns, eigen.chosen, eigen.scale, rotation, values)
+    factor = np.ascontiguousarray(columns[:, eigen.chosen] @ rotation)
+    return Eigenstructure(factor, np.arange(r), 1.0, np.eye(r), values)
+
+
 class SharedEigenstructure:
     """Eigenstructures of all random effects and of those without each chromosome, on demand.
 

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hlmm_scan.null.eigen import Eigenstructure
-from hlmm_scan.null.host_cache import StoredArray, digest, strips_of
+from hlmm_scan.null.host_cache import StoredArray, digest_of, strips_of
 from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
@@ -147,7 +147,7 @@ def read_random_effects(group: zarr.Group) -> RandomEffects:
     """
     contigs = tuple(str(c) for c in _get(group, "contig"))
     return RandomEffects(
-        columns=_stored(group, "columns").mapped() if "columns" in group else None,
+        columns=_mapped(group, "columns") if "columns" in group else None,
         contigs=contigs,
         variant_ids=tuple(str(v) for v in _get(group, "variant_id")),
         sets=_StoredSets(
@@ -158,7 +158,7 @@ def read_random_effects(group: zarr.Group) -> RandomEffects:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _StoredSets(Mapping[str, Eigenstructure]):
     """The eigenstructures in a group of random effects."""
 
@@ -178,35 +178,62 @@ class _StoredSets(Mapping[str, Eigenstructure]):
         part = cast(zarr.Group, self.group[f"set_{self.names.index(left_out)}"])
         values = _get(part, "values")
         if "columns" in self.group:
-            columns = _stored(self.group, "columns")
+            shared, name = self.group, "columns"
             chosen = np.flatnonzero(self.contigs != left_out)
-            rotation = _stored(part, "rotation").mapped()
-            scale = float(1 / np.sqrt(len(chosen)))
+            rotation, scale = _mapped(part, "rotation"), float(1 / np.sqrt(len(chosen)))
         else:
-            columns = _stored(part, "factor")
+            shared, name = part, "factor"
             chosen, rotation, scale = np.arange(len(values)), np.eye(len(values)), 1.0
-        return Eigenstructure(
-            columns.mapped(), chosen, scale, rotation, values, partial(_mapped_single, columns)
-        )
+        single = partial(_mapped_single, shared, name)
+        return Eigenstructure(_mapped(shared, name), chosen, scale, rotation, values, single)
 
 
-def _mapped_single(columns: StoredArray) -> NDArray[np.float32]:
-    return columns.in_single_precision().mapped()
+def _mapped(group: zarr.Group, name: str) -> NDArray[Any]:
+    """Return an array that :func:`_put_big` wrote, in memory all processes of this host share."""
+    array = cast(zarr.Array[Any], group[name])
+    digest = str(array.attrs["digest"])
+    return StoredArray(
+        str(array.store_path), digest, array.shape, array.dtype, partial(_strips, array)
+    ).mapped()
+
+
+def _mapped_single(group: zarr.Group, name: str) -> NDArray[np.float32]:
+    """Return the same in single precision."""
+    array = cast(zarr.Array[Any], group[name])
+    digest, dtype = str(array.attrs["single_digest"]), np.dtype(np.float32)
+    return StoredArray(
+        str(array.store_path),
+        digest,
+        array.shape,
+        dtype,
+        lambda: strips_of(_mapped(group, name), np.float32),
+    ).mapped()
+
+
+def _strips(array: zarr.Array[Any]) -> Iterator[NDArray[Any]]:
+    rows = array.chunks[0]
+    for start in range(0, array.shape[0], rows):
+        yield np.ascontiguousarray(array[start : start + rows])
 
 
 def _put_big(
-    group: zarr.Group, name: str, values: Float, dims: tuple[str, ...], *, single: bool = False
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    *,
+    single: bool = False,
 ) -> None:
     """Store an array with its digest and, where asked for, that of a single-precision copy."""
     digests = {"digest": _digest(values)}
     if single:
         shape, dtype = values.shape, np.dtype(np.float32)
-        digests["single_digest"] = digest(shape, dtype, strips_of(values, np.float32))
+        digests["single_digest"] = digest_of(shape, dtype, strips_of(values, np.float32))
     _put(group, name, values, dims, digests)
 
 
 def _digest(values: NDArray[Any]) -> str:
-    return digest(values.shape, values.dtype, strips_of(values))
+    return digest_of(values.shape, values.dtype, strips_of(values))
 
 
 def _get(group: zarr.Group, name: str) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -22,10 +23,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hlmm_scan.errors import HlmmScanError, StoreHeldError
+from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
+
+logger = logging.getLogger(__name__)
 
 JOURNAL_SUFFIX = ".journal"
 LOCK_NAME = "lock"
+
+_ALONE, _TOGETHER = fcntl.LOCK_EX, fcntl.LOCK_SH
+_NOTE_BYTES = 240  # in the lock file: who holds it
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True)
@@ -120,32 +127,64 @@ class Ledger:
         return JournalWriter(self.directory)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the store for one run; the lock of a dead process is free by itself.
+    def lock(self, shard: str = "") -> Iterator[None]:
+        """Hold the store: alone, or as one of several shards; a dead process holds nothing.
+
+        Parameters
+        ----------
+        shard : str, default ""
+            Name of the shard, for the message to whoever wants the store alone.
 
         Raises
         ------
         StoreHeldError
-            If another run holds it.
+            If another run holds it; for a shard, one that is none.
+        InputError
+            If the store is wanted alone on a file system that knows no locks. A shard goes on there
+            with a warning: shards do without a lock, theirs only keeps off who wants to be alone.
+
+        Notes
+        -----
+        On network file systems these locks hold between machines where the server is asked for
+        them: NFS with its lock service, Lustre mounted with ``flock``. The lock of a machine that
+        died is free once the server gives that machine up.
         """
-        path = self.directory / LOCK_NAME
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_NB | (_TOGETHER if shard else _ALONE))
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
-                raise StoreHeldError(
-                    f"{self.directory.parent.parent}: another run holds this store ({holder}); "
-                    "wait for it or stop it"
-                ) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                self._refuse_or_warn(descriptor, error, shard)
+            else:
+                note = f"process {os.getpid()} on {socket.gethostname()}"
+                note = f"shards, {shard} the last to start: {note}" if shard else note
+                # One write of one length: shards that start at once leave the note of either.
+                os.pwrite(descriptor, note.encode()[:_NOTE_BYTES].ljust(_NOTE_BYTES), 0)
             yield
         finally:
             os.close(descriptor)
+
+    def _refuse_or_warn(self, descriptor: int, error: OSError, shard: str) -> None:
+        store = self.directory.parent.parent
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            note = os.pread(descriptor, _NOTE_BYTES, 0).decode(errors="replace").strip()
+            raise StoreHeldError(
+                f"{store}: another run holds this store ({note or 'unknown'}); wait for it or "
+                "stop it"
+            ) from None
+        if error.errno not in _NO_LOCKS:
+            raise error
+        if not shard:
+            raise InputError(
+                f"{store}: this file system has no locks ({error.strerror}), so nothing keeps two "
+                "runs apart; mount it with locks (Lustre: -o flock), or run shards only"
+            ) from None
+        logger.warning(
+            "%s: this file system has no locks (%s): start nothing but shards on this store while "
+            "they run",
+            store,
+            error.strerror,
+        )
 
 
 class JournalWriter:

@@ -1,9 +1,9 @@
 """The result store: one Zarr group that xarray opens as it is, at any moment of the run.
 
 Layout: arrays over (phenotype, variant) and the coordinates in the root; ``null/<phenotype>`` the
-null models; ``run`` the plan (its attributes) and ``run/ledger`` the journals. A partition is
-exactly one chunk, 1 phenotype × B variants, of every result array, so no two writers ever share
-a file.
+null models; ``random_effects`` those that phenotypes of the same people share; ``run`` the plan
+(its attributes) and ``run/ledger`` the journals. A partition is exactly one chunk, 1 phenotype × B
+variants, of every result array, so no two writers ever share a file.
 """
 
 from __future__ import annotations
@@ -95,9 +95,8 @@ class ResultStore:
         names = np.array(list(phenotypes), dtype=object)
         cast(zarr.Array[Any], group["phenotype"])[:] = names
         group.create_group("null")
-        run = group.create_group("run")
-        run.create_group("ledger")
-        run.attrs.update({"plan": dict(plan)})
+        group.create_group("random_effects")
+        group.create_group("run").create_group("ledger")
         group.attrs.update(
             {
                 MARK: {"kind": "results", "format": STORE_FORMAT},
@@ -105,7 +104,9 @@ class ResultStore:
                 **attributes,
             }
         )
-        return cls(path, group)
+        store = cls(path, group)
+        store.put_plan(plan)
+        return store
 
     @classmethod
     def open(cls, path: Path) -> ResultStore:
@@ -148,6 +149,10 @@ class ResultStore:
     def plan(self) -> dict[str, Any]:
         """The plan as it was stored by :meth:`create`."""
         return cast(dict[str, Any], self.group("run").attrs["plan"])
+
+    def put_plan(self, plan: Mapping[str, Any]) -> None:
+        """Store the plan in place of the one there is."""
+        self.group("run").attrs.update({"plan": dict(plan)})
 
     @property
     def phenotypes(self) -> list[str]:

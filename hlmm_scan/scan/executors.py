@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -25,7 +25,7 @@ TASKS_IN_FLIGHT_PER_WORKER = 3
 class Executor(Protocol):
     """Runs tasks, in any order, and yields each one's record when it is done."""
 
-    def run(self, tasks: Iterable[PartitionTask]) -> Iterator[PartitionRecord]:
+    def run(self, tasks: Iterable[PartitionTask]) -> Generator[PartitionRecord, None, None]:
         """Yield the record of every task; `tasks` is drawn from as room appears."""
         ...
 
@@ -33,7 +33,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """One task after the other in this process; needs no cluster."""
 
-    def run(self, tasks: Iterable[PartitionTask]) -> Iterator[PartitionRecord]:
+    def run(self, tasks: Iterable[PartitionTask]) -> Generator[PartitionRecord, None, None]:
         """Yield the record of every task, in order."""
         return (run_partition(task) for task in tasks)
 
@@ -50,7 +50,7 @@ class DaskExecutor:
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
-    def run(self, tasks: Iterable[PartitionTask]) -> Iterator[PartitionRecord]:
+    def run(self, tasks: Iterable[PartitionTask]) -> Generator[PartitionRecord, None, None]:
         """Yield records as tasks finish; at most a few tasks per worker are in flight.
 
         Raises
@@ -67,7 +67,7 @@ class DaskExecutor:
                 f"the embedded cluster failed ({error}); run the same command again"
             ) from error
 
-    def _run(self, tasks: Iterable[PartitionTask]) -> Iterator[PartitionRecord]:
+    def _run(self, tasks: Iterable[PartitionTask]) -> Generator[PartitionRecord, None, None]:
         # Imported here: a serial scan, and every other command, starts without Dask.
         import dask
         from distributed import Client, LocalCluster, as_completed

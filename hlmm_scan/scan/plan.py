@@ -7,19 +7,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.kernels.block import work_bytes, work_seconds
+from hlmm_scan.kernels.choice import ModelSize
 
 TARGET_SECONDS = 2.0
 """Work of one task: long against Dask's milliseconds of overhead, short against a preemption."""
 
-PROCESS_BYTES = 200 << 20
-"""A worker before its first task: Python, numpy, Zarr, Dask."""
+PROCESS_BYTES = 280 << 20
+"""A worker before its first task: Python, numpy, scipy, numba with the kernels, Zarr, Dask."""
 
 LEAST_PARTITIONS = 16
 """Partitions a scan is cut into if it has the chunks, so that a short one still uses the cores."""
 
 MAX_TASK_BYTES = 512 << 20
 """Memory one task may plan for, as long as one genotype chunk fits."""
+
+VARIANT_BYTES = 1200
+"""What a task keeps of a variant until its partition is written: results of its chunk, those of
+the partition, its row of the variant table."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,34 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One of a number of slices of a plan.
+
+    Attributes
+    ----------
+    index : int
+        From 0.
+    count : int
+    """
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"shard {self.index} of {self.count}"
+
+    def partitions(self, n_partitions: int) -> range:
+        """Return the partitions of this shard, of a plan of that many.
+
+        Consecutive, so that a shard reads genotypes that no other reads, and random effects of few
+        chromosomes; as many as any other shard, or one less. They depend on nothing else, above
+        all not on what is done: all shards, whenever they start, cut the plan alike.
+        """
+        first, last = (n_partitions * k // self.count for k in (self.index, self.index + 1))
+        return range(first, last)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole scan.
 
@@ -52,14 +84,18 @@ class Plan:
         People analysed, per phenotype.
     n_variants, partition_variants : int
     genotypes : str
-        Absolute path of the genotype dataset.
+        Absolute path of the genotype dataset the plan was made with; it may move.
     parameters : mapping
         Everything the numbers depend on: options, input fingerprints, software version. A resume
         must agree in all of them.
     task_bytes : int
-        Upper estimate of one task's memory.
+        Upper estimate of one task's memory, beside what it shares.
+    shared_bytes : int
+        Upper estimate of the memory that all tasks of a host share.
     task_seconds : float
         Rough estimate of one task's time on one core.
+    model : ModelSize
+        Largest over phenotypes.
     """
 
     phenotypes: tuple[str, ...]
@@ -69,7 +105,9 @@ class Plan:
     genotypes: str
     parameters: Mapping[str, Any]
     task_bytes: int
+    shared_bytes: int
     task_seconds: float
+    model: ModelSize
 
     @classmethod
     def of(
@@ -81,19 +119,20 @@ class Plan:
         partition_variants: int,
         genotypes: str,
         parameters: Mapping[str, Any],
-        n_people: int,
-        n_mean: int,
-        n_variance: int,
-        n_random: int,
+        chunk_variants: int,
+        model: ModelSize,
+        n_genotyped: int,
     ) -> Plan:
         """Return a plan with its estimates of memory and time worked out.
 
         Parameters
         ----------
-        n_people, n_mean, n_variance, n_random : int
-            Largest number of people and columns over phenotypes; the others are attributes.
+        chunk_variants : int
+            Variants per genotype chunk: a task holds one chunk at a time.
+        n_genotyped : int
+            People in the genotype dataset. The others are attributes.
         """
-        size = (min(partition_variants, n_variants), n_people, n_mean, n_variance, n_random)
+        partition, chunk = (min(size, n_variants) for size in (partition_variants, chunk_variants))
         return cls(
             phenotypes,
             people,
@@ -101,8 +140,12 @@ class Plan:
             partition_variants,
             genotypes,
             parameters,
-            task_bytes=PROCESS_BYTES + work_bytes(*size),
-            task_seconds=work_seconds(*size),
+            task_bytes=PROCESS_BYTES
+            + model.task_bytes(chunk, n_genotyped)
+            + VARIANT_BYTES * partition,
+            shared_bytes=model.shared_bytes,
+            task_seconds=model.seconds(partition),
+            model=model,
         )
 
     @property
@@ -119,6 +162,12 @@ class Plan:
     def n_tests(self) -> int:
         """Number of variants × phenotypes."""
         return self.n_variants * len(self.phenotypes)
+
+    def tests_before(self, index: int) -> int:
+        """Return the number of tests in all partitions before one, or before the end."""
+        short = max(0, index - (self.n_partitions - len(self.phenotypes)))  # of the last block
+        missing = self.n_blocks * self.partition_variants - self.n_variants
+        return index * self.partition_variants - short * missing
 
     def partition(self, index: int) -> Partition:
         """Return one partition. Phenotypes run fastest: neighbours read the same genotypes."""
@@ -141,7 +190,7 @@ class Plan:
     def from_json(cls, stored: Mapping[str, Any]) -> Plan:
         """Return the plan that :meth:`to_json` gave."""
         lists = {name: tuple(stored[name]) for name in ("phenotypes", "people")}
-        return cls(**{**stored, **lists})
+        return cls(**{**stored, **lists, "model": ModelSize(**stored["model"])})
 
     def summary(self, workers: int) -> str:
         """Return the plan in a few lines for a reader."""
@@ -157,6 +206,7 @@ class Plan:
                 f"partitions         {self.n_partitions:,} of {self.partition_variants:,} "
                 "variants × 1 phenotype",
                 f"memory per task    {self.task_bytes / 2**20:,.0f} MiB",
+                f"shared memory      {self.shared_bytes / 2**20:,.0f} MiB",
                 f"workers            {workers}",
                 f"estimated time     {_duration(hours * 3600)} (rough)",
             ]
@@ -177,10 +227,8 @@ def partition_size(
     chunk_variants: int,
     n_variants: int,
     n_phenotypes: int,
-    n_people: int,
-    n_mean: int,
-    n_variance: int,
-    n_random: int,
+    model: ModelSize,
+    n_genotyped: int,
     wanted: int | None = None,
 ) -> int:
     """Choose the number of variants of a partition: whole genotype chunks, a few seconds of work.
@@ -190,8 +238,9 @@ def partition_size(
     chunk_variants : int
         Variants per genotype chunk.
     n_variants, n_phenotypes : int
-    n_people, n_mean, n_variance, n_random : int
-        Largest over phenotypes.
+    model : ModelSize
+    n_genotyped : int
+        As for :meth:`Plan.of`.
     wanted : int, optional
         What the user asked for.
 
@@ -207,13 +256,11 @@ def partition_size(
                 f"of {chunk_variants} variants"
             )
         return wanted
-    seconds = work_seconds(chunk_variants, n_people, n_mean, n_variance, n_random)
-    chunks = max(1, int(TARGET_SECONDS / seconds))
-    fixed = work_bytes(0, n_people, n_mean, n_variance, n_random)
-    per_chunk = work_bytes(chunk_variants, n_people, n_mean, n_variance, n_random) - fixed
+    chunks = max(1, int(TARGET_SECONDS / model.seconds(chunk_variants)))
+    room = MAX_TASK_BYTES - model.task_bytes(chunk_variants, n_genotyped)
     in_all = -(-n_variants // chunk_variants)
     most = min(
-        (MAX_TASK_BYTES - fixed) // max(1, per_chunk),
+        room // (chunk_variants * VARIANT_BYTES),
         in_all * n_phenotypes // LEAST_PARTITIONS,
         in_all,
     )

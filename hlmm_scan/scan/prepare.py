@@ -21,11 +21,12 @@ from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions
+from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.null.fit import CovariateFit, fit_null
-from hlmm_scan.null.model import NullModel, contig_key
+from hlmm_scan.null.model import NullModel, RandomEffects, contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
-from hlmm_scan.null.store import write_null_model
+from hlmm_scan.null.store import read_random_effects, write_null_model, write_random_effects
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Plan, partition_size
@@ -180,19 +181,23 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     mean, variance = inputs.mean_covariates, inputs.variance_covariates
     if inputs.config.covariate_mode == "seed":
         mean = variance = None
-    sizes = {
-        "n_people": max(people),
-        "n_mean": 1 + (len(mean.columns) if mean else 0),
-        "n_variance": 1 + (len(variance.columns) if variance else 0),
-        "n_random": 0 if inputs.random_effects is None else len(inputs.random_effects.packed),
-    }
     genotypes = inputs.genotypes
+    sizes: dict[str, Any] = {
+        "model": ModelSize(
+            people=max(people),
+            mean=1 + (len(mean.columns) if mean else 0),
+            variance=1 + (len(variance.columns) if variance else 0),
+            random=0 if inputs.random_effects is None else len(inputs.random_effects.packed),
+            screen=inputs.config.screens,
+        ),
+        "n_genotyped": genotypes.n_samples,
+        "chunk_variants": genotypes.chunk_variants,
+    }
     plan = Plan.of(
         phenotypes=inputs.phenotypes.columns,
         people=people,
         n_variants=genotypes.n_variants,
         partition_variants=partition_size(
-            chunk_variants=genotypes.chunk_variants,
             n_variants=genotypes.n_variants,
             n_phenotypes=len(people),
             wanted=inputs.config.partition_variants,
@@ -205,7 +210,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     return plan, builder
 
 
-def choose_workers(config: ScanConfig, task_bytes: int) -> int:
+def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -> int:
     """Return how many tasks may run at once on this machine.
 
     Parameters
@@ -213,6 +218,8 @@ def choose_workers(config: ScanConfig, task_bytes: int) -> int:
     config : ScanConfig
     task_bytes : int
         Memory of one task.
+    shared_bytes : int, default 0
+        Memory that all tasks share.
 
     Raises
     ------
@@ -229,12 +236,12 @@ def choose_workers(config: ScanConfig, task_bytes: int) -> int:
             raise InputError(
                 f"memory_limit must be a size as 16GiB or 500MB, not '{config.memory_limit}'"
             ) from None
-    fitting = int(limit // task_bytes)
+    fitting = int((limit - shared_bytes) // task_bytes)
     if fitting < 1:
         raise InputError(
-            f"one task needs {task_bytes / 2**20:,.0f} MiB, more than the {limit / 2**20:,.0f} MiB "
-            "there are; make the genotype dataset with smaller --chunk-variants, or use fewer "
-            "random effects"
+            f"one task needs {(task_bytes + shared_bytes) / 2**20:,.0f} MiB, more than the "
+            f"{limit / 2**20:,.0f} MiB there are; make the genotype dataset with smaller "
+            "--chunk-variants, or use fewer random effects"
         )
     if fitting < wanted:
         logger.warning("%d instead of %d workers: memory holds no more tasks", fitting, wanted)
@@ -280,10 +287,10 @@ def write_store(
         contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
         for name in plan.phenotypes:
             cohort = builder.build(name, announce=False)
-            null, covariates = _null_model(inputs, cohort, contigs)
-            write_null_model(
-                store.null_group(cohort.phenotype), null, _who_and_what(cohort, covariates)
-            )
+            shared, effects = _random_effects(inputs, cohort, contigs, store)
+            null, covariates = _null_model(inputs, cohort, contigs, effects)
+            attributes = {**_who_and_what(cohort, covariates), "random_effects": shared}
+            write_null_model(store.null_group(cohort.phenotype), null, attributes)
         store.seal()
     return ResultStore.open(output)
 
@@ -305,12 +312,23 @@ def fit_options(plan: Plan) -> FitOptions:
     )
 
 
+def _random_effects(
+    inputs: Inputs, cohort: Cohort, contigs: list[str], store: ResultStore
+) -> tuple[str, RandomEffects | None]:
+    """Return the random effects of a phenotype as the store has them, after their name there."""
+    if inputs.random_effects is None:
+        return "", None
+    effects = inputs.random_effects.for_people(cohort.samples, cohort.phenotype)
+    # Of a single chromosome, nothing is left when it is left out: the null fit says so.
+    left_out = contigs if inputs.loco and len(set(effects.contigs)) > 1 else ()
+    parent = store.group("random_effects")
+    name = write_random_effects(parent, effects, effects.set_names(left_out))
+    return name, read_random_effects(store.group(f"random_effects/{name}"))
+
+
 def _null_model(
-    inputs: Inputs, cohort: Cohort, contigs: list[str]
+    inputs: Inputs, cohort: Cohort, contigs: list[str], effects: RandomEffects | None
 ) -> tuple[NullModel, CovariateFit]:
-    effects = None
-    if inputs.random_effects is not None:
-        effects = inputs.random_effects.for_people(cohort.samples, cohort.phenotype)
     null, covariates = fit_null(
         cohort,
         effects,

@@ -7,17 +7,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.null import host_cache
 from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.results.store import ResultStore, checksum, read_mark
+from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, make_executor
-from hlmm_scan.scan.plan import Plan, differing
+from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prepare import (
     choose_workers,
     fit_options,
@@ -115,14 +117,27 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
                 f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
                 "and options, choose another --output, or start anew with --overwrite"
             )
+        _follow_genotypes(store, inputs.genotypes.path)
         return store
     plan, builder = make_plan(inputs)
-    logger.info("plan:\n%s", plan.summary(choose_workers(config, plan.task_bytes)))
+    logger.info(
+        "plan:\n%s", plan.summary(choose_workers(config, plan.task_bytes, plan.shared_bytes))
+    )
     if not output.exists():
         return write_store(inputs, plan, builder)
     # The old store stays, and stays held, until the new one is ready to take its place.
     with ResultStore.open(output).ledger.lock():
         return write_store(inputs, plan, builder, replace=True)
+
+
+def _follow_genotypes(store: ResultStore, path: Path) -> None:
+    """Note where the genotype dataset is now: tasks open it where the plan says."""
+    plan = Plan.from_json(store.plan)
+    if plan.genotypes == str(path) or scan_state(store).complete:
+        return
+    with store.ledger.lock():
+        store.put_plan(replace(plan, genotypes=str(path)).to_json())
+    logger.info("the genotype dataset, then at %s, is now at %s", plan.genotypes, path)
 
 
 def dry_run(config: ScanConfig) -> str:
@@ -134,7 +149,7 @@ def dry_run(config: ScanConfig) -> str:
         As :func:`prepare`.
     """
     plan, _ = make_plan(read_inputs(config))
-    return plan.summary(choose_workers(config, plan.task_bytes))
+    return plan.summary(choose_workers(config, plan.task_bytes, plan.shared_bytes))
 
 
 def scan(
@@ -160,12 +175,13 @@ def scan(
         Of the step that failed; see its exit code.
     """
     store = prepare(config, overwrite=overwrite)
-    task_bytes = Plan.from_json(store.plan).task_bytes
-    run(store, executor or make_executor(choose_workers(config, task_bytes)))
+    plan = Plan.from_json(store.plan)
+    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
+    run(store, executor or make_executor(workers))
     return finalise(store)
 
 
-def run(store: ResultStore, executor: Executor) -> None:
+def run(store: ResultStore, executor: Executor, shard: Shard | None = None) -> None:
     """Do every partition that the ledger does not have.
 
     Parameters
@@ -173,6 +189,8 @@ def run(store: ResultStore, executor: Executor) -> None:
     store : ResultStore
         Prepared.
     executor : Executor
+    shard : Shard, optional
+        Do its partitions only, and let other shards work on the store meanwhile.
 
     Raises
     ------
@@ -183,27 +201,33 @@ def run(store: ResultStore, executor: Executor) -> None:
     """
     plan = Plan.from_json(store.plan)
     try:
-        with store.ledger.lock():
-            records = store.ledger.records()
-            done = {index for index, record in records.items() if not record.failed}
-            todo = [index for index in range(plan.n_partitions) if index not in done]
+        with store.ledger.lock(str(shard or "")):
+            standing = store.ledger.records()
+            mine = (shard or Shard(0, 1)).partitions(plan.n_partitions)
+            done = {index for index in mine if index in standing and not standing[index].failed}
+            todo = [index for index in mine if index not in done]
             if not todo:
                 return
             if done:
-                logger.info("%d of %d partitions are done", len(done), plan.n_partitions)
-            tests_done = sum(sum(records[index].statuses.values()) for index in done)
+                logger.info("%d of %d partitions are done", len(done), len(mine))
+            compile_kernels(fit_options(plan), plan.model)
+            tests = plan.tests_before(mine.stop) - plan.tests_before(mine.start)
+            tests_done = sum(sum(standing[index].statuses.values()) for index in done)
             with (
                 _interrupts_kept() as interrupts,
                 store.ledger.writer() as journal,
-                Progress(plan.n_tests, "tests", tests_done) as progress,
+                Progress(tests, "tests", tests_done) as progress,
+                closing(executor.run(_tasks(store, plan, todo))) as records,
             ):
-                for record in executor.run(_tasks(store, plan, todo)):
+                for record in records:
                     journal.append(record)
                     progress.advance(sum(record.statuses.values()))
                     if interrupts:
                         raise interrupts[0]
     except OSError as error:
         raise write_error(store.path, error) from error
+    finally:
+        host_cache.sweep()  # the workers are gone
 
 
 @contextmanager
@@ -251,17 +275,21 @@ def finalise(store: ResultStore) -> ResultStore:
     state = scan_state(store)
     if state.complete:
         return store
-    if state.failed:
-        first = next(iter(state.failed))
-        raise IncompleteError(
-            f"{store.path}: {len(state.failed)} of {plan.n_partitions} partitions failed "
-            f"({_listed(state.failed)}); the first with: {state.failed[first]}; run the same scan "
-            "again to retry them"
-        )
+    wanting = []
     if state.missing:
+        wanting.append(
+            f"{len(state.missing)} of {plan.n_partitions} partitions are missing "
+            f"({listed(state.missing)})"
+        )
+    if state.failed:
+        wanting.append(
+            f"{len(state.failed)} of {plan.n_partitions} partitions failed "
+            f"({listed(state.failed)}); the first with: {next(iter(state.failed.values()))}"
+        )
+    if wanting:
+        aim = "finish it" if state.missing else "retry them"
         raise IncompleteError(
-            f"{store.path}: {len(state.missing)} of {plan.n_partitions} partitions are missing "
-            f"({_listed(state.missing)}); run the same scan again to finish it"
+            f"{store.path}: {' and '.join(wanting)}; run the same scan again to {aim}"
         )
     if state.tests_done != plan.n_tests or Status.PENDING.label in state.statuses:
         raise IncompleteError(
@@ -357,6 +385,7 @@ def _rate(records: list[PartitionRecord]) -> float:
     return sum(sum(record.statuses.values()) for record in recent) / span if span > 0 else 0.0
 
 
-def _listed(indices: Iterable[int]) -> str:
+def listed(indices: Iterable[int]) -> str:
+    """Return the first few of some partitions, for a message."""
     names = [str(index) for index in indices]
     return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

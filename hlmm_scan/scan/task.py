@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.null.model import NullModel
-from hlmm_scan.null.store import read_null_model
+from hlmm_scan.null.model import NullModel, RandomEffects
+from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.ledger import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Partition
@@ -142,4 +142,11 @@ def _store(path: str, run_id: str) -> ResultStore:
 
 @lru_cache(maxsize=2)
 def _null_model(path: str, run_id: str, phenotype: str) -> NullModel:
-    return read_null_model(_store(path, run_id).null_group(phenotype))
+    group = _store(path, run_id).null_group(phenotype)
+    shared = str(group.attrs["random_effects"])
+    return read_null_model(group, _random_effects(path, run_id, shared) if shared else None)
+
+
+@lru_cache(maxsize=2)
+def _random_effects(path: str, run_id: str, name: str) -> RandomEffects:
+    return read_random_effects(_store(path, run_id).group(f"random_effects/{name}"))

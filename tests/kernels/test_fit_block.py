@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from plain_reference import fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block, shared_bytes, work_bytes
+from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block
+from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.schema import Status, result_variables
 
@@ -317,7 +318,8 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (found["status"] == Status.OK).all()
-    estimate = work_bytes(m, n, n_mean, n_variance, n_random) + shared_bytes(n, n_random)
+    size = ModelSize(n, n_mean, n_variance, n_random)
+    estimate = size.task_bytes(m) + size.shared_bytes
     # What the plain kernel needs is planned for, and rarely needed.
     assert held + peak <= estimate <= 6 * (held + peak)
 

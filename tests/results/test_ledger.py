@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlmm_scan.errors import HlmmScanError, StoreHeldError
+from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
 from hlmm_scan.results.ledger import (
     JOURNAL_SUFFIX,
     JournalWriter,
@@ -183,3 +184,44 @@ def test_the_lock_of_a_killed_process_is_free(ledger):
     started = time.monotonic()
     with ledger.lock():
         assert time.monotonic() - started < 5
+
+
+def test_shards_hold_the_store_together_and_keep_off_who_wants_it_alone(ledger):
+    with ledger.lock("shard 0 of 2"), ledger.lock("shard 1 of 2"):
+        with (
+            pytest.raises(StoreHeldError, match=r"\(shards, shard 1 of 2 the last to start: proc"),
+            ledger.lock(),
+        ):
+            pass
+        with ledger.lock("shard 0 of 2"):  # once more
+            pass
+    with (
+        ledger.lock(),
+        pytest.raises(StoreHeldError, match=rf"\(process {os.getpid()} on \S+\); wait"),
+        ledger.lock("shard 0 of 2"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_on_a_file_system_without_locks_only_shards_run(ledger, monkeypatch, caplog, number):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match="this file system has no locks"), ledger.lock():
+        pass
+    assert caplog.text == ""
+    with ledger.lock("shard 0 of 2"), ledger.lock("shard 1 of 2"):
+        pass
+    assert caplog.text.count("start nothing but shards on this store") == 2
+
+
+def test_another_error_of_locking_is_not_hidden(ledger, monkeypatch):
+    def fail(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    for shard in ("", "shard 0 of 2"):
+        with pytest.raises(OSError, match="Input/output error"), ledger.lock(shard):
+            pass

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.kernels.block import work_bytes
+from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.scan.plan import (
     LEAST_PARTITIONS,
     MAX_TASK_BYTES,
+    VARIANT_BYTES,
     Plan,
     differing,
     partition_size,
 )
 
-SIZES = {"n_people": 1000, "n_mean": 1, "n_variance": 1, "n_random": 0}
+SIZES = {"model": ModelSize(1000, 1, 1, 0), "n_genotyped": 1200}
 
 
 def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes: int) -> Plan:
@@ -31,7 +32,7 @@ def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes
         partition_variants=partition_variants,
         genotypes="/somewhere/genotypes.zarr",
         parameters={"min_maf": 0.01, "loco": False, "phenotype": ["p0"], "random_effects": None},
-        **{**SIZES, **sizes},
+        **{**SIZES, "chunk_variants": 100, **sizes},
     )
 
 
@@ -80,14 +81,18 @@ def test_phenotypes_of_one_block_of_genotypes_are_neighbours():
 def test_a_partition_is_whole_genotype_chunks_and_fits(
     chunk, n_variants, n_phenotypes, n_people, n_mean, n_random
 ):
-    sizes = {"n_people": n_people, "n_mean": n_mean, "n_variance": 1, "n_random": n_random}
+    model = ModelSize(n_people, n_mean, 1, n_random)
     size = partition_size(
-        chunk_variants=chunk, n_variants=n_variants, n_phenotypes=n_phenotypes, **sizes
+        chunk_variants=chunk,
+        n_variants=n_variants,
+        n_phenotypes=n_phenotypes,
+        model=model,
+        n_genotyped=n_people,
     )
     assert size % chunk == 0
     assert chunk <= size < n_variants + chunk
-    least = work_bytes(chunk, n_people, n_mean, 1, n_random)
-    assert work_bytes(size, n_people, n_mean, 1, n_random) <= max(MAX_TASK_BYTES, least)
+    fixed = model.task_bytes(chunk)
+    assert fixed + size * VARIANT_BYTES <= max(MAX_TASK_BYTES, fixed + chunk * VARIANT_BYTES)
 
 
 def test_a_small_scan_is_still_cut_for_many_workers():
@@ -102,6 +107,24 @@ def test_a_wanted_size_is_taken_where_it_is_whole_chunks():
     for wanted in (1, 7, 20):
         with pytest.raises(InputError, match=f"partition_variants {wanted} is not a multiple"):
             partition_size(wanted=wanted, **sizes)
+
+
+def test_a_partition_of_many_chunks_holds_the_codes_of_one():
+    one, ten = plan_of(10_000, 100, 1), plan_of(10_000, 1000, 1)
+    assert ten.task_bytes - one.task_bytes == 900 * VARIANT_BYTES
+    assert plan_of(10_000, 1000, 1, chunk_variants=1000).task_bytes > ten.task_bytes + 300 * 900
+    many_genotyped = plan_of(10_000, 100, 1, n_genotyped=1_000_000)
+    assert many_genotyped.task_bytes - one.task_bytes > 100 * 1_000_000 // 4
+    assert many_genotyped.shared_bytes == one.shared_bytes == 0
+
+
+def test_random_effects_are_counted_once_and_not_in_every_task():
+    lines = plan_of(1000, 100, 1, n_people=20_000, n_random=500).summary(workers=2).splitlines()
+    figures = {line[:19].strip(): line[19:] for line in lines}
+    shared = (12 * 20_000 * 500 + 16 * 500**2) / 2**20
+    assert figures["shared memory"] == f"{shared:,.0f} MiB"
+    full_rank = plan_of(1000, 100, 1, n_people=2000, n_random=100_000)
+    assert full_rank.shared_bytes == 2 * 12 * 2000**2
 
 
 def test_the_summary_says_what_will_be_done():

@@ -1,0 +1,144 @@
+"""Which kernel fits a model, and what that costs in memory and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hlmm_scan.kernels import (
+    class_sums,
+    hlm_scoring,
+    hlm_screen,
+    hlmm_eigen,
+    hlmm_screen,
+    hlmm_weighted,
+)
+from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
+
+
+class Kernel(StrEnum):
+    """The ways to fit a block of variants."""
+
+    CLASS_SUMS = "maximum likelihood from class sums"
+    JOINT = "maximum likelihood by scoring, covariates refitted"
+    SCREEN = "one step from the null model"
+    CLASS_GRAMS = "maximum likelihood with random effects from class Gram matrices"
+    SECOND_ORDER = "maximum likelihood with random effects, to second order with a bound"
+    WEIGHTED = "maximum likelihood with random effects, weights by person"
+    RANDOM_SCREEN = "one step from the null model with random effects"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is, and whether its variants are screened.
+
+    Attributes
+    ----------
+    people, mean, variance, random : int
+        People, columns of the mean and variance designs, random effects.
+    screen : bool, default False
+    """
+
+    people: int
+    mean: int
+    variance: int
+    random: int
+    screen: bool = False
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel for it.
+
+        Without covariates and random effects nothing is screened: maximum likelihood from class
+        sums costs less than reading the genotypes. With random effects and intercepts only, few
+        people get whichever of the two exact ways is predicted to be faster; what is predicted
+        depends on the size alone, so every machine chooses alike.
+        """
+        intercepts = self.mean == self.variance == 1
+        if not self.random:
+            if intercepts:
+                return Kernel.CLASS_SUMS
+            return Kernel.SCREEN if self.screen else Kernel.JOINT
+        if self.screen:
+            return Kernel.RANDOM_SCREEN
+        if not intercepts:
+            return Kernel.WEIGHTED
+        if self.people >= QUASI_EXACT_PEOPLE and self.random <= self.people:
+            return Kernel.SECOND_ORDER
+        weighted = hlmm_weighted.work_seconds(1, self.people, 1, 1, self.random)
+        return Kernel.WEIGHTED if weighted < self._gram_seconds() else Kernel.CLASS_GRAMS
+
+    def _gram_seconds(self) -> float:
+        """One Gram matrix of the people who are not in the largest class, then l³ evaluations."""
+        n, rank = self.people, min(self.people, self.random)
+        return (n * rank**2 + 50 * rank**3) / 30e9
+
+    def seconds(self, m: int) -> float:
+        """Estimate (within a factor of three) the time of fitting m variants on one core."""
+        n, designs, rank = self.people, self.mean + self.variance, min(self.people, self.random)
+        kernel = self.kernel
+        if kernel is Kernel.CLASS_SUMS:
+            return m * (n * 1e-9 + 4e-6)
+        if kernel is Kernel.SCREEN:
+            return m * (n * (2.5e-10 + 3e-11 * designs) + 1e-5)
+        if kernel is Kernel.JOINT:
+            # Start and about one sweep: ten products with the designs, and what stands between.
+            return m * (n * (10 * 2 * designs / 60e9 + 3e-9) + 2e-4)
+        if kernel is Kernel.RANDOM_SCREEN:
+            return m * (n * rank * 6e-11 + n * 2e-9 * designs)
+        if kernel is Kernel.SECOND_ORDER:
+            return m * n * rank * 2e-10
+        if kernel is Kernel.CLASS_GRAMS:
+            return m * self._gram_seconds()
+        return hlmm_weighted.work_seconds(m, n, self.mean, self.variance, self.random)
+
+    def task_bytes(self, m: int, n_genotyped: int | None = None) -> int:
+        """Estimate the memory of fitting m variants, beside :attr:`shared_bytes`.
+
+        Parameters
+        ----------
+        m : int
+        n_genotyped : int, optional
+            People in the genotype dataset, if there are more than are analysed.
+
+        Returns
+        -------
+        int
+            Bytes: null model, packed block, results and the working arrays of the kernel. Screened
+            variants may be fitted afterwards, so theirs is the larger of the two.
+        """
+        n_total = max(self.people, n_genotyped or 0)
+        designs = 8 * self.people * (self.mean + self.variance + 2)
+        # Codes as stored, as decoded and as handed over, of which one goes on to those of the
+        # variants that pass; counts, sums, estimates and results.
+        block = m * 3 * (n_total // 4 + 1) + m * 100 * 8
+        working = self._working_bytes(m, n_total)
+        if self.kernel in (Kernel.SCREEN, Kernel.RANDOM_SCREEN):
+            fitted = ModelSize(self.people, self.mean, self.variance, self.random)
+            working = max(working, fitted._working_bytes(m, n_total))
+        return 2 * designs + block + working
+
+    def _working_bytes(self, m: int, n_total: int) -> int:
+        n, c, v, k = self.people, self.mean, self.variance, self.random
+        kernel = self.kernel
+        if kernel is Kernel.CLASS_SUMS:
+            return class_sums.work_bytes(m, n_total, 1, 4)
+        if kernel is Kernel.SCREEN:
+            return hlm_screen.work_bytes(m, n_total, n, c, v)
+        if kernel is Kernel.JOINT:
+            return hlm_scoring.work_bytes(n, c, v)
+        if kernel is Kernel.RANDOM_SCREEN:
+            return hlmm_screen.work_bytes(n, c, v, k)
+        if kernel is Kernel.WEIGHTED:
+            return hlmm_weighted.work_bytes(n, c, v, k)
+        return hlmm_eigen.work_bytes(m, n, k)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory that all tasks of a host share: the random effects, mapped from files.
+
+        The columns in both precisions and two chromosomes' rotations; or, where there are more
+        random effects than people, two chromosomes' F in both precisions.
+        """
+        n, k = self.people, self.random
+        return 2 * 12 * n**2 if k > n else 12 * n * k + 2 * 8 * k**2

@@ -1,0 +1,117 @@
+"""Compiling what a scan will run, before its tasks do.
+
+numba compiles a function when it is first called with arguments of some types, and keeps the
+machine code in a folder for the processes to come. So a few made-up variants are fitted by the
+path that a scan's own will take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+from llvmlite.binding import get_host_cpu_name
+from numba import njit
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
+from hlmm_scan.schema import Status
+
+_SEED = 20261122
+_VARIANTS = 12
+
+_SMALL = ((2_000, 3), (300, 300), (QUASI_EXACT_PEOPLE, 3))
+"""People and random effects of models that are quickly fitted, by different kernels."""
+
+
+def smallest_alike(model: ModelSize) -> ModelSize:
+    """Return the smallest model that the same kernels fit, screened or not.
+
+    Parameters
+    ----------
+    model : ModelSize
+    """
+    few = replace(model, mean=min(model.mean, 2), variance=min(model.variance, 2))
+    smaller = [
+        replace(few, people=people, random=random if model.random else 0)
+        for people, random in _SMALL
+    ]
+
+    def ways(size: ModelSize) -> tuple[Kernel, Kernel, bool]:
+        # Random effects of many people are taken in single precision.
+        many = size.random > 0 and size.people >= QUASI_EXACT_PEOPLE
+        return size.kernel, replace(size, screen=False).kernel, many
+
+    return next((small for small in smaller if ways(small) == ways(model)), smaller[0])
+
+
+def warm_up(options: FitOptions, model: ModelSize) -> None:
+    """Compile the kernels that fit models of some size, or load them where they are compiled.
+
+    Parameters
+    ----------
+    options : FitOptions
+        Which errors and tests, and whether variants are screened; all variants are kept.
+    model : ModelSize
+        As :func:`smallest_alike` gives it.
+    """
+    rng = np.random.default_rng(_SEED)
+    null = _made_up(rng, model)
+    packed = _variants(rng, null.y)
+    contigs = np.full(len(packed), "1", dtype=object)
+    # What is screened may be refitted.
+    options = replace(
+        options, min_maf=0.0, min_mac=0.0, max_missing=1.0, refine_below=1.0 * options.screen
+    )
+    # With everything that may be asked for, too: single variants take those ways without asking.
+    everything = replace(options.inference, sandwich=True, likelihood_ratio=True)
+    for inference in (options.inference, everything):
+        fit_block(null, packed, contigs, replace(options, inference=inference))
+
+
+def machine_code() -> tuple[str, str]:
+    """Return the folder that keeps the machine code, and for which numba and processor it is."""
+    return str(_none.stats.cache_path), f"numba {numba.__version__} {get_host_cpu_name()}"
+
+
+@njit(cache=True)
+def _none() -> None:  # pragma: no cover
+    """Never called: its folder is that of all kernels."""
+
+
+def _made_up(rng: np.random.Generator, model: ModelSize) -> NullModel:
+    """Return a null model of that size."""
+    n = model.people
+    y = rng.standard_normal(n)
+    y = (y - y.mean()) / y.std()
+    mean, variance = (
+        np.column_stack([np.ones(n), rng.standard_normal((n, columns - 1))])
+        for columns in (model.mean, model.variance)
+    )
+    effects = None
+    if model.random:
+        columns = rng.standard_normal((n, model.random))
+        columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
+        names = tuple(str(k) for k in range(model.random))
+        effects = RandomEffects(columns, ("2",) * model.random, names)
+    fit = NullFit(
+        np.zeros(model.mean), np.zeros(model.variance), 0.1 * (model.random > 0), 0.0, Status.OK
+    )
+    return NullModel(
+        "warm-up", np.arange(n), y, mean, variance, 1.0, {ALL_RANDOM_EFFECTS: fit}, effects
+    )
+
+
+def _variants(rng: np.random.Generator, y: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Packed calls without an effect, with a strong one, and with many missing: every branch."""
+    n = len(y)
+    calls = rng.choice(np.array([0, 1, 2], np.int8), (_VARIANTS, n), p=(0.5, 0.4, 0.1))
+    half = _VARIANTS // 2
+    calls[half:] = np.abs(y) + rng.random((half, n)) > 1.5
+    calls[::2][rng.random((half, n)) < 0.2] = -1
+    return pack(calls)
