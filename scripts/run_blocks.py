@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 BLOCK = re.compile(
-    r"(?:^<!-- shown, not run: (?P<reason>.+) -->\n)?"
+    r"(?:^<!-- shown, not run: (?P<reason>[^\n]+) -->\n)?"
     r"^```(?P<language>sh|python)\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )

@@ -18,5 +18,5 @@ def write(folder: Path, name: str, text: str, data: Any) -> None:
     """Write ``name.md`` and ``name.json`` to a folder, which is made; print the text."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
     print(text)

@@ -46,7 +46,7 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("script", ["demo", "test"])
+@pytest.mark.parametrize("script", ["demo", "test", "calibrate", "accuracy", "relatedness"])
 @pytest.mark.parametrize(
     ("fails_on", "words"),
     [
@@ -79,6 +79,12 @@ def test_no_python_at_all_is_one_clear_line(fresh_clone):
         ("```python\nimport warnings\nwarnings.warn('x')\n```\n", 1, "UserWarning"),
         ("```sh\ntrue\n```\n<!-- shown, not run: slow -->\n```sh\nfalse\n```\n", 0, "(slow)"),
         ("no block\n", 1, "0 blocks run"),
+        (
+            "<!-- shown, not run: a -->\n```sh\nx\n```\n```sh\nfalse\n```\n"
+            "<!-- shown, not run: b -->\n```sh\nx\n```\n",
+            1,
+            "this block failed",
+        ),
     ],
 )
 def test_readme_blocks_are_really_run(tmp_path, text, code, words):

@@ -65,6 +65,14 @@ def test_single_fileset_holds_the_same(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize("chromosomes", [1, 2, 4, 5])
+def test_any_number_of_chromosomes_has_room_for_the_planted_loci(tmp_path, chromosomes):
+    cohort = simulate_cohort(tmp_path / "sim", chromosomes=chromosomes, **SMALL)
+    _, truth, _ = tables(cohort)
+    assert truth["variant_id"].nunique() == len(truth) == 6
+    assert truth["contig"].nunique() >= min(chromosomes, 3)
+
+
 def test_layout_of_a_cohort(tmp_path):
     cohort = simulate_cohort(tmp_path / "sim")
     dataset, truth, people = tables(cohort)

@@ -15,6 +15,9 @@ from hlmm_scan.kernels import (
 )
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
 
+_MANY = 4
+"""People per random effect up to which class Gram matrices cost more than weights by person."""
+
 
 class Kernel(StrEnum):
     """The ways to fit a block of variants."""
@@ -51,8 +54,7 @@ class ModelSize:
 
         Without covariates and random effects nothing is screened: maximum likelihood from class
         sums costs less than reading the genotypes. With random effects and intercepts only, few
-        people get whichever of the two exact ways is predicted to be faster; what is predicted
-        depends on the size alone, so every machine chooses alike.
+        people with many random effects are fitted with weights by person: Gram matrices cost l³.
         """
         intercepts = self.mean == self.variance == 1
         if not self.random:
@@ -63,10 +65,10 @@ class ModelSize:
             return Kernel.RANDOM_SCREEN
         if not intercepts:
             return Kernel.WEIGHTED
-        if self.people >= QUASI_EXACT_PEOPLE and self.random <= self.people:
+        if self.people >= QUASI_EXACT_PEOPLE:
             return Kernel.SECOND_ORDER
-        weighted = hlmm_weighted.work_seconds(1, self.people, 1, 1, self.random)
-        return Kernel.WEIGHTED if weighted < self._gram_seconds() else Kernel.CLASS_GRAMS
+        many = _MANY * min(self.people, self.random) >= self.people
+        return Kernel.WEIGHTED if many else Kernel.CLASS_GRAMS
 
     def _gram_seconds(self) -> float:
         """One Gram matrix of the people who are not in the largest class, then l³ evaluations."""

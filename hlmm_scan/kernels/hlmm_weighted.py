@@ -38,28 +38,7 @@ Float = NDArray[np.float64]
 REFITTED_NEG_LOG10_P = 4.0
 """Below :data:`QUASI_EXACT_PEOPLE`, variants with a test beyond this are made exact."""
 
-_FULL_RANK = 4  # people per random effect up to which Gram matrices are given up
 _LIKELIHOOD_RATIO_TOLERANCE = 1e-3  # standard errors to which the restricted fits are brought
-
-
-def suits(null: NullModel, n_random: int) -> bool:
-    """Say whether this kernel is to fit a model's variants rather than those for intercepts only.
-
-    Parameters
-    ----------
-    null : NullModel
-    n_random : int
-        Random effects l.
-
-    Notes
-    -----
-    With covariates always. With intercepts only, where random effects are so many against people
-    that evaluations by Gram matrices, of l³ operations, cost a hundred times those here.
-    """
-    if null.random_effects is None:
-        return False
-    r = min(null.n, n_random)
-    return not null.intercept_only or (stores_pairs(null.n, r) and null.n <= _FULL_RANK * r)
 
 
 def fit_weighted(

@@ -43,6 +43,7 @@ _FURTHER = 5  # times as far, the prediction of all random effects together may 
 _CONTRACTION = 0.1  # of the way made that the next correction may still be long, where not known
 _MAX_JUMP = 1.5  # log-variance units that a step may move an average or an outer person
 _CURVATURE = 0.1  # of what the metric expects that a step must show to be learnt from
+_CANCELLED = 2e-3  # of the second order's diagonal, taken for what cancels off it
 _DIFFERENCE = 0.1  # standard errors between the gradients that make the observed information
 
 
@@ -402,16 +403,18 @@ def determinant_error(basis: WeightedBasis, tile: Tile, found: Evaluation, at: i
     Notes
     -----
     With q = |κ²δ'ᵀ(S∘S − R²)δ'|, what people who are alike in H and in δ make of the second order,
-    the third is taken to be at most ½q^1.5, as exact fits of mice and of families show; so is what
-    a change of κ does to the shape of S∘S, in proportion. ∂δ/∂b_g is as large against δ as a
+    and a little of κ²ΣR²δ'² since that sum may cancel, the third order is taken to be at most
+    ½q^1.5, as exact fits of mice and of families show; so is what a change of κ does to the shape
+    of S∘S, in proportion. ∂δ/∂b_g is as large against δ as a
     genotype's deviation against that of δ. Where pairs are not stored, Hutchinson's estimate of
     gᵀ(S∘S)g has a relative error of 2/√r for one probe, three times which is allowed for.
     """
-    q = abs(float(found.pairs[at]))
+    own = float(found.own[at])
+    q = abs(float(found.pairs[at])) + _CANCELLED * own
     error = 0.5 * q**1.5 + 0.3 * abs(float(found.scale[at]) - 1) * q
     if basis.pairs is None:
         probes = len(basis.values) * basis.probes.shape[1]
-        error += 6 / np.sqrt(probes) * (float(found.own[at]) + q)
+        error += 6 / np.sqrt(probes) * (own + q)
     spread = np.sqrt(max(float(found.spread[at]) / basis.n, 1e-300))
     return float(error * tile.g[at].std(dtype=np.float64) / spread)
 

@@ -124,13 +124,11 @@ def _planted_rows(
     With linkage, neighbours of a locus carry some of its effect.
     """
     rows: list[int] = []
-    for k in range(N_PLANTED):
-        lap = k // len(_PLANTED_KINDS)
-        chromosome = (k + lap) % chromosomes + 1
+    chosen = [(k + k // len(_PLANTED_KINDS)) % chromosomes + 1 for k in range(N_PLANTED)]
+    sections = max(chosen.count(chromosome) for chromosome in chosen)
+    for k, chromosome in enumerate(chosen):
         here = np.flatnonzero(variants.contig == chromosome)
-        turn = sum(variants.contig[r] == chromosome for r in rows)
-        per_chromosome = -(-N_PLANTED // chromosomes)
-        section = np.array_split(here, per_chromosome)[turn]
+        section = np.array_split(here, sections)[chosen[:k].count(chromosome)]
         # The middle half of its own section of the chromosome.
         quarter = len(section) // 4
         rows.append(int(section[quarter + rng.integers(max(1, len(section) - 2 * quarter))]))

@@ -10,13 +10,13 @@ from plain_reference import contigs_of
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlmm_exact import fit_exact
-from hlmm_scan.kernels.hlmm_weighted import fit_genotypes, fit_weighted, suits
+from hlmm_scan.kernels.hlmm_weighted import fit_genotypes, fit_weighted
 from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
 from hlmm_scan.kernels.hlmm_weighted_exact import ExactDeterminant
 from hlmm_scan.kernels.hlmm_weighted_likelihood import Tile, evaluate
 from hlmm_scan.models.hlmm_objective import HLMMObjective
 from hlmm_scan.null.eigen import weighted
-from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
 COLUMNS = [name for name in Estimates.__dataclass_fields__ if name != "status"]
@@ -113,6 +113,32 @@ def test_fits_are_as_near_to_the_plain_ones_as_promised(fitted, tolerance, dista
         np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.parametrize("size", [1, 4, 15])
+def test_fits_of_families_keep_to_the_tolerance(size):
+    rng = np.random.default_rng(size)
+    n, m = 240, 16
+    parents = rng.binomial(1, rng.uniform(0.1, 0.5, 300)[:, None, None], (300, n // size, 4))
+    parents = np.repeat(parents, size, axis=1)
+    first, second = rng.integers(0, 2, (300, n)), rng.integers(2, 4, (300, n))
+    copies = np.take_along_axis(parents, np.stack([first, second], axis=2), 2).sum(axis=2)
+    calls = copies[:m].astype(np.int8)
+    columns = (copies - copies.mean(axis=1, keepdims=True)) / copies.std(axis=1, keepdims=True)
+    effects = RandomEffects(columns.T.copy(), ("1",) * 300, ("r",) * 300)
+    z = rng.standard_normal((n, 1))
+    g = calls[0] - calls[0].mean()
+    y = 0.7 * effects.design("") @ rng.standard_normal(300)
+    y += np.exp(0.3 * z[:, 0] + 0.4 * g) * rng.standard_normal(n)
+    null = null_model_of(y, z, z, effects=effects)
+    calls[m // 2 :][rng.random((m - m // 2, n)) < 0.04] = -1
+    packed, contigs, bases = pack(calls), contigs_of(m), bases_of(null)
+    found = fit_weighted(null, packed, contigs, bases, exact_beyond=np.inf)
+    exact = fit_weighted(null, packed, contigs, bases, tolerance=0.0)
+    assert (found.status == Status.OK).all()
+    away = deviations(found, exact)
+    assert (away[:2] <= 1e-2).all()
+    assert (away[2] <= 0.1).all()
+
+
 @pytest.mark.parametrize("kind", ["few", "more_than_people"])
 def test_the_observed_information(kind):
     null, calls = make_null(*KINDS[kind])
@@ -186,6 +212,25 @@ def test_what_cannot_be_estimated_is_as_the_plain_estimator_says(kind):
     assert (found.status == exact.status).all()
     assert found.status[1] == Status.OK
     assert (deviations(found, exact)[:2, 1] <= 1e-2).all()
+
+
+@pytest.mark.parametrize("contigs", [FEW, MORE], ids=["few", "more_than_people"])
+def test_single_precision_is_safe(monkeypatch, contigs):
+    null, calls = make_null(403, contigs, 1, 0.4)
+    double = bases_of(null)
+    monkeypatch.setattr("hlmm_scan.kernels.hlmm_weighted_basis.QUASI_EXACT_PEOPLE", 100)
+    single = bases_of(null)
+    assert single[""].columns.dtype == np.float32
+    inference = Inference(sandwich=True, observed=True)
+    results = [
+        fit_weighted(null, pack(calls), contigs_of(len(calls)), bases, inference, tolerance=0.0)
+        for bases in (double, single)
+    ]
+    assert (results[0].status == results[1].status).all()
+    assert (deviations(*reversed(results)) <= 1e-5).all()
+    for name in COLUMNS:
+        one, other = (getattr(found, name) for found in results)
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-4)
 
 
 def test_dosages_are_fitted_as_calls_are():
@@ -278,12 +323,3 @@ def test_weighted_axes_span_the_weighted_relationship(contigs):
     H, G = found.combine(np.eye(len(found.values))), unit[:, None] * effects.design("1")
     np.testing.assert_allclose(H @ H.T, G @ G.T, atol=1e-12)
     np.testing.assert_allclose(H.T @ H, np.diag(found.values), atol=1e-11)
-
-
-def test_which_models_it_suits():
-    plain, _ = make_null(203, FEW, 0, 0.3)
-    more, _ = make_null(203, MORE, 0, 0.3)
-    covariates, _ = make_null(203, FEW, 1, 0.3)
-    assert not suits(plain, 30)
-    assert suits(more, 270)
-    assert suits(covariates, 30)

@@ -21,7 +21,7 @@ from hlmm_scan.scan import run
 from hlmm_scan.simulate import simulate_cohort
 
 LOG_LINES = ("trait1: ", "plan:", "tests ", "people ", "partitions ", "memory ", "workers ")
-LOG_LINES += ("estimated ", " of ")
+LOG_LINES += ("shared memory ", "estimated ", " of ")
 
 
 class Runs:
