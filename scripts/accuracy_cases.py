@@ -54,7 +54,7 @@ KINDS = (
     Kind("HLM, class sums", Kernel.CLASS_SUMS, 0.50, lambda n: 1e-5, (500, 20_000)),
     Kind("HLM, joint", Kernel.JOINT, 0.33, lambda n: 1e-3, (500, 20_000), "", True),
     Kind("HLMM, exact", Kernel.CLASS_GRAMS, 0.08, lambda n: 1e-5, (500, 20_000), "few"),
-    Kind("HLMM, second order", Kernel.SECOND_ORDER, 0.05, quasi_tolerance, (700, 20_000), "few"),
+    Kind("HLMM, second order", Kernel.SECOND_ORDER, 0.05, quasi_tolerance, (500, 20_000), "few"),
     Kind("HLMM, covariates", Kernel.WEIGHTED, 0.03, quasi_tolerance, (500, 5_000), "few", True),
     Kind("HLMM, full rank", Kernel.WEIGHTED, 0.01, quasi_tolerance, (500, 1_200), "full"),
 )

@@ -193,7 +193,10 @@ def test_what_is_required_is_asked_for_by_name(name):
         ({"max_missing": 1.1}, "max_missing must be between 0 and 1"),
         ({"workers": 0}, "workers must be 1 or more"),
         ({"partition_variants": 0}, "partition_variants must be 1 or more"),
-        ({"covariate_mode": "jiont"}, "must be one of joint, seed, not 'jiont'; did you mean"),
+        (
+            {"covariate_mode": "jiont"},
+            "must be one of joint, null, seed, not 'jiont'; did you mean",
+        ),
         ({"se": "sandwich"}, "se must be one of expected, observed"),
         ({"loco": True}, "loco needs random_effects"),
         ({"loco": False}, "loco needs random_effects"),

@@ -16,6 +16,7 @@ from hlmm_scan.kernels.hlm_scoring import fit_scoring
 from hlmm_scan.kernels.hlm_scoring_tile import PackedCalls
 from hlmm_scan.kernels.hlm_screen import fit_screen
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
+from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_screen import fit_random_screen
 from hlmm_scan.kernels.hlmm_weighted import fit_weighted
 from hlmm_scan.kernels.prepared import (
@@ -174,6 +175,8 @@ def _fit(
         return fit_scoring(scoring_design(null), PackedCalls(packed, null.samples), inference)
     if kernel is Kernel.SCREEN:
         return fit_screen(screen_design(null, packed.shape[1]), packed, inference)
+    if kernel is Kernel.PLAIN:
+        return fit_exact(null, packed, contigs, inference)
     keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
     if kernel is Kernel.RANDOM_SCREEN:
         designs = {key: random_screen_design(null, key) for key in keys}

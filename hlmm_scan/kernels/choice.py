@@ -19,6 +19,10 @@ _MANY = 4
 """People per random effect up to which class Gram matrices cost more than weights by person."""
 
 
+_CHEAP = 50_000_000
+"""n·l² up to which the plain estimator takes some hundredths of a second for a variant."""
+
+
 class Kernel(StrEnum):
     """The ways to fit a block of variants."""
 
@@ -27,6 +31,7 @@ class Kernel(StrEnum):
     SCREEN = "one step from the null model"
     CLASS_GRAMS = "maximum likelihood with random effects from class Gram matrices"
     SECOND_ORDER = "maximum likelihood with random effects, to second order with a bound"
+    PLAIN = "maximum likelihood with random effects, one variant at a time"
     WEIGHTED = "maximum likelihood with random effects, weights by person"
     RANDOM_SCREEN = "one step from the null model with random effects"
 
@@ -55,6 +60,8 @@ class ModelSize:
         Without covariates and random effects nothing is screened: maximum likelihood from class
         sums costs less than reading the genotypes. With random effects and intercepts only, few
         people with many random effects are fitted with weights by person: Gram matrices cost l³.
+        Where covariates or many random effects meet very few people, the plain estimator is cheap,
+        and exact in its standard errors too.
         """
         intercepts = self.mean == self.variance == 1
         if not self.random:
@@ -63,12 +70,12 @@ class ModelSize:
             return Kernel.SCREEN if self.screen else Kernel.JOINT
         if self.screen:
             return Kernel.RANDOM_SCREEN
-        if not intercepts:
-            return Kernel.WEIGHTED
-        if self.people >= QUASI_EXACT_PEOPLE:
+        if intercepts and self.people >= QUASI_EXACT_PEOPLE:
             return Kernel.SECOND_ORDER
-        many = _MANY * min(self.people, self.random) >= self.people
-        return Kernel.WEIGHTED if many else Kernel.CLASS_GRAMS
+        rank = min(self.people, self.random)
+        if intercepts and _MANY * rank < self.people:
+            return Kernel.CLASS_GRAMS
+        return Kernel.PLAIN if self.people * rank**2 <= _CHEAP else Kernel.WEIGHTED
 
     def _gram_seconds(self) -> float:
         """One Gram matrix of the people who are not in the largest class, then l³ evaluations."""
@@ -92,6 +99,9 @@ class ModelSize:
             return m * n * rank * 2e-10
         if kernel is Kernel.CLASS_GRAMS:
             return m * self._gram_seconds()
+        if kernel is Kernel.PLAIN:
+            # Some eight evaluations of about two n·l² products and two l³ factorisations.
+            return m * (8 * (4 * n * rank**2 + 4 * rank**3) / 30e9 + 8e-3)
         return hlmm_weighted.work_seconds(m, n, self.mean, self.variance, self.random)
 
     def task_bytes(self, m: int, n_genotyped: int | None = None) -> int:
@@ -133,6 +143,11 @@ class ModelSize:
             return hlmm_screen.work_bytes(n, c, v, k)
         if kernel is Kernel.WEIGHTED:
             return hlmm_weighted.work_bytes(n, c, v, k)
+        if kernel is Kernel.PLAIN:
+            # G of one left-out chromosome, that of the people called, and about eight arrays of its
+            # shape in a fit; one l×l product for each column of V; copies of both designs.
+            rank = min(n, k)
+            return 8 * rank * (10 * n + (6 + v) * rank) + 64 * n * (c + v)
         return hlmm_eigen.work_bytes(m, n, k)
 
     @property

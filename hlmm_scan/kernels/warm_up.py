@@ -25,7 +25,7 @@ from hlmm_scan.schema import Status
 _SEED = 20261122
 _VARIANTS = 12
 
-_SMALL = ((2_000, 3), (300, 300), (QUASI_EXACT_PEOPLE, 3))
+_SMALL = ((2_000, 3), (400, 400), (QUASI_EXACT_PEOPLE, 3))
 """People and random effects of models that are quickly fitted, by different kernels."""
 
 

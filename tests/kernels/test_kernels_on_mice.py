@@ -74,7 +74,7 @@ def test_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice, covariat
     assert len(fitted) > 70
     assert set(found["status"]) <= {Status.OK, *range(Status.MONOMORPHIC, Status.LOW_INFO)}
     # Scoring with covariates ends within about 1e-5 of a standard error of the maximum.
-    effect, error = (5e-5, 1e-4) if covariates else (1e-7, 1e-7)
+    effect, error, likelihood = (5e-5, 5e-4, 3e-4) if covariates else (1e-7, 1e-7, 1e-7)
     for row in fitted:
         g = calls[row, frame["row"]]
         called = g != MISSING
@@ -85,7 +85,7 @@ def test_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice, covariat
         assert abs(found["var"][row] - fit.beta[-1]) <= effect * fit.beta_se[-1]
         assert found["add_se"][row] == pytest.approx(fit.alpha_se[-1], rel=error)
         assert found["var_se"][row] == pytest.approx(fit.beta_se[-1], rel=error)
-        assert found["log_likelihood"][row] == pytest.approx(fit.log_likelihood, abs=1e-7)
+        assert found["log_likelihood"][row] == pytest.approx(fit.log_likelihood, abs=likelihood)
 
 
 def test_mixed_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice):

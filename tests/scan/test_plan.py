@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from hlmm_scan.scan.plan import (
 SIZES = {"model": ModelSize(1000, 1, 1, 0), "n_genotyped": 1200}
 
 
-def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes: int) -> Plan:
+def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes: Any) -> Plan:
     return Plan.of(
         phenotypes=tuple(f"p{k}" for k in range(n_phenotypes)),
         people=(1000,) * n_phenotypes,
@@ -119,11 +120,11 @@ def test_a_partition_of_many_chunks_holds_the_codes_of_one():
 
 
 def test_random_effects_are_counted_once_and_not_in_every_task():
-    lines = plan_of(1000, 100, 1, n_people=20_000, n_random=500).summary(workers=2).splitlines()
+    lines = plan_of(1000, 100, 1, model=ModelSize(20_000, 1, 1, 500)).summary(2).splitlines()
     figures = {line[:19].strip(): line[19:] for line in lines}
     shared = (12 * 20_000 * 500 + 16 * 500**2) / 2**20
     assert figures["shared memory"] == f"{shared:,.0f} MiB"
-    full_rank = plan_of(1000, 100, 1, n_people=2000, n_random=100_000)
+    full_rank = plan_of(1000, 100, 1, model=ModelSize(2000, 1, 1, 100_000))
     assert full_rank.shared_bytes == 2 * 12 * 2000**2
 
 
