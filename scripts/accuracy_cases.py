@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulated import draw_genotypes, null_model, random_effects, standardised_columns
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.kernels.choice import Kernel
+from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.hlmm_eigen import quasi_tolerance
 from hlmm_scan.null.model import NullModel
 
@@ -94,6 +94,14 @@ class Case:
     null: NullModel
     calls: NDArray[np.int8]
     what: str
+
+    @property
+    def taken(self) -> bool:
+        """Whether a scan of that size takes the kernel of the case."""
+        null, effects = self.null, self.null.random_effects
+        designs = null.mean_design.shape[1], null.variance_design.shape[1]
+        size = ModelSize(null.n, *designs, 0 if effects is None else len(effects.contigs))
+        return size.kernel is self.plan.kind.kernel
 
 
 def plan_case(seed: int) -> Plan:

@@ -35,6 +35,10 @@ from hlmm_scan.schema import Status, result_variables
 Float = NDArray[np.float64]
 
 
+_REFITTED_PLAINLY = 1e-4
+"""p of any test below which few people's variants are fitted by the plain estimator as well."""
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """What a fit depends on besides the null model and the genotypes.
@@ -183,7 +187,12 @@ def _fit(
         return fit_random_screen(null, packed, contigs, designs, inference)
     if kernel is Kernel.WEIGHTED:
         weighted = {key: weighted_basis(null, key) for key in keys}
-        return fit_weighted(null, packed, contigs, weighted, inference)
+        estimates = fit_weighted(null, packed, contigs, weighted, inference)
+        if _size(null).refitted_plainly:
+            rows = np.flatnonzero(_interesting(estimates, _REFITTED_PLAINLY))
+            if len(rows):
+                estimates.put(rows, fit_exact(null, packed[rows], contigs[rows], inference))
+        return estimates
     eigen = {key: eigenstructure(null, key) for key in keys}
     if kernel is Kernel.CLASS_GRAMS:
         return fit_grams(null, packed, contigs, eigen, inference)

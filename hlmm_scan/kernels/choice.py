@@ -23,6 +23,10 @@ _CHEAP = 50_000_000
 """n·l² up to which the plain estimator takes some hundredths of a second for a variant."""
 
 
+_CHEAP_FOR_FEW = 1_000_000_000
+"""The same, where only the variants that are interesting are fitted plainly."""
+
+
 class Kernel(StrEnum):
     """The ways to fit a block of variants."""
 
@@ -76,6 +80,16 @@ class ModelSize:
         if intercepts and _MANY * rank < self.people:
             return Kernel.CLASS_GRAMS
         return Kernel.PLAIN if self.people * rank**2 <= _CHEAP else Kernel.WEIGHTED
+
+    @property
+    def refitted_plainly(self) -> bool:
+        """Whether what the kernel finds interesting goes to the plain estimator as well.
+
+        Strong effects of few people are where the standard errors of :attr:`Kernel.WEIGHTED` are
+        least exact.
+        """
+        rank = min(self.people, self.random)
+        return self.kernel is Kernel.WEIGHTED and self.people * rank**2 <= _CHEAP_FOR_FEW
 
     def _gram_seconds(self) -> float:
         """One Gram matrix of the people who are not in the largest class, then l³ evaluations."""
