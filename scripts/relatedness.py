@@ -41,7 +41,7 @@ TRAIT = "trait1"
 MIN_MAF = 0.01
 WITHIN = 0.1
 INFLATED = 10.0
-QUICK = {"1": 200, "19": 200}
+QUICK = {"1": 300, "19": 200}
 """Variants of each chromosome that --quick scans."""
 
 
