@@ -177,17 +177,17 @@ def finalise(results: Path) -> None:
 @cli.command()
 @click.argument("results", type=_FILE)
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
-@click.option("--verify", is_flag=True, help="Read every finished partition again.")
-def status(results: Path, as_json: bool, verify: bool) -> None:
+@click.option("--verify", "reread", is_flag=True, help="Read every finished partition again.")
+def status(results: Path, as_json: bool, reread: bool) -> None:
     """Say what of a scan is done, missing or failed."""
     from tqdm import tqdm
 
     from hlmm_scan.results.store import ResultStore
-    from hlmm_scan.scan import run
+    from hlmm_scan.scan.state import listed, scan_state, verify
 
     store = ResultStore.open(results)
-    state = run.scan_state(store)
-    damaged = run.verify(store) if verify else None
+    state = scan_state(store)
+    damaged = verify(store) if reread else None
     if as_json:
         extra = {} if damaged is None else {"damaged": damaged}
         click.echo(json.dumps({**state.to_json(), **extra}, indent=2))
@@ -211,7 +211,7 @@ def status(results: Path, as_json: bool, verify: bool) -> None:
         if damaged:
             verdict = (
                 f"DAMAGED: {len(damaged)} partitions do not hold what was written "
-                f"({run.listed(damaged)}); restore the store from a copy, or start the scan anew "
+                f"({listed(damaged)}); restore the store from a copy, or start the scan anew "
                 "with --overwrite"
             )
         click.echo(f"verified    {verdict}")

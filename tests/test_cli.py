@@ -25,9 +25,9 @@ from hlmm_scan.errors import HlmmScanError, InfrastructureError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.ledger import JournalWriter
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.plan import Shard
+from hlmm_scan.scan.state import scan_state
 from hlmm_scan.simulate import SimulatedCohort, simulate_cohort
 
 PEOPLE, VARIANTS = 60, 24
@@ -364,7 +364,7 @@ def test_a_disk_that_fills_during_the_run_leaves_a_store_to_go_on_with(
         line = f"{cohort.out / 'r.zarr'}: cannot be written: No space left"
     assert line.startswith(f"{cohort.out / 'r.zarr'}: cannot be written: No space left")
     monkeypatch.undo()
-    assert run.scan_state(ResultStore.open(cohort.out / "r.zarr")).partitions_done == 0
+    assert scan_state(ResultStore.open(cohort.out / "r.zarr")).partitions_done == 0
     assert main([str(a) for a in cohort.scan]) == 0
 
 

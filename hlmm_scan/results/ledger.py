@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import socket
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
+from hlmm_scan.errors import InputError, StoreHeldError
+from hlmm_scan.results.records import PartitionRecord, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -33,50 +31,6 @@ LOCK_NAME = "lock"
 _ALONE, _TOGETHER = fcntl.LOCK_EX, fcntl.LOCK_SH
 _NOTE_BYTES = 240  # in the lock file: who holds it
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-
-
-@dataclass(frozen=True)
-class PartitionRecord:
-    """One finished or failed partition.
-
-    Attributes
-    ----------
-    partition : int
-    checksum : str
-        Of the values written; empty where the partition failed.
-    statuses : mapping of str to int
-        Number of variants by status label.
-    started, finished : float
-        Seconds since 1970 (UTC).
-    error : str
-        Why the partition failed; empty where it did not.
-    """
-
-    partition: int
-    checksum: str = ""
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    started: float = 0.0
-    finished: float = 0.0
-    error: str = ""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the partition failed for good."""
-        return bool(self.error)
-
-
-def encode(record: PartitionRecord) -> bytes:
-    """Return the journal line of a record: JSON, a tab, CRC-32 of the JSON, a newline."""
-    text = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True)
-    return f"{text}\t{zlib.crc32(text.encode()):08x}\n".encode()
-
-
-def decode(line: bytes) -> PartitionRecord | None:
-    """Return the record of a journal line, or None where the line is torn or damaged."""
-    text, tab, crc = line.rstrip(b"\n").partition(b"\t")
-    if not tab or not line.endswith(b"\n") or f"{zlib.crc32(text):08x}".encode() != crc:
-        return None
-    return PartitionRecord(**json.loads(text))
 
 
 class Ledger:
@@ -91,30 +45,8 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def records(self) -> dict[int, PartitionRecord]:
-        """Return the standing record of every partition that has one.
-
-        A success stands over any failure of the same partition; among failures the last stands.
-
-        Raises
-        ------
-        HlmmScanError
-            If one partition was written twice with different values.
-        """
-        standing: dict[int, PartitionRecord] = {}
-        for record in self._lines():
-            before = standing.get(record.partition)
-            if before is None or before.failed:
-                standing[record.partition] = record
-            elif not record.failed and record.checksum != before.checksum:
-                raise HlmmScanError(
-                    f"{self.directory}: partition {record.partition} was written twice with "
-                    f"different values ({before.checksum} and {record.checksum}); the inputs or "
-                    "the machines of this run disagree"
-                )
-        return standing
-
-    def _lines(self) -> Iterator[PartitionRecord]:
+    def records(self) -> Iterator[PartitionRecord]:
+        """Yield every whole record, journal by journal in the order they were begun."""
         for path in sorted(self.directory.glob(f"*{JOURNAL_SUFFIX}")):
             with path.open("rb") as journal:
                 for line in journal:

@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from typing import Protocol
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
-from hlmm_scan.results.ledger import PartitionRecord
+from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.scan.task import PartitionTask, run_partition
 
 TASKS_IN_FLIGHT_PER_WORKER = 3

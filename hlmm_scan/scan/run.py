@@ -1,22 +1,22 @@
-"""The three steps of a scan: prepare, run, finalise; and what its state is in between."""
+"""The three steps of a scan: prepare, run, finalise."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.null import host_cache
-from hlmm_scan.results.ledger import PartitionRecord
-from hlmm_scan.results.store import ResultStore, checksum, read_mark
+from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, make_executor
 from hlmm_scan.scan.plan import Plan, Shard, differing
@@ -28,57 +28,12 @@ from hlmm_scan.scan.prepare import (
     write_store,
 )
 from hlmm_scan.scan.progress import Progress
+from hlmm_scan.scan.state import listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status
 from hlmm_scan.staging import sweep, write_error
 
 logger = logging.getLogger(__name__)
-
-_NAMED = 10  # partitions named in a message
-
-
-@dataclass(frozen=True)
-class ScanState:
-    """Where a scan stands, from its plan and its ledger.
-
-    Attributes
-    ----------
-    path : str
-    complete : bool
-        Whether the completion mark is there.
-    partitions, partitions_done : int
-    failed : mapping of int to str
-        Error by partition.
-    missing : tuple of int
-        Partitions neither done nor failed.
-    tests, tests_done : int
-        Variants × phenotypes.
-    statuses : mapping of str to int
-        Number of finished tests by status label.
-    seconds : float
-        Time tasks took, summed over workers.
-    rate : float
-        Finished tests per second of the last hour of work (wall clock); 0 where unknown.
-    seconds_left : float or None
-        At that rate.
-    """
-
-    path: str
-    complete: bool
-    partitions: int
-    partitions_done: int
-    failed: Mapping[int, str]
-    missing: tuple[int, ...]
-    tests: int
-    tests_done: int
-    statuses: Mapping[str, int]
-    seconds: float
-    rate: float
-    seconds_left: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON types."""
-        return {**asdict(self), "failed": {str(k): v for k, v in self.failed.items()}}
 
 
 def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
@@ -202,17 +157,17 @@ def run(store: ResultStore, executor: Executor, shard: Shard | None = None) -> N
     plan = Plan.from_json(store.plan)
     try:
         with store.ledger.lock(str(shard or "")):
-            standing = store.ledger.records()
             mine = (shard or Shard(0, 1)).partitions(plan.n_partitions)
-            done = {index for index in mine if index in standing and not standing[index].failed}
-            todo = [index for index in mine if index not in done]
-            if not todo:
+            stands = standing(store, plan)
+            todo = mine.start + np.flatnonzero(~stands.done[mine.start : mine.stop])
+            tests_done = int(stands.tests[mine.start : mine.stop].sum())
+            del stands
+            if not len(todo):
                 return
-            if done:
-                logger.info("%d of %d partitions are done", len(done), len(mine))
+            if len(todo) < len(mine):
+                logger.info("%d of %d partitions are done", len(mine) - len(todo), len(mine))
             compile_kernels(fit_options(plan), plan.model)
             tests = plan.tests_before(mine.stop) - plan.tests_before(mine.start)
-            tests_done = sum(sum(standing[index].statuses.values()) for index in done)
             with (
                 _interrupts_kept() as interrupts,
                 store.ledger.writer() as journal,
@@ -309,61 +264,11 @@ def finalise(store: ResultStore) -> ResultStore:
     return store
 
 
-def scan_state(store: ResultStore) -> ScanState:
-    """Return where a scan stands; safe while it runs.
-
-    Parameters
-    ----------
-    store : ResultStore
-    """
-    plan = Plan.from_json(store.plan)
-    records = store.ledger.records()
-    done = {index: record for index, record in records.items() if not record.failed}
-    statuses: Counter[str] = Counter()
-    for record in done.values():
-        statuses.update(record.statuses)
-    tests_done = sum(statuses.values())
-    rate = _rate(list(done.values()))
-    return ScanState(
-        path=str(store.path),
-        complete=store.attributes["run_status"] == "complete",
-        partitions=plan.n_partitions,
-        partitions_done=len(done),
-        failed={index: record.error for index, record in sorted(records.items()) if record.failed},
-        missing=tuple(index for index in range(plan.n_partitions) if index not in records),
-        tests=plan.n_tests,
-        tests_done=tests_done,
-        statuses=dict(sorted(statuses.items())),
-        seconds=sum(record.finished - record.started for record in done.values()),
-        rate=rate,
-        seconds_left=(plan.n_tests - tests_done) / rate if rate else None,
-    )
-
-
-def verify(store: ResultStore) -> list[int]:
-    """Read every finished partition again and return those whose values are not as recorded."""
-    plan = Plan.from_json(store.plan)
-    names = [v.name for v in store.variables]
-    damaged = []
-    for index, record in sorted(store.ledger.records().items()):
-        if record.failed:
-            continue
-        partition = plan.partition(index)
-        try:
-            values = store.read_partition(partition.phenotype, partition.start, partition.stop)
-        except (OSError, ValueError, RuntimeError):  # a chunk cut short cannot even be decoded
-            damaged.append(index)
-            continue
-        if checksum(values, names) != record.checksum:
-            damaged.append(index)
-    return damaged
-
-
-def _tasks(store: ResultStore, plan: Plan, todo: Iterable[int]) -> Iterable[PartitionTask]:
+def _tasks(store: ResultStore, plan: Plan, todo: NDArray[np.intp]) -> Iterator[PartitionTask]:
     options = fit_options(plan)
     run_id = str(store.attributes["run_id"])
     for index in todo:
-        partition = plan.partition(index)
+        partition = plan.partition(int(index))
         yield PartitionTask(
             store=str(Path(store.path).absolute()),
             genotypes=plan.genotypes,
@@ -373,19 +278,3 @@ def _tasks(store: ResultStore, plan: Plan, todo: Iterable[int]) -> Iterable[Part
             partition=partition,
             options=options,
         )
-
-
-def _rate(records: list[PartitionRecord]) -> float:
-    """Return tests per second over the last hour in which something finished."""
-    if not records:
-        return 0.0
-    last = max(record.finished for record in records)
-    recent = [record for record in records if record.finished > last - 3600]
-    span = last - min(record.started for record in recent)
-    return sum(sum(record.statuses.values()) for record in recent) / span if span > 0 else 0.0
-
-
-def listed(indices: Iterable[int]) -> str:
-    """Return the first few of some partitions, for a message."""
-    names = [str(index) for index in indices]
-    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")

@@ -14,6 +14,7 @@ from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.plan import Plan, Shard
+from hlmm_scan.scan.state import listed, standing
 
 COUNT_VARIABLE = "HLMM_SCAN_SHARD_COUNT"
 """Number of shards, for batch systems that do not tell it themselves, as Kubernetes."""
@@ -81,13 +82,16 @@ def run_shard(store: ResultStore, shard: Shard) -> int:
         If no partition can succeed any more.
     """
     run.run(store, SerialExecutor(), shard)
-    mine = shard.partitions(Plan.from_json(store.plan).n_partitions)
-    records = store.ledger.records()
-    failed = {index: records[index].error for index in mine if records[index].failed}
+    plan = Plan.from_json(store.plan)
+    mine = shard.partitions(plan.n_partitions)
+    stands = standing(store, plan)
+    failed = {
+        index: record.error for index, record in sorted(stands.failed.items()) if index in mine
+    }
     if failed:
         raise IncompleteError(
             f"{store.path}: {shard}: {len(failed)} of {len(mine)} partitions failed "
-            f"({run.listed(failed)}); the first with: {next(iter(failed.values()))}; run the same "
+            f"({listed(failed)}); the first with: {next(iter(failed.values()))}; run the same "
             "shard again to retry them"
         )
     return len(mine)

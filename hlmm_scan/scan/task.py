@@ -18,7 +18,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.store import read_null_model, read_random_effects
-from hlmm_scan.results.ledger import PartitionRecord
+from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Partition
 from hlmm_scan.schema import Status

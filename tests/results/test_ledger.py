@@ -20,10 +20,8 @@ from hlmm_scan.results.ledger import (
     JOURNAL_SUFFIX,
     JournalWriter,
     Ledger,
-    PartitionRecord,
-    decode,
-    encode,
 )
+from hlmm_scan.results.records import PartitionRecord, Standing, decode, encode
 
 RECORDS = st.builds(
     PartitionRecord,
@@ -33,6 +31,9 @@ RECORDS = st.builds(
     started=st.floats(0, 2e9),
     finished=st.floats(0, 2e9),
     error=st.text(max_size=60),
+    peak_bytes=st.integers(0, 2**50),
+    retries=st.integers(0, 9),
+    worker=st.text(max_size=20),
 )
 
 
@@ -47,6 +48,10 @@ def failure(partition: int, error: str = "ValueError: no") -> PartitionRecord:
 def journal(ledger: Ledger) -> Path:
     (path,) = ledger.directory.glob(f"*{JOURNAL_SUFFIX}")
     return path
+
+
+def partitions(ledger: Ledger) -> set[int]:
+    return {record.partition for record in ledger.records()}
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def test_a_journal_cut_at_any_byte_gives_its_whole_lines(ledger):
     content = path.read_bytes()
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
-        assert set(ledger.records()) == set(range(content[:cut].count(b"\n")))
+        assert partitions(ledger) == set(range(content[:cut].count(b"\n")))
 
 
 def test_a_damaged_line_hides_only_itself(ledger):
@@ -89,7 +94,7 @@ def test_a_damaged_line_hides_only_itself(ledger):
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b'"ok":3', b'"ok":4')
     path.write_bytes(b"".join(lines))
-    assert set(ledger.records()) == {0, 2}
+    assert partitions(ledger) == {0, 2}
 
 
 def test_a_success_stands_over_failures_before_and_after_it(ledger):
@@ -97,21 +102,31 @@ def test_a_success_stands_over_failures_before_and_after_it(ledger):
         for record in (first, second):
             with ledger.writer() as writer:
                 writer.append(record)
-        assert ledger.records() == {0: success(0)}
+        stands = Standing(1, ledger.records())
+        assert stands.done.tolist() == [True]
+        assert stands.failed == {}
+        assert stands.statuses == {"ok": 3}
+        for path in ledger.directory.iterdir():
+            path.unlink()
 
 
 def test_of_several_failures_the_last_stands(ledger):
     for error in ("first", "second"):
         with ledger.writer() as writer:
             writer.append(failure(5, error))
-    assert ledger.records()[5].error == "second"
+    stands = Standing(6, ledger.records())
+    assert stands.failed[5].error == "second"
+    assert not stands.done.any()
 
 
 def test_the_same_partition_done_twice_alike_is_no_conflict(ledger):
     with ledger.writer() as writer:
         writer.append(success(1))
         writer.append(success(1))
-    assert set(ledger.records()) == {1}
+    stands = Standing(2, ledger.records())
+    assert stands.done.tolist() == [False, True]
+    assert stands.tests.tolist() == [0, 3]
+    assert stands.statuses == {"ok": 3}
 
 
 def test_two_checksums_of_one_partition_are_refused(ledger):
@@ -119,7 +134,26 @@ def test_two_checksums_of_one_partition_are_refused(ledger):
         writer.append(success(4, "aaa"))
         writer.append(success(4, "bbb"))
     with pytest.raises(HlmmScanError, match=r"partition 4 was written twice .*aaa and bbb"):
-        ledger.records()
+        Standing(5, ledger.records())
+
+
+@pytest.mark.parametrize("partition", [-1, 5])
+def test_a_partition_the_plan_does_not_have_is_refused(partition):
+    with pytest.raises(HlmmScanError, match=rf"partition {partition}, of 5 planned"):
+        Standing(5, [success(partition)])
+
+
+def test_standing_keeps_what_every_record_says():
+    records = [
+        PartitionRecord(2, "ab" * 12, {"ok": 3, "low_maf": 1}, 1.0, 3.5, peak_bytes=7, retries=2),
+        PartitionRecord(0, error="no", retries=1),
+    ]
+    stands = Standing(3, records)
+    assert stands.checksum[2].decode() == "ab" * 12
+    assert (stands.started[2], stands.finished[2], stands.peak_bytes[2]) == (1.0, 3.5, 7)
+    assert stands.tests.tolist() == [0, 0, 4]
+    assert stands.failed == {0: records[1]}
+    assert stands.retries == 3
 
 
 def test_an_empty_journal_is_removed_and_one_with_records_stays(ledger):
@@ -128,7 +162,7 @@ def test_an_empty_journal_is_removed_and_one_with_records_stays(ledger):
     assert list(ledger.directory.iterdir()) == []
     with ledger.writer() as writer:
         writer.append(success(0))
-    assert ledger.records() == {0: success(0)}
+    assert list(ledger.records()) == [success(0)]
 
 
 def test_a_journal_is_no_executable_file(ledger):
@@ -139,7 +173,7 @@ def test_a_journal_is_no_executable_file(ledger):
 def test_a_record_is_in_the_file_before_append_returns(ledger):
     with ledger.writer() as writer:
         writer.append(success(0))
-        assert set(Ledger(ledger.directory).records()) == {0}
+        assert partitions(Ledger(ledger.directory)) == {0}
 
 
 def test_a_line_written_in_part_is_an_error_and_reads_as_absent(ledger, monkeypatch):
@@ -151,7 +185,7 @@ def test_a_line_written_in_part_is_an_error_and_reads_as_absent(ledger, monkeypa
     monkeypatch.undo()
     writer.close()
     assert caught.value.errno == errno.ENOSPC
-    assert ledger.records() == {}
+    assert list(ledger.records()) == []
 
 
 def test_a_second_holder_is_told_who_holds_the_store(tmp_path):

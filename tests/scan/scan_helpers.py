@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hlmm_scan.results.ledger import PartitionRecord
+from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.scan.task import PartitionTask, run_partition
 
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info
 
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.kernels.block import FitOptions
-from hlmm_scan.results.ledger import PartitionRecord
+from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import executors, run
 from hlmm_scan.scan.executors import DaskExecutor, SerialExecutor, available_cores, make_executor

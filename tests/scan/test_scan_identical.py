@@ -11,6 +11,7 @@ from scan_helpers import ShuffledExecutor, assert_identical, contents
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import DaskExecutor
+from hlmm_scan.scan.state import scan_state, verify
 
 KINDS = ("hlm", "joint", "hlmm", "seed")
 N_VARIANTS = 72
@@ -19,11 +20,11 @@ N_VARIANTS = 72
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_order_stopped_half_way_and_resumed_changes_no_bit(bench, tmp_path, kind):
     config = bench.config(tmp_path / "r", kind)
-    half = run.scan_state(ResultStore.open(bench.reference(kind))).partitions // 2
+    half = scan_state(ResultStore.open(bench.reference(kind))).partitions // 2
     first, second = ShuffledExecutor(seed=1, stop_after=half), ShuffledExecutor(seed=2)
     with pytest.raises(KeyboardInterrupt):
         run.scan(config, executor=first)
-    state = run.scan_state(ResultStore.open(tmp_path / "r"))
+    state = scan_state(ResultStore.open(tmp_path / "r"))
     assert (state.partitions_done, state.complete) == (half, False)
     run.scan(config, executor=second)
     assert first.ran != sorted(first.ran)
@@ -35,7 +36,7 @@ def test_any_order_stopped_half_way_and_resumed_changes_no_bit(bench, tmp_path, 
 def test_two_dask_workers_change_no_bit(bench, tmp_path, kind):
     store = bench.scan(tmp_path / "r", kind, DaskExecutor(workers=2))
     assert_identical(store, bench.reference(kind))
-    assert run.verify(ResultStore.open(store)) == []
+    assert verify(ResultStore.open(store)) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

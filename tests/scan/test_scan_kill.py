@@ -17,7 +17,7 @@ from scan_helpers import assert_identical
 
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan.state import scan_state, verify
 from hlmm_scan.simulate import simulate_cohort
 
 LOG_LINES = ("trait1: ", "plan:", "tests ", "people ", "partitions ", "memory ", "workers ")
@@ -111,9 +111,9 @@ def test_killed_at_random_moments_until_it_completes_it_is_identical(runs, tmp_p
         kills += 1
         if output.exists():
             assert xr.open_zarr(output)["status"].shape == (1, 180)
-            assert run.verify(ResultStore.open(output)) == []
+            assert verify(ResultStore.open(output)) == []
     assert_identical(output, runs.undisturbed)
-    assert run.verify(ResultStore.open(output)) == []
+    assert verify(ResultStore.open(output)) == []
     assert [p.name for p in tmp_path.iterdir()] == ["r.zarr"]
 
 
@@ -172,7 +172,7 @@ def test_a_signal_ends_it_in_one_line_and_it_goes_on(runs, tmp_path, workers, nu
     lines = [line for line in err.splitlines() if line and not line.startswith(LOG_LINES)]
     assert lines == [f"hlmm-scan: {word}; the same command again goes on from here"]
     assert group_is_gone(process.pid)
-    state = run.scan_state(ResultStore.open(output))
+    state = scan_state(ResultStore.open(output))
     assert 0 < state.partitions_done < state.partitions
     process = runs.start(output, workers=1)
     err = process.communicate(timeout=60)[1]

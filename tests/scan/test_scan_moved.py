@@ -11,7 +11,7 @@ from scan_helpers import ShuffledExecutor, assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError
-from hlmm_scan.results.ledger import PartitionRecord
+from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor

@@ -23,6 +23,7 @@ from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.prepare import choose_workers
 from hlmm_scan.scan.progress import Progress
+from hlmm_scan.scan.state import scan_state
 from hlmm_scan.schema import Status
 
 
@@ -135,7 +136,7 @@ def test_prepare_makes_a_store_that_opens_and_scan_fills_it(bench, tmp_path, cap
     assert main([*flags, "--prepare"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'r'}: prepared\n"
     assert (xr.open_zarr(tmp_path / "r")["status"] == Status.PENDING).all()
-    state = run.scan_state(ResultStore.open(tmp_path / "r"))
+    state = scan_state(ResultStore.open(tmp_path / "r"))
     assert (state.partitions_done, state.rate, state.seconds_left) == (0, 0.0, None)
     assert main(flags) == 0
     assert f"{tmp_path / 'r'}: complete\n  high_missing" in capsys.readouterr().out
@@ -146,7 +147,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(bench, tmp_path, capsys):
     flags = ["scan", "--genotypes", str(bench.genotypes()), "--phenotypes", str(bench.phenotypes)]
     assert main([*flags, "-o", str(tmp_path / "r"), "--workers", "1", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    state = run.scan_state(ResultStore.open(bench.reference("hlm")))
+    state = scan_state(ResultStore.open(bench.reference("hlm")))
     assert f"partitions         {state.partitions} of 12 variants × 1 phenotype\n" in out
     assert "tests              216 (72 variants × 3 phenotypes)\n" in out
     assert list(tmp_path.iterdir()) == []
@@ -217,7 +218,7 @@ def test_a_store_in_use_is_neither_run_nor_overwritten(bench, tmp_path):
 def test_finalise_before_the_end_lists_what_is_missing(bench, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run.scan(bench.config(tmp_path / "r"), executor=ShuffledExecutor(seed=1, stop_after=14))
-    state = run.scan_state(ResultStore.open(tmp_path / "r"))
+    state = scan_state(ResultStore.open(tmp_path / "r"))
     assert main(["finalise", str(tmp_path / "r")]) == 1
     named = ", ".join(str(index) for index in state.missing)
     assert capsys.readouterr().err == (
@@ -268,7 +269,7 @@ def test_a_failing_partition_is_recorded_the_others_go_on_and_a_rerun_mends_it(
     monkeypatch.undo()
     assert main(flags) == 0
     assert_identical(tmp_path / "r", bench.reference("hlm"))
-    assert run.scan_state(ResultStore.open(tmp_path / "r")).failed == {}
+    assert scan_state(ResultStore.open(tmp_path / "r")).failed == {}
 
 
 def test_a_dataset_that_changed_under_a_prepared_scan_stops_it(bench, tmp_path):
@@ -278,7 +279,7 @@ def test_a_dataset_that_changed_under_a_prepared_scan_stops_it(bench, tmp_path):
     convert(bench.cohort.beds[:2], genotypes, chunk_variants=12, overwrite=True)
     with pytest.raises(InputError, match="changed since the scan was prepared"):
         run.run(store, SerialExecutor())
-    assert run.scan_state(store).partitions_done == 0
+    assert scan_state(store).partitions_done == 0
 
 
 def test_a_genotype_chunk_that_vanished_stops_the_scan_and_restored_it_goes_on(bench, tmp_path):
@@ -290,7 +291,7 @@ def test_a_genotype_chunk_that_vanished_stops_the_scan_and_restored_it_goes_on(b
     config = bench.config(tmp_path / "r", genotypes=genotypes)
     with pytest.raises(InputError, match="chunk call_genotype_packed/c/5/0 is missing"):
         run.scan(config, executor=SerialExecutor())
-    assert run.scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 15
+    assert scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 15
     chunk.write_bytes(content)
     run.scan(config, executor=SerialExecutor())
     assert_identical(tmp_path / "r", bench.reference("hlm"))
@@ -408,7 +409,7 @@ class InterruptedExecutor:
 def test_an_interrupt_that_arrives_in_a_finaliser_is_heard_after_the_task(bench, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run.scan(bench.config(tmp_path / "r"), executor=InterruptedExecutor(KeyboardInterrupt))
-    assert run.scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 3
+    assert scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 3
     assert "KeyboardInterrupt" not in capsys.readouterr().err
 
 

@@ -21,6 +21,7 @@ from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import DaskExecutor, SerialExecutor
 from hlmm_scan.scan.plan import Shard
 from hlmm_scan.scan.shard import run_shard, this_shard
+from hlmm_scan.scan.state import scan_state, verify
 
 
 def array(task: int, first: int, last: int, step: int = 1, size: int | None = None) -> dict:
@@ -123,7 +124,7 @@ def test_shards_in_any_order_some_of_them_twice_change_no_bit(bench, tmp_path, k
         run_shard(store, Shard(index, count))
     run.finalise(store)
     assert_identical(tmp_path / "r", bench.reference(kind))
-    assert run.verify(store) == []
+    assert verify(store) == []
 
 
 @pytest.mark.parametrize("executor", [SerialExecutor(), DaskExecutor(workers=2)])
@@ -131,7 +132,7 @@ def test_begun_with_shards_it_is_finished_by_a_scan(bench, tmp_path, executor):
     store = run.prepare(bench.config(tmp_path / "r", "joint"))
     for index in (3, 1):
         run_shard(store, Shard(index, 5))
-    assert 0 < run.scan_state(store).partitions_done < run.scan_state(store).partitions
+    assert 0 < scan_state(store).partitions_done < scan_state(store).partitions
     run.scan(bench.config(tmp_path / "r", "joint"), executor=executor)
     assert_identical(tmp_path / "r", bench.reference("joint"))
 
@@ -142,10 +143,10 @@ def test_begun_by_a_scan_it_is_finished_with_shards_that_skip_what_is_done(bench
     with pytest.raises(KeyboardInterrupt):
         run.scan(config, executor=begun)
     store = ResultStore.open(tmp_path / "r")
-    before = store.ledger.records()
+    before = {record.partition: record for record in store.ledger.records()}
     for index in range(4):
         run_shard(store, Shard(index, 4))
-    after = store.ledger.records()
+    after = {record.partition: record for record in store.ledger.records()}
     assert sorted(before) == sorted(begun.ran)
     assert {index: after[index] for index in before} == before
     lines = [
@@ -160,7 +161,7 @@ def test_begun_by_a_scan_it_is_finished_with_shards_that_skip_what_is_done(bench
 
 def test_more_shards_than_partitions_leave_some_with_nothing(bench, tmp_path, capsys):
     store = run.prepare(bench.config(tmp_path / "r"))
-    n_partitions = run.scan_state(store).partitions
+    n_partitions = scan_state(store).partitions
     assert sum(run_shard(store, Shard(index, 30)) for index in range(30)) == n_partitions
     assert main(["finalise", str(tmp_path / "r")]) == 0
     assert_identical(tmp_path / "r", bench.reference("hlm"))
@@ -186,7 +187,8 @@ def test_a_failing_partition_is_exit_1_with_the_others_done_and_a_rerun_mends_it
         f"hlmm-scan: {path}: shard 1 of 3: 1 of 6 partitions failed (7); the first with: "
         "ValueError: no; run the same shard again to retry them"
     )
-    assert sorted(ResultStore.open(path).ledger.records()) == list(range(6, 12))
+    records = ResultStore.open(path).ledger.records()
+    assert sorted(record.partition for record in records) == list(range(6, 12))
     monkeypatch.undo()
     assert main(["shard", str(path), "--index", "1", "--count", "3"]) == 0
     assert capsys.readouterr().out == f"{path}: shard 1 of 3: 6 partitions, all done\n"

@@ -16,7 +16,7 @@ from scan_helpers import assert_identical
 from hlmm_scan.cli import main
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan.state import scan_state, verify
 from hlmm_scan.simulate import simulate_cohort
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -103,7 +103,7 @@ def test_the_job_as_8_processes_3_of_them_killed_equals_the_dask_run(volume, tmp
     assert sorted(started) == sorted([*(f"{index}:" for index in range(8)), *again])
     assert lines[-1] == "hlmm-scan-finalise: complete"
     assert_identical(store, volume.by_dask)
-    assert run.verify(ResultStore.open(store)) == []
+    assert verify(ResultStore.open(store)) == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_signal_ends_a_shard_in_one_line_and_it_goes_on(volume, tmp_path, numb
     err = process.communicate(timeout=20)[1]
     assert process.returncode == code
     assert err.strip() == f"hlmm-scan: {word}; the same command again goes on from here"
-    state = run.scan_state(ResultStore.open(store))
+    state = scan_state(ResultStore.open(store))
     assert 0 < state.partitions_done < state.partitions
     assert main([*volume.scan, "-o", str(store), "--workers", "1"]) == 0
     assert_identical(store, volume.by_dask)
