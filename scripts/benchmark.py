@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.class_sums import plan_class_sums
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
+from hlmm_scan.kernels.hlmm_eigen import fit_grams
+from hlmm_scan.kernels.prepared import eigenstructure
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.null.model import NullModel
 
@@ -61,6 +63,8 @@ class Work:
     options : FitOptions
     missing : float
         Fraction of calls that are missing.
+    exact : bool
+        Fit by class Gram matrices, which a scan takes for whatever second order cannot answer for.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Work:
     random: int = 0
     options: FitOptions = MODEL_BASED
     missing: float = 0.0
+    exact: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -111,7 +116,14 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.
         calls = np.where(rng.random(calls.shape, np.float32) < work.missing, -1, calls)
     packed = pack(calls.astype(np.int8))
     contigs = np.full(work.m, "1", dtype=object)
-    taken = seconds(lambda: fit_block(null, packed, contigs, work.options), repeats)
+
+    def fit() -> object:
+        if work.exact:
+            key = null.random_effect_set("1")
+            return fit_grams(null, packed, contigs, {key: eigenstructure(null, key)})
+        return fit_block(null, packed, contigs, work.options)
+
+    taken = seconds(fit, repeats)
     return work.m / taken, null, packed
 
 
@@ -162,12 +174,13 @@ def mixed_kernels(n: int, quick: bool) -> Iterator[Work]:
         return
     second_order = 64 if n >= 20_000 else 8
     yield Work("HLMM, 500 random effects", second_order, 1, random=500)
+    yield Work("the same, exact", 8, random=500, exact=True)
     yield Work("the same, 2% of calls missing", second_order, random=500, missing=0.02)
     yield Work("HLMM screen, 500 random effects", 256, random=500, options=SCREEN)
     yield Work("HLMM, 500 random effects, 5+5 covariates", 32, mean=5, variance=5, random=500)
 
 
-def scaling(quick: bool) -> list[tuple[str, list[tuple[str, float]]]]:
+def scaling(quick: bool) -> dict[str, dict[str, float]]:
     """Microseconds a variant on one core, against one size at a time."""
 
     def cost(n: int, work: Work) -> float:
@@ -175,115 +188,110 @@ def scaling(quick: bool) -> list[tuple[str, list[tuple[str, float]]]]:
 
     small, base = (500, 1_000) if quick else (10_000, 50_000)
     m = 40 if quick else 2_000
-    return [
-        (
-            "people (HLM, no covariates)",
-            [(f"{n:,}", cost(n, Work("", m))) for n in (small, base, 2 * base)],
-        ),
-        (
-            f"covariates in both designs (HLM joint, n = {base:,})",
-            [(str(k), cost(base, Work("", m // 8, mean=k, variance=k))) for k in (1, 5, 20, 40)],
-        ),
-        (
-            f"phenotypes at once (HLM, n = {base:,}; per variant and phenotype)",
-            [(str(k), 1e6 / phenotypes_at_once(base, m, k, 1).rate) for k in (1, 2, 5, 10)],
-        ),
-        (
-            f"random effects (HLMM, n = {base:,})",
-            [
-                (str(k), cost(base, Work("", 8 if quick else 64, random=k)))
-                for k in ((5, 10) if quick else (50, 100, 200, 400))
-            ],
-        ),
-    ]
+    return {
+        "people (HLM, no covariates)": {
+            f"{n:,}": cost(n, Work("", m)) for n in (small, base, 2 * base)
+        },
+        f"covariates in both designs (HLM joint, n = {base:,})": {
+            str(k): cost(base, Work("", m // 8, mean=k, variance=k)) for k in (1, 5, 20, 40)
+        },
+        f"phenotypes at once (HLM, n = {base:,}; per variant and phenotype)": {
+            str(k): 1e6 / phenotypes_at_once(base, m, k, 1).rate for k in (1, 2, 5, 10)
+        },
+        f"random effects (HLMM, n = {base:,})": {
+            str(k): cost(base, Work("", 8 if quick else 64, random=k))
+            for k in ((5, 10) if quick else (50, 100, 200, 400))
+        },
+    }
 
 
-def markdown(
-    figures: list[Figure],
-    notes: list[str],
-    tables: list[tuple[str, list[tuple[str, float]]]],
-    startup: dict[str, float],
-) -> str:
-    """The whole report."""
-    head = (
-        f"{platform.machine()}, {os.cpu_count()} cores; kernels on one core, one BLAS thread; "
-        "medians of several runs, each line's two programs side by side.\n"
-    )
-    rows = [
-        (
-            f.work, f"{f.n:,}", f"{f.rate:,.4g}", f.beside,
-            f"{f.beside_rate:,.3g}" if f.beside_rate else "", f.ratio,
+@dataclass
+class Report:
+    """What was measured so far."""
+
+    figures: list[Figure] = field(default_factory=list)
+    scaling: dict[str, dict[str, float]] = field(default_factory=dict)
+    start_up: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The whole report."""
+        head = (
+            f"{platform.machine()}, {os.cpu_count()} cores; kernels on one core, one BLAS thread; "
+            "medians of several runs, each line's two programs side by side.\n"
         )
-        for f in figures
-    ]  # fmt: skip
-    parts = [
-        head,
-        table(("work", "people", "variants/s", "beside", "its variants/s", "ratio"), rows),
-        *(
-            table((title, "µs a variant"), [(size, f"{cost:,.1f}") for size, cost in costs])
-            for title, costs in tables
-        ),
-        table(("start-up", "seconds"), [(name, f"{s:.2f}") for name, s in startup.items()]),
-        *notes,
-    ]
-    return "\n".join(parts)
+        rows = [
+            (
+                f.work, f"{f.n:,}", f"{f.rate:,.4g}", f.beside,
+                f"{f.beside_rate:,.3g}" if f.beside_rate else "", f.ratio,
+            )
+            for f in self.figures
+        ]  # fmt: skip
+        parts = [
+            head,
+            table(("work", "people", "variants/s", "beside", "its variants/s", "ratio"), rows),
+            *(
+                table((title, "µs a variant"), [(k, f"{cost:,.1f}") for k, cost in costs.items()])
+                for title, costs in self.scaling.items()
+            ),
+            *self.notes,
+        ]
+        if self.start_up:
+            rows = [(name, f"{s:.2f}") for name, s in self.start_up.items()]
+            parts.append(table(("start-up", "seconds"), rows))
+        return "\n".join(parts)
+
+
+SECTIONS = ("kernels", "mixed", "sgkit", "scaling", "plink2", "gemma", "start-up")
+
+
+def measure(section: str, report: Report, quick: bool, folder: Path) -> None:
+    """Run one section and add what it found."""
+    repeats = 1 if quick else REPEATS
+    sizes = (1_000,) if quick else (10_000, 100_000)
+    if section == "kernels":
+        for n in sizes:
+            report.figures += [kernel(w, n, repeats) for w in kernels(n, 0.005 if quick else 1.0)]
+            report.figures.append(phenotypes_at_once(n, 80 if quick else 4_000, 10, repeats))
+    elif section == "mixed":
+        for n in sizes:
+            report.figures += [kernel(w, n, 1 if quick else 3) for w in mixed_kernels(n, quick)]
+    elif section == "sgkit" and not quick:
+        for n, m in ((10_000, 1_000), (100_000, 500)):
+            rate, what = beside_sgkit(n, m, 3, folder / "sgkit")
+            if rate:
+                ours, _, _ = kernel_rate(Work("", 5_000), n, repeats)
+                report.figures.append(Figure("HLM, no covariates", n, ours, what, rate))
+            else:
+                report.notes.append(what)
+    elif section == "scaling":
+        report.scaling = scaling(quick)
+    elif section == "plink2":
+        report.figures += beside_plink2(QUICK if quick else FULL)
+    elif section == "gemma":
+        report.figures += beside_gemma(QUICK if quick else FULL)
+    elif section == "start-up":
+        report.start_up = start_up(1 if quick else 3)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("-o", "--output", type=Path, default=Path("build"), metavar="FOLDER")
-    parser.add_argument(
-        "--only",
-        choices=("kernels", "mixed", "plink2", "gemma", "sgkit", "scaling", "start-up"),
-        nargs="+",
-        help="these sections only",
-    )
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", help="these sections only")
     options = parser.parse_args()
-    quick = options.quick
-    repeats = 1 if quick else REPEATS
     threadpool_limits(1)
     everywhere = os.sched_getaffinity(0)
-    figures: list[Figure] = []
-    notes: list[str] = []
-    tables: list[tuple[str, list[tuple[str, float]]]] = []
-    startup: dict[str, float] = {}
-
-    def wanted(section: str) -> bool:
-        return options.only is None or section in options.only
-
-    os.sched_setaffinity(0, {max(everywhere)})
-    for n in (1_000,) if quick else (10_000, 100_000):
-        if wanted("kernels"):
-            figures += [kernel(w, n, repeats) for w in kernels(n, 0.005 if quick else 1.0)]
-            figures.append(phenotypes_at_once(n, 80 if quick else 4_000, 10, repeats))
-        if wanted("mixed"):
-            figures += [kernel(w, n, 1 if quick else 3) for w in mixed_kernels(n, quick)]
-    if wanted("sgkit") and not quick:
-        for n, m in ((10_000, 1_000), (100_000, 500)):
-            rate, what = beside_sgkit(n, m, 3, options.output / "sgkit")
-            if rate:
-                ours, _, _ = kernel_rate(Work("", 5_000), n, repeats)
-                figures.append(Figure("HLM, no covariates", n, ours, what, rate))
-            else:
-                notes.append(what)
-    if wanted("scaling"):
-        tables = scaling(quick)
-    os.sched_setaffinity(0, everywhere)
-    size = QUICK if quick else FULL
-    if wanted("plink2"):
-        figures += beside_plink2(size)
-    if wanted("gemma"):
-        figures += beside_gemma(size)
-    if wanted("start-up"):
-        startup = start_up(1 if quick else 3)
-    report = {
-        "figures": [asdict(f) for f in figures],
-        "scaling": {title: dict(rows) for title, rows in tables},
-        "start_up": startup,
-        "notes": notes,
-    }
-    write(options.output, "benchmark", markdown(figures, notes, tables, startup), report)
+    report = Report()
+    for section in SECTIONS:
+        if options.only is None or section in options.only:
+            commands = section in ("plink2", "gemma", "start-up")
+            os.sched_setaffinity(0, everywhere if commands else {max(everywhere)})
+            started = time.monotonic()
+            measure(section, report, options.quick, options.output)
+            print(f"{section}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+            # After every section: nothing measured is lost with one that fails.
+            write(options.output, "benchmark", report.markdown(), asdict(report))
     return 0
 
 
