@@ -9,7 +9,8 @@ errors, relative; in small cases also that of the robust standard errors from `m
 reference itself is as far from its maximum as its gradient says: half of n·gradient times the
 standard error.
 
-`--case SEED` runs one case and prints both fits.
+Seeds are taken in turn, `--cases` of them from `--first` on, so that a run may be divided among
+cores and days. `--case SEED` runs one case and prints both fits.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ OPTIONS = FitOptions(0.0, LEAST_MAC, 1.0, Inference(sandwich=True))
 CONTIGS = np.array([CONTIG], dtype=object)
 FOUND = (Status.OK, Status.RANDOM_VARIANCE_AT_ZERO)
 EFFECTS, ERRORS = ("add", "var"), ("add_se", "var_se")
-ROBUST = tuple(f"{name}_{suffix}" for name in ERRORS for suffix in ("robust", "sandwich"))
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="60 small cases, ten of each kind")
     parser.add_argument("--cases", type=int, default=10_000, help="default: 10,000")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="default: 0")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after; default: 60")
     parser.add_argument("--case", type=int, metavar="SEED", help="run one case and print its fits")
     parser.add_argument("-o", "--output", type=Path, default=Path("build"), metavar="FOLDER")
@@ -307,7 +308,8 @@ def main() -> int:
         show(options.case)
         return 0
     start = time.monotonic()
-    plans = quick_plans() if options.quick else map(plan_case, range(options.cases))
+    seeds = range(options.first, options.first + options.cases)
+    plans = quick_plans() if options.quick else map(plan_case, seeds)
     found: dict[str, list[Comparison]] = defaultdict(list)
     skipped = 0
     for plan in plans:
@@ -317,6 +319,7 @@ def main() -> int:
         else:
             found[plan.kind.name].append(compare(case))
         if time.monotonic() - start > 60 * options.minutes:
+            print(f"stopped after seed {plan.seed}; go on with --first {plan.seed + 1}")
             break
     summaries = [Summary(kind, found[kind.name]) for kind in KINDS if kind.name in found]
     misses = [miss for s in summaries for miss in s.judged(taken=True).misses()]

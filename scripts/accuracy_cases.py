@@ -98,10 +98,7 @@ class Case:
     @property
     def taken(self) -> bool:
         """Whether a scan of that size takes the kernel of the case."""
-        null, effects = self.null, self.null.random_effects
-        designs = null.mean_design.shape[1], null.variance_design.shape[1]
-        size = ModelSize(null.n, *designs, 0 if effects is None else len(effects.contigs))
-        return size.kernel is self.plan.kind.kernel
+        return ModelSize.of(self.null).kernel is self.plan.kind.kernel
 
 
 def plan_case(seed: int) -> Plan:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from commands import run
 from simulated import draw_genotypes
 
 from hlmm_scan.genotypes.plink import PlinkWriter
@@ -69,15 +70,6 @@ FULL = Size(100_000, 2_000, 22_000, 20, 1_500, 100, 1_100, 3)
 QUICK = Size(1_000, 100, 400, 3, 120, 20, 60, 1)
 
 US = [sys.executable, "-m", "hlmm_scan"]
-
-
-def run(command: list[str]) -> float:
-    """Seconds of a whole command."""
-    start = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        sys.exit(f"benchmark: {' '.join(command)} failed:\n{result.stderr}")
-    return time.perf_counter() - start
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:

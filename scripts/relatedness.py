@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from commands import run, stop
 from scipy.stats import chi2
 from tables import table, write
 
@@ -59,22 +57,6 @@ class Inflation:
     def ratio(self) -> float:
         """Our λ over GEMMA's."""
         return self.ours / self.gemma
-
-
-def stop(message: str) -> NoReturn:
-    """End with one line."""
-    print(f"relatedness: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def run(command: list[str]) -> float:
-    """Return the seconds of a whole command; stop with its last line where it fails."""
-    start = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        last = (result.stderr.strip() or result.stdout.strip() or "no output").splitlines()[-1]
-        stop(f"{' '.join(command)}: {last}")
-    return time.perf_counter() - start
 
 
 def scan(

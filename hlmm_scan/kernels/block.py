@@ -18,7 +18,7 @@ from hlmm_scan.kernels.hlm_screen import fit_screen
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_screen import fit_random_screen
-from hlmm_scan.kernels.hlmm_weighted import fit_weighted
+from hlmm_scan.kernels.hlmm_weighted import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.kernels.prepared import (
     class_sums_plan,
     eigenstructure,
@@ -33,10 +33,6 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
 
 Float = NDArray[np.float64]
-
-
-_REFITTED_PLAINLY = 1e-4
-"""p of any test below which few people's variants are fitted by the plain estimator as well."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def fit_block(
         Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
         never raises: its status says what became of it.
     """
-    kernel = _size(null, options.screen).kernel
+    kernel = ModelSize.of(null, options.screen).kernel
     sums: Float | None = None
     if kernel is Kernel.CLASS_SUMS:
         # The pass over the calls that the fits need counts genotypes as well.
@@ -119,23 +115,13 @@ def fit_block(
         estimates.put(rows, _fit(kernel, null, packed[rows], contigs[rows], options.inference))
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
-        rows = screened[_interesting(estimates, options.refine_below)[screened]]
+        rows = screened[_interesting(estimates, -np.log10(options.refine_below))[screened]]
         if len(rows):
-            fitted = _fit(_size(null).kernel, null, packed[rows], contigs[rows], options.inference)
+            kernel = ModelSize.of(null).kernel
+            fitted = _fit(kernel, null, packed[rows], contigs[rows], options.inference)
             fitted.status[fitted.status == Status.OK] = Status.REFINED
             estimates.put(rows, fitted)
     return _columns(null, estimates, called, frequency, options.inference)
-
-
-def _size(null: NullModel, screen: bool = False) -> ModelSize:
-    effects = null.random_effects
-    return ModelSize(
-        null.n,
-        null.mean_design.shape[1],
-        null.variance_design.shape[1],
-        0 if effects is None else len(effects.contigs),
-        screen,
-    )
 
 
 def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.int8]:
@@ -187,11 +173,13 @@ def _fit(
         return fit_random_screen(null, packed, contigs, designs, inference)
     if kernel is Kernel.WEIGHTED:
         weighted = {key: weighted_basis(null, key) for key in keys}
-        estimates = fit_weighted(null, packed, contigs, weighted, inference)
-        if _size(null).refitted_plainly:
-            rows = np.flatnonzero(_interesting(estimates, _REFITTED_PLAINLY))
-            if len(rows):
-                estimates.put(rows, fit_exact(null, packed[rows], contigs[rows], inference))
+        if not ModelSize.of(null).refitted_plainly:
+            return fit_weighted(null, packed, contigs, weighted, inference)
+        # What is interesting need not be made exact twice.
+        estimates = fit_weighted(null, packed, contigs, weighted, inference, exact_beyond=np.inf)
+        rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))
+        if len(rows):
+            estimates.put(rows, fit_exact(null, packed[rows], contigs[rows], inference))
         return estimates
     eigen = {key: eigenstructure(null, key) for key in keys}
     if kernel is Kernel.CLASS_GRAMS:
@@ -200,13 +188,13 @@ def _fit(
     return fit_quasi(null, packed, contigs, eigen, inference, bases=bases)
 
 
-def _interesting(estimates: Estimates, below: float) -> NDArray[np.bool_]:
-    """Whether any of the three model-based tests of a variant has a smaller p."""
+def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:
+    """Whether any of the three model-based tests of a variant has a larger −log10 p."""
     tests = _tests(estimates, "", 1.0)
     strongest = np.fmax(
         np.fmax(tests["add_neg_log10_p"], tests["var_neg_log10_p"]), tests["av_neg_log10_p"]
     )
-    return np.asarray(strongest > -np.log10(below))
+    return np.asarray(strongest > beyond)
 
 
 def _columns(

@@ -14,14 +14,13 @@ from hlmm_scan.kernels import (
     hlmm_weighted,
 )
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
+from hlmm_scan.null.model import NullModel
 
 _MANY = 4
 """People per random effect up to which class Gram matrices cost more than weights by person."""
 
-
 _CHEAP = 50_000_000
 """n·l² up to which the plain estimator takes some hundredths of a second for a variant."""
-
 
 _CHEAP_FOR_FEW = 1_000_000_000
 """The same, where only the variants that are interesting are fitted plainly."""
@@ -57,6 +56,18 @@ class ModelSize:
     random: int
     screen: bool = False
 
+    @classmethod
+    def of(cls, null: NullModel, screen: bool = False) -> ModelSize:
+        """Measure a null model."""
+        effects = null.random_effects
+        return cls(
+            null.n,
+            null.mean_design.shape[1],
+            null.variance_design.shape[1],
+            0 if effects is None else len(effects.contigs),
+            screen,
+        )
+
     @property
     def kernel(self) -> Kernel:
         """The kernel for it.
@@ -91,11 +102,6 @@ class ModelSize:
         rank = min(self.people, self.random)
         return self.kernel is Kernel.WEIGHTED and self.people * rank**2 <= _CHEAP_FOR_FEW
 
-    def _gram_seconds(self) -> float:
-        """One Gram matrix of the people who are not in the largest class, then l³ evaluations."""
-        n, rank = self.people, min(self.people, self.random)
-        return (n * rank**2 + 50 * rank**3) / 30e9
-
     def seconds(self, m: int) -> float:
         """Estimate (within a factor of three) the time of fitting m variants on one core."""
         n, designs, rank = self.people, self.mean + self.variance, min(self.people, self.random)
@@ -112,7 +118,8 @@ class ModelSize:
         if kernel is Kernel.SECOND_ORDER:
             return m * n * rank * 2e-10
         if kernel is Kernel.CLASS_GRAMS:
-            return m * self._gram_seconds()
+            # A Gram matrix of the people who are not in the largest class, then evaluations of l³.
+            return m * (n * rank**2 + 50 * rank**3) / 30e9
         if kernel is Kernel.PLAIN:
             # Some eight evaluations of about two n·l² products and two l³ factorisations.
             return m * (8 * (4 * n * rank**2 + 4 * rank**3) / 30e9 + 8e-3)
@@ -155,14 +162,16 @@ class ModelSize:
             return hlm_scoring.work_bytes(n, c, v)
         if kernel is Kernel.RANDOM_SCREEN:
             return hlmm_screen.work_bytes(n, c, v, k)
-        if kernel is Kernel.WEIGHTED:
-            return hlmm_weighted.work_bytes(n, c, v, k)
+        if kernel in (Kernel.SECOND_ORDER, Kernel.CLASS_GRAMS):
+            return hlmm_eigen.work_bytes(m, n, k)
+        # G of one left-out chromosome, that of the people called, and about eight arrays of its
+        # shape in a fit; one l×l product for each column of V; copies of both designs.
+        rank = min(n, k)
+        plain = 8 * rank * (10 * n + (6 + v) * rank) + 64 * n * (c + v)
         if kernel is Kernel.PLAIN:
-            # G of one left-out chromosome, that of the people called, and about eight arrays of its
-            # shape in a fit; one l×l product for each column of V; copies of both designs.
-            rank = min(n, k)
-            return 8 * rank * (10 * n + (6 + v) * rank) + 64 * n * (c + v)
-        return hlmm_eigen.work_bytes(m, n, k)
+            return plain
+        weighted = hlmm_weighted.work_bytes(n, c, v, k)
+        return max(weighted, plain) if self.refitted_plainly else weighted
 
     @property
     def shared_bytes(self) -> int:

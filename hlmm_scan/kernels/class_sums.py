@@ -26,7 +26,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.class_sums_pass import PEOPLE, TILE, scratch_bytes, sum_block
+from hlmm_scan.kernels.class_sums_pass import (
+    PEOPLE,
+    TILE,
+    packed_rows,
+    scratch_bytes,
+    sum_block,
+)
 from hlmm_scan.kernels.lanes import BYTES
 
 Float = NDArray[np.float64]
@@ -87,13 +93,7 @@ class ClassSumsPlan:
         ValueError
             If `packed` is not of that shape or not uint8.
         """
-        if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != self.width:
-            raise ValueError(
-                f"packed must be uint8 (variants, {self.width}), not {packed.dtype} {packed.shape}"
-            )
-        # One signature for all, so that nothing compiles twice: C order, read-only.
-        rows = np.ascontiguousarray(packed).view()
-        rows.flags.writeable = False
+        rows = packed_rows(packed, self.width)
         m, (n_phenotypes, powers) = len(rows), self.quanta.shape
         n_pairs = n_phenotypes * powers // 2
         counts = np.empty((m, n_phenotypes, 2), np.int64)
@@ -286,8 +286,3 @@ def work_bytes(m: int, n_total: int, n_phenotypes: int, powers: int = 2) -> int:
     integers = 8 * m * (n_phenotypes * (3 + 2 * powers + entries) + columns)
     result = 8 * m * n_phenotypes * entries * 2
     return plan + while_planning + scratch + integers + result + 4096
-
-
-def warm_up() -> None:
-    """Compile the pass or load it from numba's cache; no later call compiles anything."""
-    class_sums(np.zeros((1, 1), np.uint8), np.arange(4), np.zeros(4))

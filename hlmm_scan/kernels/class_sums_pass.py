@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from hlmm_scan.kernels.lanes import (
     BYTES,
@@ -37,6 +38,25 @@ LOW_BITS = np.uint64(0x5555555555555555)
 LOW_HALF = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 ONE = np.uint64(1)
+
+
+def packed_rows(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Return packed calls (m, `width`) as the passes take them: C order, read-only.
+
+    One signature for all, so that nothing compiles twice.
+
+    Raises
+    ------
+    ValueError
+        If they are not of that shape or not uint8.
+    """
+    if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != width:
+        raise ValueError(
+            f"packed must be uint8 (variants, {width}), not {packed.dtype} {packed.shape}"
+        )
+    rows = np.ascontiguousarray(packed).view()
+    rows.flags.writeable = False
+    return rows
 
 
 @njit(nogil=True, cache=True)

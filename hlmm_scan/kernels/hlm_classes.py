@@ -391,8 +391,3 @@ def fit_class_sums(
 def powers_needed(inference: Inference) -> int:
     """Return the highest power of y that class sums must have for :func:`fit_class_sums`."""
     return 4 if inference.sandwich else 2
-
-
-def warm_up() -> None:
-    """Compile the fit or load it from numba's cache; no later call compiles anything."""
-    fit_class_sums(np.zeros((1, 3, 3)))

@@ -2,8 +2,8 @@
 
 Hard calls, intercepts and the genotype in both designs. :func:`fit_grams` is exact, from Gram
 matrices of the genotype classes; :func:`fit_quasi` is exact to second order, and hands over to
-the former the variants for which that may not be enough. With other covariates,
-:func:`hlmm_exact.fit_exact` serves.
+the former the variants for which that may not be enough. With covariates,
+:mod:`hlmm_weighted` serves.
 """
 
 from __future__ import annotations

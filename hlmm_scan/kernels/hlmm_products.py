@@ -110,7 +110,7 @@ class QuasiSums:
     sums, products : ndarray, shape (m, 3, r)
         ΣFᵢ and ΣFᵢeᵢ.
     series : ndarray, shape (m, 4, TERMS)
-        Chebyshev coefficients of R̃_c; class 3 is a missing call.
+        Chebyshev coefficients of R̃_c/R̄; class 3 is a missing call.
     ratio : ndarray, shape (m,)
         tr M² over its mean, for M linear in the genotype.
     beta : ndarray, shape (m, r)
@@ -270,8 +270,10 @@ def _mean_square(basis: QuasiBasis) -> float:
     n, values = len(basis.residual), basis.eigen.values
     low, high = basis.log_range
     x = 2 * (math.log(basis.kappa + 1 / values[0]) - low) / (high - low) - 1
-    own = float(np.polynomial.chebyshev.chebval(x, basis.squares))
-    all_pairs = float(((values / (1 + basis.kappa * values)) ** 2).sum())
+    shrunk = values / (1 + basis.kappa * values)
+    relative = float(np.polynomial.chebyshev.chebval(x, basis.squares))
+    own = relative * float(shrunk.sum() / n) ** 2
+    all_pairs = float((shrunk**2).sum())
     return (own - (all_pairs - own) / (n - 1)) / n
 
 

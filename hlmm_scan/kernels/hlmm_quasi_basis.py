@@ -42,9 +42,9 @@ class QuasiBasis:
     probe : ndarray of float32, shape (n,)
         FΛ₀^-½ξ at the null κ, ξ of random signs.
     series : ndarray of float32, shape (n, TERMS)
-        Chebyshev coefficients of R_i − mean R.
+        Chebyshev coefficients of R_i/R̄ − 1, R̄ the mean of R over people.
     squares : ndarray, shape (TERMS,)
-        Those of Σ R_i².
+        Those of Σ(R_i/R̄)².
     beta : ndarray, shape (r,)
         Null prediction β of the random effects.
     sums, products : ndarray, shape (r,)
@@ -111,18 +111,19 @@ class QuasiBasis:
         nodes = np.cos(np.pi * (np.arange(TERMS) + 0.5) / TERMS)
         at = np.exp(log_range[0] + 0.5 * (nodes + 1) * (log_range[1] - log_range[0])) - shift
         leverage = eigen.leverage(1 / (1 + np.outer(values, np.append(at, kappa))))
-        leverage, own = leverage[:, :-1], leverage[:, -1]
+        own = leverage[:, -1]
+        relative = leverage[:, :-1] / leverage[:, :-1].mean(axis=0)
         order = np.arange(TERMS)
         to_series = np.cos(np.outer(np.arccos(nodes), order)) * (2 / TERMS)
         to_series[:, 0] *= 0.5
-        squares = (leverage**2).sum(axis=0) @ to_series
-        leverage -= leverage.mean(axis=0)
+        squares = (relative**2).sum(axis=0) @ to_series
+        relative -= 1.0
         return cls(
             eigen=eigen,
             columns=eigen.columns.astype(np.float32) if columns is None else columns,
             residual=r - fitted[:, 0],
             probe=fitted[:, 1].astype(np.float32),
-            series=(leverage @ to_series).astype(np.float32),
+            series=(relative @ to_series).astype(np.float32),
             squares=squares,
             beta=beta,
             sums=both[:, 0].copy(),

@@ -26,8 +26,9 @@ h2κ·(Λ₀⁻¹γ)ᵀΔ(Λ₀⁻¹γ). No expansion around the null h2 is made
     log det Λ = Σⱼlog(1 + κsⱼ²) + tr M − ½tr M² + …
     tr M = κΣ_c(1 + δ_c)R̃_c(κ),    R̃_c = Σ_{i∈c}(R_i − mean R),    R_i(κ) = Σⱼ φⱼFᵢⱼ².
 
-R_i as a function of κ is a Chebyshev series in log(κ + 1/s₁²) for every person, so that its class
-sums are had for all κ: nothing is differentiated at the null h2 and kept.
+R_i over its mean R̄ = Σsⱼ²φⱼ/N is a Chebyshev series in log(κ + 1/s₁²) for every person, so that
+class sums are had for all κ: nothing is differentiated at the null h2 and kept. R itself falls by
+as much as κ grows, which a series as exact as its largest value would not follow.
 tr M² = κ²Σ_ij δ_iδ_j(FΛ₀⁻¹Fᵀ)_ij² is taken as its mean over all orders of the genotypes,
 
     Σδ²·κ²Φ(κ),    Φ = (Σ_i R_i² − (Σⱼ(sⱼ²φⱼ)² − Σ_i R_i²)/(N − 1))/N,
@@ -147,17 +148,6 @@ def evaluate(
     x = 2.0 * (math.log(kappa + origin) - low) / (high - low) - 1.0
     if x > 1.0:
         return np.inf
-    T = np.empty(len(mean_squares))
-    dT = np.empty(len(mean_squares))
-    _chebyshev(x, T, dT)
-    dx = 2.0 / ((high - low) * (kappa + origin))
-    R = np.zeros(4)
-    dR = np.zeros(4)
-    for c in range(4):
-        R[c] = _dot(series[c], T)
-        dR[c] = _dot(series[c], dT) * dx
-
-    # Mean effects.
     phi = np.empty(r)
     log_det = trace = pairs = cubes = beta_term = 0.0
     for j in range(r):
@@ -168,6 +158,19 @@ def evaluate(
         pairs += shrunk * shrunk
         cubes += shrunk * shrunk * shrunk
         beta_term += shrunk * beta[j] * beta[j]
+    T = np.empty(len(mean_squares))
+    dT = np.empty(len(mean_squares))
+    _chebyshev(x, T, dT)
+    dT *= 2.0 / ((high - low) * (kappa + origin))
+    mean_R, slope_R = trace / n, -pairs / n
+    R = np.zeros(4)
+    dR = np.zeros(4)
+    for c in range(4):
+        beyond = _dot(series[c], T)
+        R[c] = mean_R * beyond
+        dR[c] = slope_R * beyond + mean_R * _dot(series[c], dT)
+
+    # Mean effects.
     s0 = s1 = s2 = 0.0
     t = np.zeros((2, r))
     y = np.zeros(r)
@@ -233,9 +236,10 @@ def evaluate(
         delta_square += counts[c] * delta[c] ** 2
         tr_m += kappa * relative[c] * R[c]
         tr_m_kappa += relative[c] * (R[c] + kappa * dR[c])
-    own = _dot(mean_squares, T)
+    own_relative = _dot(mean_squares, T)
+    own = mean_R**2 * own_relative
     mean = (own - (pairs - own) / (n - 1.0)) / n
-    d_own = _dot(mean_squares, dT) * dx
+    d_own = 2.0 * mean_R * slope_R * own_relative + mean_R**2 * _dot(mean_squares, dT)
     mean_kappa = (d_own - (-2.0 * cubes - d_own) / (n - 1.0)) / n
     square = ratio * kappa * kappa * mean * delta_square
     by_kappa = (

@@ -36,7 +36,8 @@ from hlmm_scan.schema import Status
 Float = NDArray[np.float64]
 
 REFITTED_NEG_LOG10_P = 4.0
-"""Below :data:`QUASI_EXACT_PEOPLE`, variants with a test beyond this are made exact."""
+"""Below :data:`QUASI_EXACT_PEOPLE`, variants with a test beyond this are made exact, or fitted
+plainly where that is cheap."""
 
 _LIKELIHOOD_RATIO_TOLERANCE = 1e-3  # standard errors to which the restricted fits are brought
 

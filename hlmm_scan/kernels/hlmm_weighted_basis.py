@@ -380,8 +380,41 @@ def _predict(eigen: Eigenstructure, y: Float, weight: Float, h2: float) -> tuple
     return random, residual, product
 
 
-def chebyshev(basis: QuasiBasis, kappa: Float) -> tuple[Float, Float]:
-    """Return T_k at κ and dT_k/dκ, each of shape (TERMS, m); NaN beyond the range of the series."""
+@dataclass(frozen=True)
+class LeverageTerms:
+    """What makes R of everybody from their series at m values of κ; NaN beyond its range.
+
+    Attributes
+    ----------
+    terms, slopes : ndarray, shape (TERMS, m)
+        R − R̄ and its derivative by κ are the series times these: R̄·T_k(κ), and its derivative.
+    squares, squares_slope : ndarray, shape (m,)
+        ΣR², and its derivative.
+    """
+
+    terms: Float
+    slopes: Float
+    squares: Float
+    squares_slope: Float
+
+    @classmethod
+    def of(cls, basis: QuasiBasis, kappa: Float) -> LeverageTerms:
+        """Evaluate the series."""
+        T, dT = _chebyshev(basis, kappa)
+        n = len(basis.residual)
+        shrunk = basis.eigen.values[:, None] / (1 + np.outer(basis.eigen.values, kappa))
+        level, slope = shrunk.sum(axis=0) / n, -(shrunk**2).sum(axis=0) / n
+        relative = basis.squares @ T
+        return cls(
+            terms=level * T,
+            slopes=slope * T + level * dT,
+            squares=level**2 * relative,
+            squares_slope=level * (2 * slope * relative + level * (basis.squares @ dT)),
+        )
+
+
+def _chebyshev(basis: QuasiBasis, kappa: Float) -> tuple[Float, Float]:
+    """T_k at κ and dT_k/dκ, each of shape (TERMS, m); NaN beyond the range of the series."""
     low, high = basis.log_range
     origin = 1 / float(basis.eigen.values[0])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -398,12 +431,12 @@ def chebyshev(basis: QuasiBasis, kappa: Float) -> tuple[Float, Float]:
 
 def _leverages(basis: QuasiBasis, kappa: float) -> tuple[Float, Float]:
     """R and dR/dκ of everybody at one κ."""
-    T, dT = chebyshev(basis, np.array([kappa]))
+    series_at = LeverageTerms.of(basis, np.array([kappa]))
     phi = 1 / (1 + kappa * basis.eigen.values)
     shrunk = basis.eigen.values * phi
     n = len(basis.residual)
     series = basis.series.astype(np.float64)
     return (
-        series @ T[:, 0] + shrunk.sum() / n,
-        series @ dT[:, 0] - (shrunk**2).sum() / n,
+        series @ series_at.terms[:, 0] + shrunk.sum() / n,
+        series @ series_at.slopes[:, 0] - (shrunk**2).sum() / n,
     )

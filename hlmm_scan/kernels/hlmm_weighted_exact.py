@@ -26,8 +26,8 @@ class ExactDeterminant:
         log det Λ.
     leverage : ndarray, shape (n,)
         diag(HΛ⁻¹Hᵀ); of no use where there is no call.
-    operated : ndarray, shape (n, 2), or None
-        (M∘M) times g and 1, where Σ was inverted.
+    operated : ndarray, shape (n, v + 1), or None
+        (M∘M) times V and g, where Σ was inverted.
     square_trace : float
         ‖Λ⁻¹HᵀD⁻¹H‖² in reference units, tr (Σ⁻¹GGᵀ)²; NaN where `operated` is there.
     """
@@ -99,8 +99,8 @@ class ExactDeterminant:
         leverage = np.zeros(len(weight))
         leverage[called] = (1 - diagonal) / (h2 * root**2)
         M *= M
-        both = np.column_stack([g[called], np.ones(len(called))])
-        operated = np.zeros((len(weight), 2))
+        both = np.column_stack([basis.V, g])[called]
+        operated = np.zeros((len(weight), both.shape[1]))
         # The lower triangle alone is filled.
         operated[called] = M @ both + M.T @ both - (diagonal**2)[:, None] * both
         return cls(log_det, leverage, operated)

@@ -38,7 +38,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, WeightedBasis, chebyshev
+from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, LeverageTerms, WeightedBasis
 
 Float = NDArray[np.float64]
 Real = NDArray[Any]
@@ -361,7 +361,7 @@ def evaluate(
             sums += change @ columns[s]
         mean = weight_sum / n
         kappa = h2 * mean
-        T, dT = chebyshev(basis.leverage, kappa)
+        series_at = LeverageTerms.of(basis.leverage, kappa)
         phi = 1 / (1 + kappa * values[:, None])
         shrunk = values[:, None] * phi
         trace, pair_trace = shrunk.sum(axis=0), (shrunk**2).sum(axis=0)
@@ -373,7 +373,8 @@ def evaluate(
         spread = basis.forward(shift.T)
         square = np.zeros(m)
         series, single = basis.series_rows, (dtype.type(1) / mean).astype(dtype)
-        kappa_, terms, slopes = kappa.astype(dtype), T.T.astype(dtype), dT.T.astype(dtype)
+        kappa_ = kappa.astype(dtype)
+        terms, slopes = series_at.terms.T.astype(dtype), series_at.slopes.T.astype(dtype)
         level, level_slope = (trace / n).astype(dtype), (-pair_trace / n).astype(dtype)
         for s in strips(n):
             np.matmul(spread, columns[s].T, out=tile.step[:, s])
@@ -390,10 +391,9 @@ def evaluate(
             off = tile.centred * tile.excess[:, None].astype(dtype)
         else:
             off = (tile.centred.astype(np.float32) @ basis.pairs).astype(dtype)
-        squares = basis.leverage.squares
         cubes = (shrunk**3).sum(axis=0)
-        scale = (pair_trace - squares @ T) / basis.pair_sum
-        scale_slope = (-2 * cubes - squares @ dT) / basis.pair_sum
+        scale = (pair_trace - series_at.squares) / basis.pair_sum
+        scale_slope = (-2 * cubes - series_at.squares_slope) / basis.pair_sum
         scale_, length_, h2_ = scale.astype(dtype), length.astype(dtype), h2.astype(dtype)
         parts, outer = np.zeros((7, m)), np.zeros((3, m))
         by_alpha, by_b, weighted = np.zeros((m, c)), np.zeros((m, v)), np.zeros((m, v))
@@ -422,7 +422,7 @@ def evaluate(
         psi = (by_kappa - parts[5]) / n
         determinant = parts[1] - np.log(phi).sum(axis=0) - 0.5 * kappa**2 * scale * parts[2]
         value = 0.5 * (log_variance + determinant + parts[0] + h2 * u_square)
-        value[~np.isfinite(T).all(axis=0)] = np.inf
+        value[~np.isfinite(series_at.terms).all(axis=0)] = np.inf
         gradient = np.empty((m, c + v + 3))
         gradient[:, :c] = -by_alpha
         gradient[:, c : c + v] = 0.5 * (by_b - (h2 * psi)[:, None] * weighted)
@@ -433,7 +433,7 @@ def evaluate(
             value=value,
             gradient=gradient,
             distance=distance,
-            own=kappa**2 * (squares @ T) / n * parts[6],
+            own=kappa**2 * series_at.squares / n * parts[6],
             pairs=kappa**2 * scale * parts[2],
             spread=parts[6],
             scale=scale,

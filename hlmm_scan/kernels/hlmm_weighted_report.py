@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.estimates import Estimates
-from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, WeightedBasis, chebyshev
+from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, LeverageTerms, WeightedBasis
 from hlmm_scan.kernels.hlmm_weighted_exact import ExactDeterminant
 from hlmm_scan.kernels.hlmm_weighted_likelihood import FAST, Tile
 from hlmm_scan.models.inference import covariance_from_information
@@ -157,7 +157,8 @@ def covariances(
     in: with M = D^½Σ⁻¹D^½, u_v = (M∘M)v and u_h = diag(D^½Σ⁻¹GGᵀΣ⁻¹D^½), it is ½vᵀu_w for two
     log-variance parameters and ½vᵀu_h with h2; gᵀΣ⁻¹g is the minimum of J of
     :mod:`hlmm_weighted_likelihood` for g in place of residuals. XᵀΣ⁻¹X is taken to first order in
-    the change of weights, V with its u as at the null but for the diagonal of M∘M.
+    the change of weights, V with its u as at the null but for the diagonal of M∘M, or exactly
+    where Σ was inverted.
 
     Off its diagonal, M∘M is κ²·(1 + δᵢ)aᵢ²·(S∘S)ᵢⱼ·aⱼ²(1 + δⱼ), a = 1/(1 + κRδ): what the weights
     of i and j do to (i, j). Where pairs are not stored, the sum over all of what a third person
@@ -178,17 +179,18 @@ def covariances(
             leverage[k] = exact.leverage
     mean = weight.mean(axis=1, dtype=np.float64)
     kappa = h2 * mean
-    T, dT = chebyshev(basis.leverage, kappa)
+    series_at = LeverageTerms.of(basis.leverage, kappa)
     shrunk = basis.values[:, None] / (1 + kappa * basis.values[:, None])
     first, second, third = ((shrunk**k).sum(axis=0)[:, None] for k in (1, 2, 3))
     # Half the second derivative of R by κ, from a difference.
     away = 1e-4 * (kappa + 1 / basis.values[0])
-    bend = (dT - chebyshev(basis.leverage, kappa - away)[1]) / (2 * away)
+    before = LeverageTerms.of(basis.leverage, kappa - away)
+    bend = (series_at.slopes - before.slopes) / (2 * away)
     series = basis.series_rows
-    R = T.T.astype(dtype) @ series + (first / n).astype(dtype)
-    slope = dT.T.astype(dtype) @ series - (second / n).astype(dtype)
+    R = series_at.terms.T.astype(dtype) @ series + (first / n).astype(dtype)
+    slope = series_at.slopes.T.astype(dtype) @ series - (second / n).astype(dtype)
     curvature = bend.T.astype(dtype) @ series + (third / n).astype(dtype)
-    scale = (second[:, 0] - basis.leverage.squares @ T) / basis.pair_sum
+    scale = (second[:, 0] - series_at.squares) / basis.pair_sum
     per_mean, kappa_, h2_ = (x.astype(dtype) for x in (1 / mean, kappa, h2))
     spread, M, sums = np.empty_like(g), np.empty_like(g), np.zeros((8, m))
     variance = np.exp(basis.reference).astype(dtype)
@@ -225,7 +227,7 @@ def covariances(
             level_row[k] += kappa[k] ** 2 * more * called[k]
             hh[k] = exact.square_trace
         elif exact is not None and exact.operated is not None:
-            u_g[k], level_row[k] = exact.operated.T
+            u_g[k], level_row[k] = exact.operated[:, -1], exact.operated[:, 0]
             # h2·GGᵀ = Σ − D turns D^½Σ⁻¹(h2·GGᵀ)Σ⁻¹D^½ into M − M².
             u_h[k] = (M[k] - level_row[k]) / h2[k]
             hh[k] = ((called[k] - M[k]).sum() - h2[k] * u_h[k].sum()) / h2[k] ** 2
@@ -239,6 +241,14 @@ def covariances(
         ratio = np.nan_to_num((kappa / (basis.theta[-1] * basis.weight.mean())) ** 2 * scale)
     VV = moments.VV + ratio[:, None, None] * (V @ across_null.T)
     VV[:, 0], VV[:, :, 0] = VV_level, VV_level
+    # (M∘M)V, where it is known.
+    operated = {
+        k: exact.operated[:, :v]
+        for k, exact in enumerate(finished.exact)
+        if exact is not None and exact.operated is not None
+    }
+    for k, exact_V in operated.items():
+        VV[k] = V @ exact_V
 
     # What of the genotype the covariates explain would ask for XᵀΣ⁻¹X exactly: little is left.
     x = g * unit
@@ -250,7 +260,7 @@ def covariances(
     decay = np.ones(m)
     if basis.pairs is None:
         deviations = np.square(tile.centred[rows]).sum(axis=1, dtype=np.float64)
-        of_person = np.maximum(basis.leverage.squares @ T, 0) / n + np.abs(excess)
+        of_person = np.maximum(series_at.squares, 0) / n + np.abs(excess)
         decay = np.minimum(kappa**2 * of_person * deviations, 1.0)
     own, left = _mean_part(basis, x, weight, h2, decay)
     cross = (weight * left) @ X.T
@@ -273,6 +283,8 @@ def covariances(
             out.random_variance_variance[k] = C[-2, -2]
     e = coefficients.astype(dtype)
     u = square * (e[:, :v] @ V) + (ratio[:, None].astype(dtype) * e[:, :v]) @ across_null
+    for k, exact_V in operated.items():
+        u[k] = exact_V @ e[k, :v]
     u += u_g * e[:, -1:] + u_h * e[:, v : v + 1]
     u *= called
     scores = basis.null_fitted
@@ -350,7 +362,7 @@ def _mean_part(
     h = h2[:, None]
     phi = 1 / (1 + h * mean * values)
     coefficients = np.zeros((len(x), len(values)))
-    left, total = x.copy(), (weight * x * x).sum(axis=1, dtype=np.float64)
+    left, value = x.copy(), (weight * x * x).sum(axis=1, dtype=np.float64)
     unsettled = np.ones(len(x), bool)
     for _ in range(_MAX_REFINEMENTS):
         product = basis.back((weight * left) @ basis.columns)
@@ -366,7 +378,8 @@ def _mean_part(
         left -= length[:, None].astype(left.dtype) * step
         with np.errstate(invalid="ignore", divide="ignore"):
             gain = np.where(h2 > 0, length * along / h2, 0.0)
-            unsettled &= gain * decay > _SETTLED * total
+            value -= gain
+            unsettled &= gain * decay > _SETTLED * value
         if not unsettled.any():
             break
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -40,6 +40,7 @@ _MAX_EVALUATIONS = 60
 _MAX_CORRECTIONS = 8
 _LEFT = 0.2  # of the tolerance that the last step may be long: it leaves a fraction of itself
 _FURTHER = 5  # times as far, the prediction of all random effects together may be away
+_MOVED = 1e-3  # log-variance units that b_g may be from where the determinant was last exact
 _CONTRACTION = 0.1  # of the way made that the next correction may still be long, where not known
 _MAX_JUMP = 1.5  # log-variance units that a step may move an average or an outer person
 _CURVATURE = 0.1  # of what the metric expects that a step must show to be learnt from
@@ -93,6 +94,7 @@ class _Places:
     offset: Float  # exact less approximate value there
     moved: Float  # way between the last two corrections, in standard errors
     target: Float  # standard errors that the next correction may still move
+    error: Float  # standard error of b_g, where it is wanted
     corrections: Rows
     evaluations: Rows
     people: Float
@@ -119,6 +121,7 @@ class _Places:
             offset=numbers(),
             moved=numbers(),
             target=numbers(),
+            error=numbers(),
             corrections=np.zeros(m, np.intp),
             evaluations=np.zeros(m, np.intp),
             people=numbers(),
@@ -276,6 +279,8 @@ class Search:
             before, places.moved[at] = float(places.moved[at]), moved
             rate = min(moved / before, 1.0) if np.isfinite(before) else _CONTRACTION
             enough = moved * rate <= places.target[at]
+            # Standard errors are of that point, and where b_g has a large one they change with it.
+            enough = enough and moved * places.error[at] <= _MOVED
         else:
             enough = self._suffices(at, found)
         if enough or places.theta[at, h] <= 0:
@@ -316,7 +321,8 @@ class Search:
             self._fail(np.array([at]))
             return True
         chi2 = places.theta[at, h + 1 :] ** 2 / variances
-        bound = 0.5 * determinant_error(self.basis, self.tile, found, at) * np.sqrt(variances[1])
+        places.error[at] = np.sqrt(variances[1])
+        bound = 0.5 * determinant_error(self.basis, self.tile, found, at) * places.error[at]
         interesting = max(*neg_log10_p(chi2, 1), neg_log10_p(chi2.sum(), 2)) > demands.exact_beyond
         exactly = interesting or demands.tolerance < EXACT
         places.target[at] = EXACT if exactly else 0.1 * demands.tolerance

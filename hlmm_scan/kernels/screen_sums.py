@@ -33,6 +33,7 @@ from hlmm_scan.kernels.class_sums_pass import (
     copy_tile,
     count_copies,
     fetch_ahead,
+    packed_rows,
 )
 from hlmm_scan.kernels.lanes import (
     BYTES,
@@ -304,13 +305,7 @@ class ScreenSumsPlan:
         ValueError
             If `packed` is not of that shape or not uint8.
         """
-        if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != self.width:
-            raise ValueError(
-                f"packed must be uint8 (variants, {self.width}), not {packed.dtype} {packed.shape}"
-            )
-        # One signature for all, so that nothing compiles twice: C order, read-only.
-        rows = np.ascontiguousarray(packed).view()
-        rows.flags.writeable = False
+        rows = packed_rows(packed, self.width)
         m = len(rows)
         counts = np.zeros((m, 3), np.int64)
         sums = np.zeros((m, len(self.shifts)), np.int64)

@@ -57,6 +57,17 @@ class Eigenstructure:
     values: Float
     single: Callable[[], NDArray[np.float32]] | None = None
 
+    @classmethod
+    def in_own_axes(
+        cls,
+        factor: Float,
+        values: Float,
+        single: Callable[[], NDArray[np.float32]] | None = None,
+    ) -> Eigenstructure:
+        """Take F itself, shape (n, r), as the columns."""
+        r = len(values)
+        return cls(factor, np.arange(r), 1.0, np.eye(r), values, single)
+
     @property
     def n(self) -> int:
         """Number of people."""
@@ -131,11 +142,10 @@ def weighted(eigen: Eigenstructure, columns: Float) -> Eigenstructure:
     """
     values, vectors = _principal(eigen.of_gram(_gram(columns)))
     rotation = np.ascontiguousarray(vectors * eigen.scale)
-    r = len(values)
-    if 2 * r < eigen.n:
+    if 2 * len(values) < eigen.n:
         return Eigenstructure(columns, eigen.chosen, eigen.scale, rotation, values)
     factor = np.ascontiguousarray(columns[:, eigen.chosen] @ rotation)
-    return Eigenstructure(factor, np.arange(r), 1.0, np.eye(r), values)
+    return Eigenstructure.in_own_axes(factor, values)
 
 
 class SharedEigenstructure:
@@ -192,10 +202,8 @@ class SharedEigenstructure:
                 rest = np.flatnonzero(self.contigs == left_out)
                 kernel = kernel - _gram(np.ascontiguousarray(self.columns[:, rest].T))
             values, vectors = _principal(kernel / len(chosen))
-            # F: its own columns, in its own axes.
             factor = np.ascontiguousarray(vectors * np.sqrt(values))
-            r = len(values)
-            return Eigenstructure(factor, np.arange(r), 1.0, np.eye(r), values)
+            return Eigenstructure.in_own_axes(factor, values)
         scale = 1 / np.sqrt(len(chosen))
         values, vectors = _principal(self.gram[np.ix_(chosen, chosen)] * scale**2)
         return Eigenstructure(

@@ -17,13 +17,7 @@ from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit, Information
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.inference import wald_neg_log10_p
-from hlmm_scan.null.model import (
-    ALL_RANDOM_EFFECTS,
-    NullFit,
-    NullModel,
-    RandomEffects,
-    contig_key,
-)
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.null.moments import noise_moments, pooled_moments
 
 logger = logging.getLogger(__name__)
@@ -153,9 +147,8 @@ def fit_null(
         residuals = (y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
         fits[ALL_RANDOM_EFFECTS] = _null_fit(fit, pooled_moments(residuals))
     else:
-        present = set(random_effects.contigs)
-        keys = [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in left_out} & present)]
-        if len(keys) > 1 and len(present) == 1:
+        keys = random_effects.set_names(left_out)
+        if len(keys) > 1 and len(set(random_effects.contigs)) == 1:
             raise InputError(
                 f"{cohort.phenotype}: all random effects that vary among its people lie on "
                 f"chromosome {keys[1]}, so that leaving it out leaves nothing; use --no-loco"

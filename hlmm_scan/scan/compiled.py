@@ -32,20 +32,35 @@ def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
         loading the code would not: a mark beside it says for which sources, kind of model and
         tests, version of numba and processor it was made.
     """
-    folder, machine = warm_up.machine_code()
-    size = warm_up.smallest_alike(model)
-    made_for = [machine, size, options.inference, bool(options.refine_below)]
-    sources = [*Path(warm_up.__file__).parent.glob("*.py"), Path(packing.__file__)]
-    for source in sorted(sources):
-        found = source.stat()
-        made_for.append((source.name, found.st_mtime_ns, found.st_size))
-    name = hashlib.sha256(repr(made_for).encode()).hexdigest()[:24]
-    mark = Path(folder) / f"{name}.compiled"
+    kept_in, machine = warm_up.machine_code()
+    folder, size = Path(kept_in), warm_up.smallest_alike(model)
+    files = [*Path(warm_up.__file__).parent.glob("*.py"), Path(packing.__file__)]
+    sources = _digest([(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(files)])
+    wanted = _digest([machine, size, options.inference, bool(options.refine_below)])
+    mark = folder / f"{sources}-{wanted}.compiled"
     if mark.exists():
         return False
+    if not any(folder.glob(f"{sources}-*.compiled")):
+        _forget(folder)
     started = time.monotonic()
     warm_up.warm_up(options, size)
     logger.debug("kernels compiled in %.1f s, kept in %s", time.monotonic() - started, folder)
     with suppress(OSError):  # without the mark, the next scan only does it again
         mark.touch()
     return True
+
+
+def _digest(of: object) -> str:
+    return hashlib.sha256(repr(of).encode()).hexdigest()[:16]
+
+
+def _forget(folder: Path) -> None:
+    """Throw away the machine code of other sources.
+
+    numba looks whether the file of a function has changed, but not those of the functions that it
+    calls and whose code its own contains: after an upgrade, the two would be mixed.
+    """
+    for pattern in ("*.nbi", "*.nbc", "*.compiled"):
+        for file in folder.glob(pattern):
+            with suppress(OSError):  # another scan may be at it too
+                file.unlink()

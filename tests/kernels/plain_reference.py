@@ -50,6 +50,47 @@ def fit_plainly(null: NullModel, calls: np.ndarray, contig: str = "1", observed=
     return HLMM(y, X, V, null.random_effects.design(key)[called]).fit(information=kind)
 
 
+def degenerate(
+    kind: str, y: np.ndarray, rng: np.random.Generator, sex: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """A variant, and the phenotype changed to suit it, of which the fit has a name to give."""
+    n = len(y)
+    g = np.zeros(n, np.int8)
+    carriers = rng.choice(n, 8, replace=False)
+    y = y.copy()
+    if kind == "one_carrier":
+        g[carriers[0]] = 1
+    elif kind == "tied_carriers":
+        g[carriers] = 1
+        y[carriers] = 1.7
+    elif kind == "two_tied_carriers":
+        g[carriers[:2]] = 1
+        y[carriers[:2]] = 1.7
+    elif kind == "tied_non_carriers":
+        g[:] = 1
+        g[carriers] = 0
+        y[carriers] = -0.3
+    elif kind == "tied_homozygotes":
+        g = rng.binomial(2, 0.3, n).astype(np.int8)
+        y[g == 2] = 0.4
+    elif kind == "monomorphic":
+        g[:] = 2
+        g[carriers] = -1
+    elif kind == "no_calls":
+        g[:] = -1
+    elif kind == "four_calls":
+        g[:] = -1
+        g[carriers[:4]] = [0, 1, 2, 1]
+    elif kind == "collinear_with_sex":
+        g = sex.astype(np.int8)
+    elif kind == "collinear_where_called":
+        g = sex.astype(np.int8)
+        g[carriers] = -1
+    else:
+        raise ValueError(kind)
+    return g, y
+
+
 def assert_same(row: int, found: Estimates, plain: Fit, tolerance: float = 1e-8) -> None:
     """Hold one row against a plain fit; estimates to `tolerance` of a standard error."""
     assert Status(found.status[row]) is plain.status

@@ -47,3 +47,12 @@ def test_more_variants_take_longer_and_no_less_memory(people, covariates, random
     assert model.task_bytes(m) < model.task_bytes(m, 2 * people)
     assert (model.shared_bytes > 0) == (random > 0)
     assert model.task_bytes(m) >= replace(model, screen=False).task_bytes(m)
+
+
+def test_the_plain_refit_of_what_is_interesting_is_planned_for():
+    people, random = 2_000, 700
+    size = ModelSize(people, 4, 4, random)
+    assert size.kernel is Kernel.WEIGHTED
+    assert size.refitted_plainly
+    columns = 8 * people * random
+    assert size.task_bytes(100) >= 10 * columns

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of, random_effects_of
-from plain_reference import assert_same, contigs_of, fit_plainly
+from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
@@ -153,33 +153,6 @@ def test_a_random_variance_of_zero(run, observed):
         assert_agrees(run, row, found, fit_plainly(null, calls[row], observed=observed))
 
 
-def degenerate(kind, y, rng):
-    n = len(y)
-    g = np.zeros(n, np.int8)
-    carriers = rng.choice(n, 8, replace=False)
-    y = y.copy()
-    if kind == "one_carrier":
-        g[carriers[0]] = 1
-    elif kind == "tied_carriers":
-        g[carriers] = 1
-        y[carriers] = 1.7
-    elif kind == "tied_and_few_random_effects":
-        g[carriers[:2]] = 1
-        y[carriers[:2]] = 1.7
-    elif kind == "monomorphic":
-        g[:] = 2
-        g[carriers] = -1
-    elif kind == "no_calls":
-        g[:] = -1
-    elif kind == "four_calls":
-        g[:] = -1
-        g[carriers[:4]] = [0, 1, 2, 1]
-    elif kind == "perfect":
-        g = rng.binomial(2, 0.3, n).astype(np.int8)
-        y = 1.0 * g
-    return g, y
-
-
 @pytest.mark.parametrize("run", RUN)
 @pytest.mark.parametrize("observed", [False, True], ids=["expected", "observed"])
 @pytest.mark.parametrize(
@@ -187,7 +160,7 @@ def degenerate(kind, y, rng):
     [
         "one_carrier",
         "tied_carriers",
-        "tied_and_few_random_effects",
+        "two_tied_carriers",
         "monomorphic",
         "no_calls",
         "four_calls",

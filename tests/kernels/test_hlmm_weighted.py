@@ -11,7 +11,7 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_weighted import fit_genotypes, fit_weighted
-from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
+from hlmm_scan.kernels.hlmm_weighted_basis import LeverageTerms, WeightedBasis
 from hlmm_scan.kernels.hlmm_weighted_exact import ExactDeterminant
 from hlmm_scan.kernels.hlmm_weighted_likelihood import Tile, evaluate
 from hlmm_scan.models.hlmm_objective import HLMMObjective
@@ -310,8 +310,42 @@ def test_exact_determinants_are_those_of_the_dense_matrix(contigs):
     if found.operated is not None:
         root = np.sqrt(weight)
         M = np.eye(203) - 0.4 * root[:, None] * (H @ np.linalg.solve(core, H.T)) * root
-        both = np.column_stack([g, weight > 0])
+        both = np.column_stack([basis.V, g]) * (weight > 0)[:, None]
         np.testing.assert_allclose(found.operated[7:], (M**2 @ both)[7:], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("contigs", [["2"] * 7, FEW, MORE], ids=["seven", "few", "more"])
+@pytest.mark.parametrize("share", [0.2, 0.95])
+def test_the_series_of_leverages_follow_them_however_small_they_become(contigs, share):
+    null, _ = make_null(203, contigs, 0, share)
+    basis = bases_of(null)[""].leverage
+    kappa = basis.kappa * np.array([0.0, 1e-3, 0.1, 1.0, 3.9])
+    found = LeverageTerms.of(basis, kappa)
+    shrunk = basis.eigen.values[:, None] / (1 + np.outer(basis.eigen.values, kappa))
+    leverage = basis.eigen.leverage(shrunk / basis.eigen.values[:, None])
+    np.testing.assert_allclose(
+        basis.series @ found.terms + leverage.mean(axis=0), leverage, rtol=3e-5
+    )
+    np.testing.assert_allclose(found.squares, (leverage**2).sum(axis=0), rtol=1e-6)
+    away = 1e-5 * (kappa + 1 / basis.eigen.values[0])
+    ends = [LeverageTerms.of(basis, kappa + step) for step in (away, 2 * away)]
+    for name in ("terms", "squares"):
+        at, near, far = (getattr(x, name) for x in (found, *ends))
+        slope = (4 * near - 3 * at - far) / (2 * away)
+        slopes = found.slopes if name == "terms" else found.squares_slope
+        np.testing.assert_allclose(slopes, slope, rtol=1e-4, atol=1e-4 * np.abs(slope).max())
+
+
+def test_fits_made_exact_have_exact_standard_errors_where_random_effects_explain_most():
+    null, calls = make_null(203, MORE, 2, 0.9)
+    packed, contigs = pack(calls), contigs_of(len(calls))
+    exact = fit_exact(null, packed, contigs)
+    found = fit_weighted(null, packed, contigs, bases_of(null), tolerance=0.0)
+    np.testing.assert_array_equal(found.status, exact.status)
+    for name in ("var_variance", "random_variance_variance", "var_variance_robust"):
+        np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=5e-6)
+    for name in ("add_variance", "add_variance_robust"):
+        np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=2e-4)
 
 
 @pytest.mark.parametrize("contigs", [FEW, MORE], ids=["few", "more_than_people"])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of, random_effects_of
-from plain_reference import assert_same, fit_plainly, run_classes, run_exact, run_joint
+from plain_reference import (
+    assert_same,
+    degenerate,
+    fit_plainly,
+    run_classes,
+    run_exact,
+    run_joint,
+)
 
 from hlmm_scan.schema import Status
 
@@ -121,36 +128,6 @@ def test_a_random_variance_of_zero_leaves_finite_tests_of_the_rest(observed):
         assert_same(row, found, fit_plainly(null, calls[row], observed=observed))
 
 
-def degenerate(kind, y, covariates, rng):
-    """A variant, and the phenotype changed to suit it, of which the fit has a name to give."""
-    n = len(y)
-    g = np.zeros(n, np.int8)
-    carriers = rng.choice(n, 8, replace=False)
-    y = y.copy()
-    if kind == "one_carrier":
-        g[carriers[0]] = 1
-    elif kind == "tied_carriers":
-        g[carriers] = 1
-        y[carriers] = 1.7
-    elif kind == "tied_non_carriers":
-        g[:] = 1
-        g[carriers] = 0
-        y[carriers] = -0.3
-    elif kind == "tied_homozygotes":
-        g = rng.binomial(2, 0.3, n).astype(np.int8)
-        y[g == 2] = 0.4
-    elif kind == "monomorphic":
-        g[:] = 2
-        g[carriers] = -1
-    elif kind == "collinear_with_sex":
-        g = covariates[:, 1].astype(np.int8)
-    elif kind == "collinear_where_called":
-        g = covariates[:, 1].astype(np.int8)
-        g[carriers] = 2
-        g[carriers] = -1
-    return g, y
-
-
 DEGENERATE = [
     ("intercepts", "one_carrier", Status.UNBOUNDED),
     ("intercepts", "tied_carriers", Status.UNBOUNDED),
@@ -187,7 +164,7 @@ def test_what_cannot_be_estimated_has_the_status_of_the_plain_estimator(
     covariates = make_covariates(rng, n)
     effects = random_effects_of(n, ["2"] * 5, seed=4)
     y = rng.standard_normal(n) + effects.design("") @ [1.0, -0.5, 0.7, -1.2, 0.3]
-    g, y = degenerate(kind, y, covariates, rng)
+    g, y = degenerate(kind, y, rng, sex=covariates[:, 1])
     columns = {**DESIGNS, "sex_in_mean": ([1], [])}[design]
     effects = effects if kernel == "exact" else None
     null = null_model_of(y, covariates[:, columns[0]], covariates[:, columns[1]], effects=effects)
