@@ -1,12 +1,18 @@
-"""Making a folder all at once: built beside its place under a temporary name, then renamed.
+"""Making a store all at once, so that one that exists is whole.
 
-A temporary folder belongs to the process that holds the lock file in it. The kernel lets go of the
-lock when that process ends, however it ends, so whoever finds the lock free may sweep the folder;
-process ids would mislead between containers.
+A folder is built beside its place under a temporary name, then renamed. A temporary folder belongs
+to the process that holds the lock file in it. The kernel lets go of the lock when that process
+ends, however it ends, so whoever finds the lock free may sweep the folder; process ids would
+mislead between containers.
+
+Object stores have no renaming. There a store is built in its place with its root's metadata under
+another name, and stands once an object of the right name is put, the last of all. What has only
+the other name is unfinished, and belongs to the process that holds the lease beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import shutil
@@ -18,6 +24,10 @@ from pathlib import Path
 from typing import IO
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
+from hlmm_scan.storage import ObjectPath, Place, UnfinishedPath, transient
+from hlmm_scan.storage.lease import FOLDER as LEASES
+from hlmm_scan.storage.lease import held_alone
+from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
 
 _SUFFIX = ".partial"
 _LOCK = "lock"
@@ -51,12 +61,12 @@ _REMEDIES = {
 """What a user can do about them."""
 
 
-def write_error(target: Path, error: OSError) -> HlmmScanError:
+def write_error(target: Place, error: OSError) -> HlmmScanError:
     """Return the one-line error for a failed write to ``target``.
 
     Parameters
     ----------
-    target : Path
+    target : Path or ObjectPath
         What the user asked for, not the temporary file that happened to fail.
     error : OSError
 
@@ -70,6 +80,92 @@ def write_error(target: Path, error: OSError) -> HlmmScanError:
     remedy = _REMEDIES.get(error.errno or 0)
     advice = f"; {remedy} and run the same command again" if remedy else ""
     return kind(f"{target}: cannot be written: {error.strerror or error}{advice}")
+
+
+def read_error(source: Place, error: OSError) -> HlmmScanError:
+    """Return the one-line error for a failed read of ``source``."""
+    kind = InfrastructureError if transient(error) else InputError
+    return kind(f"{source}: cannot be read: {error.strerror or error}")
+
+
+def stands(target: Place) -> bool:
+    """Return whether something stands at a place; an unfinished store of ours does not count.
+
+    Raises
+    ------
+    HlmmScanError
+        If an object store does not answer, or refuses.
+    """
+    if isinstance(target, Path):
+        return target.exists() or target.is_symlink()
+    try:
+        return (target / ROOT).is_file() or (
+            not (target / UNFINISHED_ROOT).is_file()
+            and any(not name.startswith(f"{LEASES}/") for name in target.objects())
+        )
+    except OSError as error:
+        raise read_error(target, error) from error
+
+
+@contextmanager
+def staged_store(target: Place, *, replace: bool = False) -> Iterator[Place]:
+    """Give a place where a Zarr store may be made; it is at ``target`` when the block ends well.
+
+    Whatever ends the block otherwise, there is nothing at the target but what stood there before.
+    On object stores there is only one place: what is to be replaced is removed at the beginning.
+
+    Parameters
+    ----------
+    target : Path or ObjectPath
+    replace : bool, default False
+        As for :func:`staged_folder`.
+
+    Yields
+    ------
+    Path or ObjectPath
+        To be opened by :func:`hlmm_scan.storage.zarr_store`.
+
+    Raises
+    ------
+    StoreHeldError
+        If another process makes a store there, or uses the one that is to be replaced.
+    HlmmScanError
+        As for :func:`staged_folder`.
+    """
+    if isinstance(target, Path):
+        with staged_folder(target, replace=replace) as folder:
+            yield folder
+        return
+    root, unfinished = target / ROOT, target / UNFINISHED_ROOT
+    try:
+        with held_alone(target) as lease:
+            if replace:
+                unfinished.write_bytes(b"{}")  # or nobody would know for whose leftovers these are
+                root.unlink(missing_ok=True)
+            elif stands(target):
+                raise InputError(
+                    f"{target}: something appeared there meanwhile; nothing was written"
+                )
+            _remove_objects(target)
+            try:
+                yield UnfinishedPath(target.url, lease.check)
+                lease.check()
+                root.create(unfinished.read_bytes())
+            except BaseException:
+                lease.check()  # else another process may be at it
+                if not root.is_file():
+                    _remove_objects(target)
+                raise
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(target, error) from error
+
+
+def _remove_objects(store: ObjectPath) -> None:
+    """Remove all of an unfinished store, last of all what tells that it is one."""
+    store.remove_below(lambda name: name == UNFINISHED_ROOT or name.startswith(f"{LEASES}/"))
+    (store / UNFINISHED_ROOT).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -125,14 +221,18 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         lock.close()
 
 
-def sweep(target: Path) -> list[Path]:
-    """Remove what processes that are gone left of writing ``target``.
+def sweep(target: Place) -> list[Path]:
+    """Remove what processes that are gone left of writing ``target``, where that stands.
 
     Returns
     -------
     list of Path
         The folders removed.
     """
+    if isinstance(target, ObjectPath):
+        with contextlib.suppress(OSError):  # no harm but the look of it
+            (target / UNFINISHED_ROOT).unlink(missing_ok=True)
+        return []
     swept = []
     for folder in sorted(target.parent.glob(_pattern(target))):
         if _abandoned(folder):

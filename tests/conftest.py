@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,31 @@ def shared_data() -> Path:
     if not (DATA / "mouse" / "mouse_hs1940.bed").exists():
         pytest.skip(f"real data not at {DATA} (set HLMM_SCAN_DATA)")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[int]:
+    """Port of an S3 server on loopback, for the whole session."""
+    pytest.importorskip("moto")
+    pytest.importorskip("obstore")
+    from object_server import s3_server
+
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(object_store, monkeypatch) -> Iterator[str]:
+    """Address below which a test has the object store for itself, from this process."""
+    from object_server import BUCKET, environment
+
+    from hlmm_scan.storage.places import client
+
+    for name, value in environment(object_store).items():
+        monkeypatch.setenv(name, value)
+    client.cache_clear()
+    yield f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
+    client.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,6 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore
 
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InputError
@@ -39,7 +38,8 @@ from hlmm_scan.genotypes.duplicates import RepeatedIds
 from hlmm_scan.genotypes.packing import MISSING_BYTE, count_genotypes, packed_width
 from hlmm_scan.genotypes.sources import JoinedFilesets, open_sources
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
-from hlmm_scan.staging import staged_folder
+from hlmm_scan.staging import staged_store, stands
+from hlmm_scan.storage import Place, place, zarr_store
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def default_chunk_variants(n_samples: int, n_variants: int) -> int:
 
 def convert(
     sources: Sequence[Path | str],
-    output: Path | str,
+    output: Place | str,
     *,
     chunk_variants: int | None = None,
     overwrite: bool = False,
@@ -94,14 +94,14 @@ def convert(
 ) -> GenotypeDataset:
     """Convert PLINK filesets to one Zarr genotype dataset.
 
-    The dataset is built under a temporary name beside its place and renamed when it is whole.
+    The dataset is there once it is whole; see :mod:`hlmm_scan.staging`.
 
     Parameters
     ----------
     sources : sequence of Path or str
         .bed files (or their paths without extension), one or one per chromosome, of the same
         people in the same order. Variants are concatenated in the order given.
-    output : Path or str
+    output : Path, ObjectPath or str
         Where the dataset will stand, by custom with the extension .zarr.
     chunk_variants : int, optional
         Variants in one chunk of calls. Default `default_chunk_variants`.
@@ -124,22 +124,22 @@ def convert(
     InfrastructureError
         If writing failed for a reason that may pass.
     """
-    output = Path(output)
+    output = place(output)
     if chunk_variants is not None and chunk_variants < 1:
         raise InputError(f"chunk_variants must be at least 1, not {chunk_variants}")
     replace = _check_output(output, overwrite=overwrite)
     joined = open_sources([Path(source) for source in sources])
     chunk = chunk_variants or default_chunk_variants(joined.n_samples, joined.n_variants)
-    with staged_folder(output, replace=replace) as folder:
-        _Writer(joined, folder, chunk, progress).write()
+    with staged_store(output, replace=replace) as unfinished:
+        _Writer(joined, unfinished, chunk, progress).write()
     return GenotypeDataset.open(output)
 
 
-def _check_output(output: Path, *, overwrite: bool) -> bool:
+def _check_output(output: Place, *, overwrite: bool) -> bool:
     """Return whether something is to be replaced; raise InputError where it must not be."""
-    if not (output.exists() or output.is_symlink()):
+    if not stands(output):
         return False
-    if output.is_symlink() or not is_genotype_dataset(output):
+    if (isinstance(output, Path) and output.is_symlink()) or not is_genotype_dataset(output):
         raise InputError(
             f"{output}: something that is no genotype dataset of this package stands there; "
             "choose another path or remove it"
@@ -171,20 +171,20 @@ class _Fingerprint:
 
 
 class _Writer:
-    """Writes one dataset into an empty folder."""
+    """Writes one dataset where nothing is yet."""
 
     def __init__(
-        self, source: JoinedFilesets, folder: Path, chunk: int, progress: Progress | None
+        self, source: JoinedFilesets, place: Place, chunk: int, progress: Progress | None
     ) -> None:
         self.source = source
-        self.folder = folder
+        self.place = place
         self.chunk = min(chunk, source.n_variants)
         self.span = self.chunk * max(1, TABLE_CHUNK_VARIANTS // self.chunk)
         self.progress = progress
         self.fingerprint = _Fingerprint()
         self.contigs: dict[str, int] = {}
         self.n_calls = 0
-        self.group = zarr.create_group(LocalStore(folder), zarr_format=3)
+        self.group = zarr.create_group(zarr_store(place), zarr_format=3)
         self.arrays: dict[str, zarr.Array[Any]] = {}
 
     def write(self) -> None:
@@ -196,7 +196,8 @@ class _Writer:
         self._create("variant_allele", (m, 2))
         self._create("variant_genotype_counts", (m, 3))
         self._create(CALLS, (m, packed_width(n)))
-        with tempfile.TemporaryFile(dir=self.folder.parent) as scratch:
+        beside = self.place.parent if isinstance(self.place, Path) else None
+        with tempfile.TemporaryFile(dir=beside) as scratch:
             repeated = RepeatedIds(scratch)
             done = 0
             for table in self.source.variants(self.span):
@@ -290,7 +291,7 @@ class _Writer:
         if self.n_calls != m * n:
             raise AssertionError(f"{self.n_calls} calls counted of {m} × {n}")
         for name, array in self.arrays.items():
-            absent = missing_chunk(self.folder, name, array)
+            absent = missing_chunk(self.place, name, array)
             if absent is not None:
                 raise AssertionError(f"chunk {absent} was written and is not there")
 

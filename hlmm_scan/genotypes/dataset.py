@@ -9,20 +9,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from hlmm_scan import schema
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import DamagedError, InputError
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
+from hlmm_scan.staging import read_error, stands
+from hlmm_scan.storage import ObjectPath, Place, place, transient, zarr_store
+from hlmm_scan.storage.places import ROOT
 
 MARK = "hlmm_scan"
 """Root attribute that says a store is ours."""
@@ -35,6 +36,7 @@ DATASET_FORMAT = 1
 CALLS = "call_genotype_packed"
 
 _NAMED_IN_ERRORS = 3
+_LISTED_FROM = 20  # chunks from which one list is cheaper than asking for each
 
 
 class GenotypeDataset:
@@ -44,7 +46,7 @@ class GenotypeDataset:
 
     Attributes
     ----------
-    path : Path
+    path : Path or ObjectPath
         The Zarr store.
     n_samples : int
         People, n.
@@ -57,7 +59,7 @@ class GenotypeDataset:
         its chunking.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -74,12 +76,12 @@ class GenotypeDataset:
             )
 
     @classmethod
-    def open(cls, path: Path | str) -> GenotypeDataset:
+    def open(cls, path: Place | str) -> GenotypeDataset:
         """Open a dataset.
 
         Parameters
         ----------
-        path : Path or str
+        path : Path, ObjectPath or str
 
         Returns
         -------
@@ -89,8 +91,10 @@ class GenotypeDataset:
         ------
         InputError
             If nothing is there, or it is not a genotype dataset of this package and version.
+        InfrastructureError
+            If an object store does not answer.
         """
-        path = Path(path)
+        path = place(path)
         group = open_group(path)
         if group is None:
             raise InputError(f"{path}: not a genotype dataset: no Zarr group there")
@@ -145,8 +149,8 @@ class GenotypeDataset:
         ------
         IndexError
             If the range does not lie within the dataset.
-        InputError
-            If a chunk is missing from the store.
+        DamagedError
+            If a chunk is missing from the store, or cannot be decoded.
         """
         contigs = np.array(self.contigs, dtype=object)
         alleles = self._text("variant_allele", start, stop)
@@ -170,8 +174,8 @@ class GenotypeDataset:
         ------
         IndexError
             If the range does not lie within the dataset.
-        InputError
-            If a chunk is missing from the store.
+        DamagedError
+            If a chunk is missing from the store, or cannot be decoded.
         """
         return np.ascontiguousarray(self._read(CALLS, start, stop))
 
@@ -187,8 +191,8 @@ class GenotypeDataset:
         ------
         IndexError
             If the range does not lie within the dataset.
-        InputError
-            If a chunk is missing from the store.
+        DamagedError
+            If a chunk is missing from the store, or cannot be decoded.
         """
         called = self._read("variant_genotype_counts", start, stop)
         missing = self._read("variant_missing_count", start, stop)
@@ -246,59 +250,75 @@ class GenotypeDataset:
         """Read rows of an array, having looked that their chunks exist.
 
         Zarr reads an absent chunk as fill values: missing calls that nobody made. The look costs
-        one `stat` a chunk.
+        one `stat` a chunk; object stores are opened so that reading it fails.
+
+        Errors that may pass are not the dataset's fault and remain as they are.
         """
         array = self._array(name)
         stop = int(array.shape[0]) if stop is None else stop
         if not 0 <= start <= stop <= array.shape[0]:
             raise IndexError(f"{name}[{start}:{stop}] of {array.shape[0]}")
-        absent = missing_chunk(self.path, name, array, start, stop)
-        if absent is not None:
-            raise InputError(
-                f"{self.path}: chunk {absent} is missing, the dataset is damaged; "
-                "convert the genotypes again"
-            )
+        if not isinstance(self.path, ObjectPath):
+            absent = missing_chunk(self.path, name, array, start, stop)
+            if absent is not None:
+                raise self._misses(absent)
         try:
             return np.asarray(array[start:stop])
+        except FileNotFoundError as error:
+            raise self._misses(str(error.filename)) from error
         except (RuntimeError, ValueError, OSError) as error:
+            if transient(error):
+                raise
             # A torn or overwritten chunk ends in the decoder, whose message names no file.
-            raise InputError(
+            raise DamagedError(
                 f"{self.path}: {name} cannot be decoded at rows {start}:{stop} ({error}); "
                 "convert the genotypes again"
             ) from error
+
+    def _misses(self, chunk: str) -> DamagedError:
+        return DamagedError(
+            f"{self.path}: chunk {chunk} is missing, the dataset is damaged; "
+            "convert the genotypes again"
+        )
 
     def _text(self, name: str, start: int = 0, stop: int | None = None) -> StrArray:
         return self._read(name, start, stop).astype(object)
 
 
-def open_group(path: Path) -> zarr.Group | None:
-    """Open the Zarr v3 group at a path for reading; None where there is none.
+def open_group(path: Place) -> zarr.Group | None:
+    """Open the Zarr v3 group at a place for reading; None where there is none.
 
     Raises
     ------
     InputError
-        If nothing is at that path.
+        If nothing is at that place.
+    InfrastructureError
+        If an object store does not answer.
     """
-    if not path.exists():
+    if not stands(path):
         raise InputError(f"{path}: no such file or folder")
-    if not (path / "zarr.json").is_file():
-        return None
     try:
-        return zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
-    except (ValueError, KeyError, TypeError, OSError, zarr.errors.BaseZarrError):
+        if not (path / ROOT).is_file():
+            return None
+        return zarr.open_group(
+            zarr_store(path, read_only=True, whole=True), mode="r", zarr_format=3
+        )
+    except (ValueError, KeyError, TypeError, OSError, zarr.errors.BaseZarrError) as error:
+        if isinstance(path, ObjectPath) and isinstance(error, OSError):
+            raise read_error(path, error) from error
         # What stands in zarr.json is no group's metadata.
         return None
 
 
 def missing_chunk(
-    store: Path, name: str, array: zarr.Array[Any], start: int = 0, stop: int | None = None
+    store: Place, name: str, array: zarr.Array[Any], start: int = 0, stop: int | None = None
 ) -> str | None:
-    """Return the key of the first chunk of rows ``start`` to ``stop`` that is not on disk.
+    """Return the key of the first chunk of rows ``start`` to ``stop`` that is not there.
 
     Parameters
     ----------
-    store : Path
-        Folder of the group that the array is in.
+    store : Path or ObjectPath
+        Where the group is that the array is in.
     name : str
         Name of the array in it.
     array : zarr.Array
@@ -316,15 +336,16 @@ def missing_chunk(
         return None
     first, last = start // array.chunks[0], (stop - 1) // array.chunks[0]
     across = [range(-(-s // c)) for s, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
-    for index in itertools.product(range(first, last + 1), *across):
-        key = f"{name}/{array.metadata.encode_chunk_key(index)}"
-        if not (store / key).is_file():
-            return key
-    return None
+    chunks = itertools.product(range(first, last + 1), *across)
+    keys = [array.metadata.encode_chunk_key(index) for index in chunks]
+    if isinstance(store, ObjectPath) and len(keys) > _LISTED_FROM:
+        there = set((store / name).objects())
+        return next((f"{name}/{key}" for key in keys if key not in there), None)
+    return next((f"{name}/{key}" for key in keys if not (store / name / key).is_file()), None)
 
 
-def is_genotype_dataset(path: Path) -> bool:
-    """Return whether the store at a path carries our mark, of whatever format version."""
+def is_genotype_dataset(path: Place) -> bool:
+    """Return whether the store at a place carries our mark, of whatever format version."""
     group = open_group(path)
     return group is not None and _mark(group).get("kind") == KIND
 

@@ -16,6 +16,8 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset, is_genotype_dataset
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.null.model import RandomEffects, contig_key
+from hlmm_scan.staging import stands
+from hlmm_scan.storage import ObjectPath, Place
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +111,15 @@ class RandomEffectSource:
 
 
 def load_random_effects(
-    path: Path, genotypes: GenotypeDataset | None, samples: SampleIds
+    path: Place, genotypes: GenotypeDataset | None, samples: SampleIds
 ) -> RandomEffectSource:
     """Read the random-effect variants a user named.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
         A list of variant ids of `genotypes`, one a line, or another genotype dataset, all of
-        whose variants are taken.
+        whose variants are taken. A list is a file of this machine.
     genotypes : GenotypeDataset or None
         Needed for a list.
     samples : SampleIds
@@ -129,9 +131,9 @@ def load_random_effects(
         If the file is missing, empty, names an unknown or ambiguous variant or one twice, or the
         dataset shares no people with the scan.
     """
-    if not path.exists():
+    if not stands(path):
         raise InputError(f"{path}: no such file of random-effect variants or genotype dataset")
-    if path.is_dir():
+    if isinstance(path, ObjectPath) or path.is_dir():
         if not is_genotype_dataset(path):
             raise InputError(f"{path}: not a genotype dataset made by hlmm-scan convert")
         dataset = GenotypeDataset.open(path)

@@ -17,6 +17,7 @@ from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
 from hlmm_scan.staging import write_error
+from hlmm_scan.storage import Place
 
 COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")
 
@@ -27,8 +28,8 @@ def fit_tables(
     phenotype: str | None = None,
     mean_covariates: Path | None = None,
     variance_covariates: Path | None = None,
-    random_effects: Path | None = None,
-    genotypes: Path | None = None,
+    random_effects: Place | None = None,
+    genotypes: Place | None = None,
     information: Information = "expected",
     missing_values: Sequence[str] = ("NA",),
 ) -> CovariateFit:
@@ -42,9 +43,9 @@ def fit_tables(
         Column; default the first.
     mean_covariates, variance_covariates : Path, optional
         Tables of covariates.
-    random_effects : Path, optional
+    random_effects : Path or ObjectPath, optional
         A genotype dataset, or a list of variant ids of `genotypes`; without it, the HLM.
-    genotypes : Path, optional
+    genotypes : Path or ObjectPath, optional
         Genotype dataset that a list refers to.
     information : {"expected", "observed"}, default "expected"
     missing_values : sequence of str, default ("NA",)

@@ -177,15 +177,18 @@ class _StoredSets(Mapping[str, Eigenstructure]):
             raise KeyError(left_out)
         part = cast(zarr.Group, self.group[f"set_{self.names.index(left_out)}"])
         values = _get(part, "values")
-        if "columns" in self.group:
-            shared, name = self.group, "columns"
-            chosen = np.flatnonzero(self.contigs != left_out)
-            rotation, scale = _mapped(part, "rotation"), float(1 / np.sqrt(len(chosen)))
-        else:
-            shared, name = part, "factor"
-            chosen, rotation, scale = np.arange(len(values)), np.eye(len(values)), 1.0
-        single = partial(_mapped_single, shared, name)
-        return Eigenstructure(_mapped(shared, name), chosen, scale, rotation, values, single)
+        if "columns" not in self.group:
+            single = partial(_mapped_single, part, "factor")
+            return Eigenstructure.in_own_axes(_mapped(part, "factor"), values, single)
+        chosen = np.flatnonzero(self.contigs != left_out)
+        return Eigenstructure(
+            _mapped(self.group, "columns"),
+            chosen,
+            float(1 / np.sqrt(len(chosen))),
+            _mapped(part, "rotation"),
+            values,
+            partial(_mapped_single, self.group, "columns"),
+        )
 
 
 def _mapped(group: zarr.Group, name: str) -> NDArray[Any]:

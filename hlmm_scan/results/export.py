@@ -16,7 +16,7 @@ from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import COORDINATES, Status
-from hlmm_scan.staging import write_error
+from hlmm_scan.staging import read_error, write_error
 
 ROWS_PER_READ = 65_536
 
@@ -77,6 +77,8 @@ def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str
                 rows += len(table)
         scratch.replace(output)
     except OSError as error:
+        if str(error.filename).startswith(f"{store.path}/"):
+            raise read_error(store.path, error) from error
         raise write_error(output, error) from error
     finally:
         with contextlib.suppress(OSError):

@@ -32,12 +32,12 @@ class PartitionRecord:
     error : str
         Why the partition failed; empty where it did not.
     peak_bytes : int
-        Most memory of its own that the process had until then, shared pages not counted; 0 where
+        Most memory of its own that the process had meanwhile, shared pages not counted; 0 where
         unknown.
     retries : int
         Transient errors that were tried again.
     worker : str
-        Host and process that did it.
+        Host and process that did it, as ``host:process``.
     """
 
     partition: int
@@ -96,6 +96,8 @@ class Standing:
         Finished tests by status label.
     retries : int
         Transient errors that were tried again, over all records.
+    workers : Counter of str
+        Finished partitions by worker.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class Standing:
         self.failed: dict[int, PartitionRecord] = {}
         self.statuses: Counter[str] = Counter()
         self.retries = 0
+        self.workers: Counter[str] = Counter()
         for record in records:
             self.add(record)
 
@@ -144,3 +147,5 @@ class Standing:
         self.tests[index] = sum(record.statuses.values())
         self.peak_bytes[index] = record.peak_bytes
         self.statuses.update(record.statuses)
+        if record.worker:
+            self.workers[record.worker] += 1

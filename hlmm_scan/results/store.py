@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -22,27 +23,34 @@ from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.results.ledger import Ledger
+from hlmm_scan.results.ledger import Ledger, ledger_at
 from hlmm_scan.schema import ALL_RESULTS, COORDINATES, STORE_FORMAT, Variable, find
+from hlmm_scan.staging import read_error, stands
+from hlmm_scan.storage import ObjectPath, Place, place, zarr_store
+from hlmm_scan.storage.places import ROOT, read_json
 
 if TYPE_CHECKING:
     import xarray as xr
+
+T = TypeVar("T")
 
 MARK = "hlmm_scan"
 COORDINATE_CHUNK = 65_536
 """Variants per chunk of the coordinate arrays: read whole by every plot, written once."""
 
+_REQUESTS_AT_ONCE = 8
+
 
 class ResultStore:
-    """A result store on disk.
+    """A result store, in a folder or an object store.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
         Existing store; see :meth:`create` and :meth:`open`.
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -53,7 +61,7 @@ class ResultStore:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Place,
         *,
         phenotypes: Sequence[str],
         n_variants: int,
@@ -66,8 +74,8 @@ class ResultStore:
 
         Parameters
         ----------
-        path : Path
-            A directory that does not exist; its parent does.
+        path : Path or ObjectPath
+            Where nothing is yet; see :func:`hlmm_scan.staging.staged_store`.
         phenotypes : sequence of str
         n_variants, chunk_variants : int
         variables : sequence of Variable
@@ -77,7 +85,7 @@ class ResultStore:
         plan : mapping
             Stored as the attributes of ``run``.
         """
-        group = zarr.create_group(path, zarr_format=3)
+        group = zarr.create_group(zarr_store(path), zarr_format=3)
         shapes = {"phenotype": len(phenotypes), "variant": n_variants}
         for variable in (*COORDINATES, *variables):
             two_dimensional = len(variable.dims) == 2
@@ -109,15 +117,18 @@ class ResultStore:
         return store
 
     @classmethod
-    def open(cls, path: Path) -> ResultStore:
+    def open(cls, path: Place | str) -> ResultStore:
         """Open an existing store.
 
         Raises
         ------
         InputError
             If there is none, or it is not ours, or of another format version.
+        InfrastructureError
+            If an object store does not answer.
         """
-        if not path.exists():
+        path = place(path)
+        if not stands(path):
             raise InputError(f"{path}: no such result store")
         mark = read_mark(path)
         if mark is None or mark.get("kind") != "results":
@@ -127,7 +138,10 @@ class ResultStore:
                 f"{path}: result store of format {mark.get('format')}, this version reads "
                 f"{STORE_FORMAT}; open it with the version that wrote it"
             )
-        return cls(path, zarr.open_group(path, mode="r+", use_consolidated=False))
+        try:
+            return cls(path, _open_group(path))
+        except OSError as error:
+            raise read_error(path, error) from error
 
     def seal(self) -> None:
         """Write consolidated metadata, so that xarray opens the store without a warning.
@@ -159,10 +173,10 @@ class ResultStore:
         """Names of the phenotypes, in stored order."""
         return [str(name) for name in np.asarray(self.array("phenotype")[:])]
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """The journals of finished partitions."""
-        return Ledger(self.path / "run" / "ledger")
+        return ledger_at(self.path, str(self.attributes.get("run_id", "")))
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -189,19 +203,19 @@ class ResultStore:
         return self._arrays[name]
 
     def dataset(self) -> xr.Dataset:
-        """Open the results lazily; the same as ``xarray.open_zarr(path)``."""
+        """Open the results lazily; in a folder the same as ``xarray.open_zarr(path)``."""
         # Imported here: xarray takes longer to load than most tasks' first reads, and only readers
         # of results need it.
         import xarray as xr
 
-        dataset: xr.Dataset = xr.open_zarr(self.path)
+        dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path, read_only=True))
         return dataset
 
     def read_partition(self, phenotype: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return every result variable of one partition, (stop − start,) each."""
-        return {
-            v.name: np.asarray(self.array(v.name)[phenotype, start:stop]) for v in self.variables
-        }
+        names = [v.name for v in self.variables]
+        columns = self._each(names, lambda name: self.array(name)[phenotype, start:stop])
+        return {name: np.asarray(column) for name, column in zip(names, columns, strict=True)}
 
     # Writing ------------------------------------------------------------------------------
 
@@ -242,25 +256,49 @@ class ResultStore:
         for name, column in stored.items():
             if column.shape != (stop - start,):
                 raise ValueError(f"{name} has shape {column.shape}, not ({stop - start},)")
-        for name, column in stored.items():
-            self.array(name)[phenotype, start:stop] = column
+
+        def put(name: str) -> None:
+            self.array(name)[phenotype, start:stop] = stored[name]
+
+        self._each(names, put)
         return checksum(stored, names)
+
+    def _each(self, names: Sequence[str], do: Callable[[str], T]) -> list[T]:
+        """Read or write arrays; several at a time where each costs a trip to a server."""
+        if isinstance(self.path, ObjectPath):
+            for name in names:
+                self.array(name)
+            with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+                return list(pool.map(do, names))
+        return [do(name) for name in names]
 
     def complete(self, attributes: Mapping[str, Any]) -> None:
         """Put the completion mark and closing attributes on the store, in one atomic write.
 
-        The root's metadata file is rewritten by hand: zarr would drop the consolidated metadata.
+        The root's metadata are rewritten by hand: zarr would drop the consolidated metadata.
         """
-        path = self.path / "zarr.json"
-        metadata = json.loads(path.read_text())
-        metadata["attributes"].update(attributes)
-        scratch = path.with_name("zarr.json.partial")
-        try:
-            scratch.write_text(json.dumps(metadata, indent=2))
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-        self._group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        root = self.path / ROOT
+        if isinstance(root, ObjectPath):
+            content, version = root.read()
+            root.replace(_with_attributes(content, attributes).encode(), version)
+        else:
+            scratch = root.with_name(f"{ROOT}.partial")
+            try:
+                scratch.write_text(_with_attributes(root.read_bytes(), attributes))
+                scratch.replace(root)
+            finally:
+                scratch.unlink(missing_ok=True)
+        self._group = _open_group(self.path)
+
+
+def _open_group(path: Place) -> zarr.Group:
+    return zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
+
+
+def _with_attributes(root: bytes, attributes: Mapping[str, Any]) -> str:
+    metadata = json.loads(root)
+    metadata["attributes"].update(attributes)
+    return json.dumps(metadata, indent=2)
 
 
 def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
@@ -279,11 +317,17 @@ def group_name(phenotype: str) -> str:
     return name if not name.startswith(("__", ".")) and name != "zarr.json" else f"%{name}"
 
 
-def read_mark(path: Path) -> dict[str, Any] | None:
-    """Return our mark on a Zarr group, or None where there is none."""
+def read_mark(path: Place) -> dict[str, Any] | None:
+    """Return our mark on a Zarr group, or None where there is none.
+
+    Raises
+    ------
+    HlmmScanError
+        If an object store does not answer, or refuses.
+    """
     try:
-        metadata = json.loads((path / "zarr.json").read_text())
-    except (OSError, ValueError):
-        return None
+        metadata = read_json(path / ROOT)
+    except OSError as error:
+        raise read_error(path, error) from error
     mark = metadata.get("attributes", {}).get(MARK) if isinstance(metadata, dict) else None
     return mark if isinstance(mark, dict) else None

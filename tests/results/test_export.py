@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import result_stores as stores
 
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results import export as export_module
 from hlmm_scan.results.export import SEED_COLUMNS, export
@@ -146,6 +147,16 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(store, tmp_path, monk
         export(store, output, "tsv")
     assert output.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.tsv", "results.zarr"]
+
+
+def test_a_store_that_cannot_be_read_is_not_blamed_on_the_table(store, tmp_path, monkeypatch):
+    def away(*_args):
+        raise OSError(errno.EIO, "503 Service Unavailable", f"{store.path}/add/c/0/0")
+
+    monkeypatch.setattr(ResultStore, "read_partition", away)
+    with pytest.raises(InfrastructureError, match=r"results\.zarr: cannot be read: 503"):
+        export(store, tmp_path / "out.tsv", "tsv")
+    assert not (tmp_path / "out.tsv").exists()
 
 
 @pytest.mark.parametrize("place", ["absent/out.tsv", "file/out.tsv"])

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
-from hlmm_scan.results.ledger import (
+from hlmm_scan.results.ledger_files import (
     JOURNAL_SUFFIX,
-    JournalWriter,
-    Ledger,
+    FileJournal,
+    FileLedger,
 )
 from hlmm_scan.results.records import PartitionRecord, Standing, decode, encode
 
@@ -45,18 +45,18 @@ def failure(partition: int, error: str = "ValueError: no") -> PartitionRecord:
     return PartitionRecord(partition, started=1.0, finished=2.0, error=error)
 
 
-def journal(ledger: Ledger) -> Path:
+def journal(ledger: FileLedger) -> Path:
     (path,) = ledger.directory.glob(f"*{JOURNAL_SUFFIX}")
     return path
 
 
-def partitions(ledger: Ledger) -> set[int]:
+def partitions(ledger: FileLedger) -> set[int]:
     return {record.partition for record in ledger.records()}
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
+def ledger(tmp_path: Path) -> FileLedger:
+    return FileLedger(tmp_path)
 
 
 @given(RECORDS)
@@ -173,11 +173,11 @@ def test_a_journal_is_no_executable_file(ledger):
 def test_a_record_is_in_the_file_before_append_returns(ledger):
     with ledger.writer() as writer:
         writer.append(success(0))
-        assert partitions(Ledger(ledger.directory)) == {0}
+        assert partitions(FileLedger(ledger.directory)) == {0}
 
 
 def test_a_line_written_in_part_is_an_error_and_reads_as_absent(ledger, monkeypatch):
-    writer = JournalWriter(ledger.directory)
+    writer = FileJournal(ledger.directory)
     whole = os.write
     monkeypatch.setattr(os, "write", lambda fd, line: whole(fd, line[: len(line) // 2]))
     with pytest.raises(OSError, match="No space") as caught:
@@ -192,21 +192,23 @@ def test_a_second_holder_is_told_who_holds_the_store(tmp_path):
     directory = tmp_path / "results.zarr" / "run" / "ledger"
     directory.mkdir(parents=True)
     with (
-        Ledger(directory).lock(),
+        FileLedger(directory).lock(),
         pytest.raises(StoreHeldError, match=f"process {os.getpid()} on") as caught,
-        Ledger(directory).lock(),
+        FileLedger(directory).lock(),
     ):
         pass
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith(f"{tmp_path / 'results.zarr'}: another run holds")
-    with Ledger(directory).lock():  # free again
+    with FileLedger(directory).lock():  # free again
         pass
 
 
 def test_the_lock_of_a_killed_process_is_free(ledger):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom hlmm_scan.results.ledger import Ledger\n"
-        "with Ledger(Path(sys.argv[1])).lock():\n    print('held', flush=True)\n    time.sleep(60)"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from hlmm_scan.results.ledger_files import FileLedger\n"
+        "with FileLedger(Path(sys.argv[1])).lock():\n"
+        "    print('held', flush=True)\n    time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(ledger.directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
