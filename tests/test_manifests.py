@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import yaml
 
 from hlmm_scan import __version__
 from hlmm_scan.cli import cli
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import IncompleteError, InfrastructureError, InputError, StoreHeldError
 from hlmm_scan.scan.shard import COUNT_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "configs" / "kubernetes"
-FILES = sorted(FOLDER.glob("*.yaml"))
+# tests/scan/test_cluster_file.py has what a scan with a scheduler takes.
+SCHEDULED = {"cluster.yaml", "daskcluster.yaml", "rbac.yaml"}
+FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.name not in SCHEDULED)
 JOBS = [path for path in FILES if path.name != "volume.yaml"]
 VERSIONS = ("1.29", "1.33", "1.37")  # the oldest the Jobs work on, and the newest there is
 
@@ -68,7 +71,7 @@ def test_an_unknown_field_is_refused_wherever_it_stands(path):
     ("place", "value"),
     [
         (("spec", "completions"), "8"),
-        (("spec", "maxFailedIndexes"), "two"),
+        (("spec", "backoffLimitPerIndex"), "two"),
         (("spec", "podFailurePolicy", "rules", 1, "onExitCodes", "values"), ["2"]),
         (("spec", "template", "spec", "containers", 0, "args"), "shard /data/results.zarr"),
         (("spec", "template", "spec", "containers", 0, "env", 0, "value"), 8),
@@ -88,23 +91,27 @@ def test_as_many_shards_as_completions():
     (count,) = (v["value"] for v in container["env"] if v["name"] == COUNT_VARIABLE)
     assert int(count) == spec["completions"]
     assert spec["completionMode"] == "Indexed"
-    assert spec["maxFailedIndexes"] < spec["completions"]
+    assert "maxFailedIndexes" not in spec  # a slice that failed does not stop the others
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)
 def test_preemption_is_told_from_error_and_bad_input_is_not_tried_again(path):
     spec = load(path.name)["spec"]
-    preempted, hopeless = spec["podFailurePolicy"]["rules"]
+    preempted, *by_code = spec["podFailurePolicy"]["rules"]
     assert preempted["action"] == "Ignore"
     assert preempted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    codes = hopeless["onExitCodes"]
-    assert hopeless["action"] == ("FailIndex" if path.name == "shards.yaml" else "FailJob")
-    assert InputError.exit_code in codes["values"]
-    assert codes["operator"] == "In"
+    actions = {code: rule["action"] for rule in by_code for code in rule["onExitCodes"]["values"]}
+    assert actions[InputError.exit_code] == "FailJob"
+    # Partitions that failed stand until asked for, so a second pod would only say the same.
+    failed = {"shards.yaml": "FailIndex", "finalise.yaml": "FailJob"}
+    assert actions.get(IncompleteError.exit_code) == failed.get(path.name)
+    assert not {StoreHeldError.exit_code, InfrastructureError.exit_code} & set(actions)
+    assert {rule["onExitCodes"]["operator"] for rule in by_code} == {"In"}
     # Rules of a failure policy hold for pods that Kubernetes itself never restarts.
     pod = spec["template"]["spec"]
     assert pod["restartPolicy"] == "Never"
-    assert [c["name"] for c in pod["containers"]] == [codes["containerName"]]
+    (container,) = pod["containers"]
+    assert {rule["onExitCodes"]["containerName"] for rule in by_code} == {container["name"]}
     assert spec["podReplacementPolicy"] == "Failed"
 
 
@@ -209,6 +216,18 @@ def test_jobs_are_tried_again_as_often_as_they_say(tmp_path, ending, starts, cod
     assert found == code
     assert len([line for line in lines if line.startswith("j 1: started")]) == starts
     assert lines[-1] == ("j: 1 failed" if code else "j: complete")
+
+
+def test_a_job_that_no_other_try_would_help_ends_with_all_its_processes(tmp_path):
+    rules = [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}]
+    spec = {**INDEXED, "backoffLimitPerIndex": 2, "podFailurePolicy": {"rules": rules}}
+    path = job(tmp_path, '[ "$JOB_COMPLETION_INDEX" = 0 ] || exec sleep 60; exit 2', **spec)
+    started = time.monotonic()
+    code, lines = run_jobs(path, "--volume", f"data={tmp_path}")
+    assert time.monotonic() - started < 30
+    assert code == 1
+    assert lines[-1] == "j: failed, no other try would help"
+    assert len([line for line in lines if "started" in line]) == 2
 
 
 def test_a_volume_that_is_not_given_is_asked_for(tmp_path):

@@ -1,0 +1,161 @@
+"""Clusters that tasks can run on, each a context in which a Dask client is connected to it.
+
+The embedded one stands here, and the one that is there already; those that a batch system starts
+are in :mod:`~hlmm_scan.scan.cluster_file`.
+"""
+
+# distributed is typed in part only.
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing import resource_tracker
+from typing import Any, Protocol
+
+from hlmm_scan.errors import InfrastructureError, InputError
+
+SECONDS_TO_CONNECT = 10.0
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "ZARR_THREADING__MAX_WORKERS",
+)
+"""All 1 in a worker: workers times threads is the number of cores already."""
+
+WORKER_SETTINGS = {
+    # The nanny gives these to its worker before Python starts, except where the user's shell
+    # exports its own; pin_threads has the last word.
+    "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, "1"),
+    "distributed.comm.timeouts.connect": "60s",
+}
+
+
+class Cluster(Protocol):
+    """Somewhere that a Dask client can connect to.
+
+    Attributes
+    ----------
+    name : str
+        For messages, as "the embedded cluster".
+    most_workers : int
+        Worker processes it may come to have; 0 where that is not known.
+    """
+
+    name: str
+    most_workers: int
+
+    def client(self) -> AbstractContextManager[Any]:
+        """Return a context that gives a connected ``distributed.Client``.
+
+        What was started for it ends with the context.
+        """
+        ...
+
+
+class EmbeddedCluster:
+    """Worker processes of this machine, one thread each, that nobody else can reach.
+
+    Parameters
+    ----------
+    workers : int
+    """
+
+    name = "the embedded cluster"
+
+    def __init__(self, workers: int) -> None:
+        self.most_workers = workers
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Start scheduler and workers."""
+        import dask
+        from distributed import Client, LocalCluster
+
+        settings = {**WORKER_SETTINGS, "distributed.scheduler.allowed-failures": 1}
+        with dask.config.set(settings), ExitStack() as stack:
+            with _interrupts_held_back():
+                cluster = LocalCluster(
+                    n_workers=self.most_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    # Any free port: the default one is taken as soon as two scans run at once.
+                    dashboard_address="127.0.0.1:0",
+                    # Dask counts mapped pages as memory and would pause or kill healthy workers.
+                    memory_limit=0,
+                    silence_logs=logging.CRITICAL,  # in the workers
+                )
+                client = stack.enter_context(Client(stack.enter_context(cluster)))
+            yield client
+
+
+class RunningScheduler:
+    """A scheduler that somebody started, with the workers it has from time to time.
+
+    Parameters
+    ----------
+    address : str
+        As ``tcp://host:8786``, or ``tls://`` with the certificates that Dask's own configuration
+        names (``distributed.comm.tls``).
+
+    Raises
+    ------
+    InputError
+        If that is no address.
+    """
+
+    most_workers = 0
+
+    def __init__(self, address: str) -> None:
+        self.address = address if "://" in address else f"tcp://{address}"
+        self.name = f"the cluster at {self.address}"
+        protocol, _, place = self.address.partition("://")
+        host, _, port = place.rpartition(":")
+        if protocol not in ("tcp", "tls", "ws", "wss") or not host or not port.isdecimal():
+            raise InputError(
+                f"--scheduler '{address}' is not an address as tcp://host:8786 or tls://host:8786"
+            )
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Connect; the scheduler and its workers stay as they were when this ends.
+
+        Raises
+        ------
+        InfrastructureError
+            If no scheduler answers.
+        """
+        from distributed import Client
+
+        try:
+            with _interrupts_held_back():
+                client = Client(self.address, timeout=SECONDS_TO_CONNECT)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error) if "tls" in str(error).lower() else "refused, or a time-out"
+            raise InfrastructureError(
+                f"no scheduler answers at {self.address} ({why}); is `dask scheduler` running?"
+            ) from error
+        with client:
+            yield client
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Keep Ctrl-C, which reaches the whole process group, from threads and processes made here.
+
+    It is for the main thread to act on; one that arrives meanwhile is delivered at the end.
+    """
+    # Started with the first process, the tracker would let signals through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
