@@ -30,6 +30,10 @@ class InputError(HlmmScanError):
     exit_code = 2
 
 
+class DamagedError(InputError):
+    """Part of the input is damaged or missing; what does not need that part can be done."""
+
+
 class StoreHeldError(HlmmScanError):
     """Another run holds the store."""
 

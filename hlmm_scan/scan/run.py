@@ -8,18 +8,21 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan import storage
 from hlmm_scan.config import ScanConfig, absolute
-from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.null import host_cache
+from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
-from hlmm_scan.scan.executors import Executor, make_executor
+from hlmm_scan.scan.executors import Executor, available_cores, make_executor
+from hlmm_scan.scan.faults import storage_error
 from hlmm_scan.scan.plan import Plan, Shard, differing
+from hlmm_scan.scan.prediction import forecast
 from hlmm_scan.scan.prepare import (
     choose_workers,
     fit_options,
@@ -27,11 +30,12 @@ from hlmm_scan.scan.prepare import (
     read_inputs,
     write_store,
 )
-from hlmm_scan.scan.progress import Progress
-from hlmm_scan.scan.state import listed, scan_state, standing
+from hlmm_scan.scan.progress import ScanProgress
+from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status
-from hlmm_scan.staging import sweep, write_error
+from hlmm_scan.staging import stands, sweep
+from hlmm_scan.storage import ObjectPath, Place
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +64,10 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     config = absolute(config)
     assert config.output is not None
     output = config.output
-    if output.exists() and (read_mark(output) or {}).get("kind") != "results":
+    if stands(output) and (read_mark(output) or {}).get("kind") != "results":
         raise InputError(f"{output}: holds something else; choose another --output")
     inputs = read_inputs(config)
-    if output.exists() and not overwrite:
+    if stands(output) and not overwrite:
         sweep(output)  # a run killed as it put the store into place left an empty folder beside it
         store = ResultStore.open(output)
         changed = differing(store.plan["parameters"], inputs.parameters())
@@ -75,17 +79,18 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
         _follow_genotypes(store, inputs.genotypes.path)
         return store
     plan, builder = make_plan(inputs)
-    logger.info(
-        "plan:\n%s", plan.summary(choose_workers(config, plan.task_bytes, plan.shared_bytes))
-    )
-    if not output.exists():
+    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
+    logger.info("plan:\n%s", forecast(plan, workers, _cores(config)))
+    if not stands(output):
         return write_store(inputs, plan, builder)
+    if isinstance(output, ObjectPath):  # held by whoever makes the new one
+        return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
     with ResultStore.open(output).ledger.lock():
         return write_store(inputs, plan, builder, replace=True)
 
 
-def _follow_genotypes(store: ResultStore, path: Path) -> None:
+def _follow_genotypes(store: ResultStore, path: Place) -> None:
     """Note where the genotype dataset is now: tasks open it where the plan says."""
     plan = Plan.from_json(store.plan)
     if plan.genotypes == str(path) or scan_state(store).complete:
@@ -96,19 +101,47 @@ def _follow_genotypes(store: ResultStore, path: Path) -> None:
 
 
 def dry_run(config: ScanConfig) -> str:
-    """Return the plan of a scan in words; nothing is written.
+    """Return the plan of a scan and the time it would take, in words; nothing is written.
+
+    Of a scan that was begun already it is the time of what is left, by the times of what is done.
+
+    Parameters
+    ----------
+    config : ScanConfig
+        More workers than this machine has cores are taken for workers of other machines.
 
     Raises
     ------
     InputError
         As :func:`prepare`.
     """
-    plan, _ = make_plan(read_inputs(config))
-    return plan.summary(choose_workers(config, plan.task_bytes, plan.shared_bytes))
+    config = absolute(config)
+    assert config.output is not None
+    inputs = read_inputs(config)
+    plan, _ = make_plan(inputs)
+    begun = None
+    if stands(config.output) and (read_mark(config.output) or {}).get("kind") == "results":
+        store = ResultStore.open(config.output)
+        if not differing(store.plan["parameters"], inputs.parameters()):
+            plan = Plan.from_json(store.plan)
+            begun = standing(store, plan)
+    if config.workers and config.workers > available_cores():
+        return forecast(plan, config.workers, stands=begun)
+    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
+    return forecast(plan, workers, _cores(config), begun)
+
+
+def _cores(config: ScanConfig) -> int | None:
+    """Return how many cores the workers share, where they are those of this machine."""
+    return None if config.scheduler or config.cluster else available_cores()
 
 
 def scan(
-    config: ScanConfig, *, overwrite: bool = False, executor: Executor | None = None
+    config: ScanConfig,
+    *,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    executor: Executor | None = None,
 ) -> ResultStore:
     """Run a whole scan: prepare, run, finalise. Run again, it goes on where it stopped.
 
@@ -116,6 +149,8 @@ def scan(
     ----------
     config : ScanConfig
     overwrite : bool, default False
+    retry_failed : bool, default False
+        Do the partitions again that an earlier run recorded as failed.
     executor : Executor, optional
         Where tasks run; by default as `config.workers` says.
 
@@ -132,11 +167,17 @@ def scan(
     store = prepare(config, overwrite=overwrite)
     plan = Plan.from_json(store.plan)
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    run(store, executor or make_executor(workers))
+    run(store, executor or make_executor(config, plan, workers), retry_failed=retry_failed)
     return finalise(store)
 
 
-def run(store: ResultStore, executor: Executor, shard: Shard | None = None) -> None:
+def run(
+    store: ResultStore,
+    executor: Executor,
+    shard: Shard | None = None,
+    *,
+    retry_failed: bool = False,
+) -> None:
     """Do every partition that the ledger does not have.
 
     Parameters
@@ -146,6 +187,9 @@ def run(store: ResultStore, executor: Executor, shard: Shard | None = None) -> N
     executor : Executor
     shard : Shard, optional
         Do its partitions only, and let other shards work on the store meanwhile.
+    retry_failed : bool, default False
+        Do those again that the ledger has as failed. Otherwise they stand: what failed for good
+        fails again, and costs as much each time, until something is changed.
 
     Raises
     ------
@@ -159,30 +203,43 @@ def run(store: ResultStore, executor: Executor, shard: Shard | None = None) -> N
         with store.ledger.lock(str(shard or "")):
             mine = (shard or Shard(0, 1)).partitions(plan.n_partitions)
             stands = standing(store, plan)
-            todo = mine.start + np.flatnonzero(~stands.done[mine.start : mine.stop])
+            todo = _left(stands, mine, retry_failed)
             tests_done = int(stands.tests[mine.start : mine.stop].sum())
             del stands
             if not len(todo):
                 return
-            if len(todo) < len(mine):
-                logger.info("%d of %d partitions are done", len(mine) - len(todo), len(mine))
             compile_kernels(fit_options(plan), plan.model)
             tests = plan.tests_before(mine.stop) - plan.tests_before(mine.start)
             with (
                 _interrupts_kept() as interrupts,
                 store.ledger.writer() as journal,
-                Progress(tests, "tests", tests_done) as progress,
+                ScanProgress(tests, tests_done) as progress,
                 closing(executor.run(_tasks(store, plan, todo))) as records,
             ):
                 for record in records:
                     journal.append(record)
-                    progress.advance(sum(record.statuses.values()))
+                    progress.finished(record)
                     if interrupts:
                         raise interrupts[0]
     except OSError as error:
-        raise write_error(store.path, error) from error
+        raise storage_error(store.path, error) from error
     finally:
         host_cache.sweep()  # the workers are gone
+
+
+def _left(stands: Standing, mine: range, retry_failed: bool) -> NDArray[np.intp]:
+    """Return which of some partitions are to be done, and log what is not."""
+    done = stands.done[mine.start : mine.stop]
+    wanted = ~done
+    failed = [index - mine.start for index in stands.failed if index in mine]
+    if not retry_failed:
+        wanted[failed] = False
+    if done.any() and wanted.any():
+        logger.info("%d of %d partitions are done", int(done.sum()), len(mine))
+    if failed:
+        what = "tried again" if retry_failed else "left, as --retry-failed is not given"
+        logger.info("%d of %d partitions failed before and are %s", len(failed), len(mine), what)
+    return mine.start + np.flatnonzero(wanted)
 
 
 @contextmanager
@@ -210,6 +267,8 @@ def _interrupts_kept() -> Iterator[list[BaseException]]:
 def finalise(store: ResultStore) -> ResultStore:
     """Verify coverage and counts, then write the completion mark.
 
+    Rows of partitions that failed for good get the status ``task_failed``, until they are done.
+
     Parameters
     ----------
     store : ResultStore
@@ -230,22 +289,10 @@ def finalise(store: ResultStore) -> ResultStore:
     state = scan_state(store)
     if state.complete:
         return store
-    wanting = []
-    if state.missing:
-        wanting.append(
-            f"{len(state.missing)} of {plan.n_partitions} partitions are missing "
-            f"({listed(state.missing)})"
-        )
     if state.failed:
-        wanting.append(
-            f"{len(state.failed)} of {plan.n_partitions} partitions failed "
-            f"({listed(state.failed)}); the first with: {next(iter(state.failed.values()))}"
-        )
-    if wanting:
-        aim = "finish it" if state.missing else "retry them"
-        raise IncompleteError(
-            f"{store.path}: {' and '.join(wanting)}; run the same scan again to {aim}"
-        )
+        _mark_failed(store, plan)
+    if state.missing or state.failed:
+        raise IncompleteError(f"{store.path}: {_wanting(state)}")
     if state.tests_done != plan.n_tests or Status.PENDING.label in state.statuses:
         raise IncompleteError(
             f"{store.path}: {state.tests_done} tests are written of {plan.n_tests} planned; "
@@ -260,17 +307,56 @@ def finalise(store: ResultStore) -> ResultStore:
             }
         )
     except OSError as error:
-        raise write_error(store.path, error) from error
+        raise storage_error(store.path, error) from error
     return store
+
+
+def _wanting(state: ScanState) -> str:
+    """Return what a scan wants for completion, and what to do about it."""
+    wanting = []
+    if state.missing:
+        wanting.append(
+            f"{len(state.missing)} of {state.partitions} partitions are missing "
+            f"({listed(state.missing)})"
+        )
+    if state.failed:
+        wanting.append(
+            f"{len(state.failed)} of {state.partitions} partitions failed "
+            f"({listed(state.failed)}); the first with: {next(iter(state.failed.values()))}"
+        )
+    remedy = "run the same scan again to finish it" if state.missing else ""
+    if state.failed:
+        retry = "with --retry-failed to do these again"
+        remedy = f"{remedy}, {retry}" if remedy else f"run the same scan {retry}"
+    return f"{' and '.join(wanting)}; {remedy}"
+
+
+def _mark_failed(store: ResultStore, plan: Plan) -> None:
+    """Say in the rows of failed partitions that they failed, where this run can be alone.
+
+    Only where they are still pending: a task that succeeded meanwhile on another machine, whose
+    journal a network file system does not show yet, must find its rows as it wrote them. Whoever
+    does such a partition again writes over the mark before the partition counts as done.
+    """
+    try:
+        with store.ledger.lock():
+            status = store.array("status")
+            for index in standing(store, plan).failed:
+                partition = plan.partition(index)
+                rows = (partition.phenotype, slice(partition.start, partition.stop))
+                if (np.asarray(status[rows]) == Status.PENDING).all():
+                    status[rows] = np.int8(Status.TASK_FAILED)
+    except (HlmmScanError, OSError) as error:  # what failed is to be told, and not this
+        logger.debug("rows of failed partitions stay pending: %s", error)
 
 
 def _tasks(store: ResultStore, plan: Plan, todo: NDArray[np.intp]) -> Iterator[PartitionTask]:
     options = fit_options(plan)
     run_id = str(store.attributes["run_id"])
-    for index in todo:
+    for index in plan.in_working_order(todo):
         partition = plan.partition(int(index))
         yield PartitionTask(
-            store=str(Path(store.path).absolute()),
+            store=str(storage.absolute(store.path)),
             genotypes=plan.genotypes,
             run_id=run_id,
             genotype_fingerprint=plan.parameters["genotypes"],

@@ -58,7 +58,7 @@ def this_shard(index: int | None, count: int | None, environment: Mapping[str, s
     return Shard(index, told)
 
 
-def run_shard(store: ResultStore, shard: Shard) -> int:
+def run_shard(store: ResultStore, shard: Shard, *, retry_failed: bool = False) -> int:
     """Do every partition of a shard that no journal has, one after the other in this process.
 
     Parameters
@@ -66,6 +66,8 @@ def run_shard(store: ResultStore, shard: Shard) -> int:
     store : ResultStore
         Prepared. Other shards may work on it, this one included.
     shard : Shard
+    retry_failed : bool, default False
+        Do its partitions again that are recorded as failed.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def run_shard(store: ResultStore, shard: Shard) -> int:
     HlmmScanError
         If no partition can succeed any more.
     """
-    run.run(store, SerialExecutor(), shard)
+    run.run(store, SerialExecutor(), shard, retry_failed=retry_failed)
     plan = Plan.from_json(store.plan)
     mine = shard.partitions(plan.n_partitions)
     stands = standing(store, plan)
@@ -92,7 +94,7 @@ def run_shard(store: ResultStore, shard: Shard) -> int:
         raise IncompleteError(
             f"{store.path}: {shard}: {len(failed)} of {len(mine)} partitions failed "
             f"({listed(failed)}); the first with: {next(iter(failed.values()))}; run the same "
-            "shard again to retry them"
+            "shard with --retry-failed to do these again"
         )
     return len(mine)
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.errors import HlmmScanError, InputError
+from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.faults import Retrying, gone, present, writing
+from hlmm_scan.scan.memory import MemoryWatch
 from hlmm_scan.scan.plan import Partition
 from hlmm_scan.schema import Status
-from hlmm_scan.staging import write_error
+from hlmm_scan.storage import place
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,7 @@ class PartitionTask:
     Attributes
     ----------
     store, genotypes : str
-        Absolute paths.
+        Absolute paths, or addresses in object stores.
     run_id : str
         Of the prepared store. Two stores that stood at the same path, one after the other, differ
         in it, so a worker never reuses the null model of the first.
@@ -64,53 +69,92 @@ def run_partition(task: PartitionTask) -> PartitionRecord:
     Returns
     -------
     PartitionRecord
-        With its checksum and counts; or, where anything in the partition failed, with the error
-        and nothing to rely on in the store.
+        With its checksum and counts; or, where anything in the partition failed for good, with the
+        error and nothing to rely on in the store. Faults that pass were tried again.
 
     Raises
     ------
     HlmmScanError
-        If the inputs changed under the run or the store cannot be written: no other partition
-        would fare better.
+        If the inputs changed under the run, or the store cannot be written or is gone: no other
+        partition would fare better.
     """
+    with MemoryWatch() as memory:
+        record = _fit_and_write(task)
+    return replace(record, peak_bytes=memory.peak_bytes, worker=_worker())
+
+
+def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     started = time.time()
-    partition = task.partition
+    partition, retrying = task.partition, Retrying()
     pin_threads()
     try:
-        dataset = _dataset(task.genotypes, task.genotype_fingerprint)
-        store = _store(task.store, task.run_id)
-        null = _null_model(task.store, task.run_id, task.phenotype)
-        start, stop = partition.start, partition.stop
-        contigs = dataset.variants(start, stop).contig
-        # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
-        # scan is cut, or a trait's last digits would depend on the traits beside it.
-        chunk = dataset.chunk_variants
-        blocks = []
-        for first in range(start, stop, chunk):
-            last = min(first + chunk, stop)
-            packed = dataset.read_packed(first, last)
-            blocks.append(
-                fit_block(null, packed, contigs[first - start : last - start], task.options)
+        dataset = retrying(lambda: _dataset(task.genotypes, task.genotype_fingerprint))
+        store = retrying(lambda: _store(task.store, task.run_id))
+        null = retrying(lambda: _null_model(task.store, task.run_id, task.phenotype))
+        columns = _fit(partition, dataset, null, task.options, retrying)
+        with writing(place(task.store)):
+            checksum = retrying(
+                lambda: store.write_partition(
+                    partition.phenotype, partition.start, partition.stop, columns
+                )
             )
-        columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        try:
-            checksum = store.write_partition(partition.phenotype, start, stop, columns)
-        except OSError as error:
-            raise write_error(Path(task.store), error) from error
-    except HlmmScanError:
-        raise
     except Exception as error:
-        logger.exception("partition %d failed", partition.index)
         return PartitionRecord(
             partition.index,
             started=started,
             finished=time.time(),
-            error=f"{type(error).__name__}: {error}",
+            error=_own_fault(task, error),
+            retries=retrying.retries,
         )
     statuses = Counter(Status(int(s)).label for s in columns["status"])
     return PartitionRecord(
-        partition.index, checksum, dict(sorted(statuses.items())), started, time.time()
+        partition.index,
+        checksum,
+        dict(sorted(statuses.items())),
+        started,
+        time.time(),
+        retries=retrying.retries,
     )
+
+
+def _fit(
+    partition: Partition,
+    dataset: GenotypeDataset,
+    null: NullModel,
+    options: FitOptions,
+    retrying: Retrying,
+) -> dict[str, NDArray[Any]]:
+    """Return the results of a partition's variants, by the names of the store's arrays."""
+    start, stop = partition.start, partition.stop
+    contigs = retrying(lambda: dataset.variants(start, stop)).contig
+    # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
+    # scan is cut, or a trait's last digits would depend on the traits beside it.
+    chunk = dataset.chunk_variants
+    blocks = []
+    for first in range(start, stop, chunk):
+        last = min(first + chunk, stop)
+        packed = retrying(partial(dataset.read_packed, first, last))
+        blocks.append(fit_block(null, packed, contigs[first - start : last - start], options))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _own_fault(task: PartitionTask, error: Exception) -> str:
+    """Return in words why this one partition failed, or raise what no other would escape."""
+    for path in (place(task.genotypes), place(task.store)):
+        if not present(path):  # and so all of it looks damaged
+            raise gone(path) from error
+    if isinstance(error, HlmmScanError) and not isinstance(error, DamagedError):
+        raise error
+    words = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
+    told = isinstance(error, DamagedError | OSError)  # anything else may be a bug of ours
+    logger.error(
+        "partition %d failed: %s", task.partition.index, words, exc_info=None if told else error
+    )
+    return words
+
+
+def _worker() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @lru_cache(maxsize=1)
@@ -124,9 +168,29 @@ def pin_threads() -> None:
     zarr.config.set({"threading.max_workers": 1, "async.concurrency": 2})
 
 
+def open_inputs(task: PartitionTask) -> None:
+    """See that the genotypes and the store of a task are there, and are those it was made for.
+
+    Raises
+    ------
+    HlmmScanError
+        In one line, what is not.
+    """
+    _dataset(task.genotypes, task.genotype_fingerprint)
+    if str(_store(task.store, task.run_id).attributes["run_id"]) != task.run_id:
+        _store.cache_clear()
+        raise InputError(f"{task.store}: holds another scan here")
+
+
+def forget_inputs() -> None:
+    """Let go of all that tasks keep in this process between one another."""
+    for kept in (_dataset, _store, _null_model, _random_effects):
+        kept.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _dataset(path: str, fingerprint: str) -> GenotypeDataset:
-    dataset = GenotypeDataset.open(Path(path))
+    dataset = GenotypeDataset.open(path)
     if dataset.fingerprint != fingerprint:
         raise InputError(
             f"{path}: the genotype dataset changed since the scan was prepared; restore it, or "
@@ -137,14 +201,20 @@ def _dataset(path: str, fingerprint: str) -> GenotypeDataset:
 
 @lru_cache(maxsize=4)
 def _store(path: str, run_id: str) -> ResultStore:
-    return ResultStore.open(Path(path))
+    return ResultStore.open(path)
 
 
 @lru_cache(maxsize=2)
 def _null_model(path: str, run_id: str, phenotype: str) -> NullModel:
     group = _store(path, run_id).null_group(phenotype)
-    shared = str(group.attrs["random_effects"])
-    return read_null_model(group, _random_effects(path, run_id, shared) if shared else None)
+    try:
+        shared = str(group.attrs["random_effects"])
+        return read_null_model(group, _random_effects(path, run_id, shared) if shared else None)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: the null model of {phenotype} cannot be read ({error}); restore the store "
+            "from a copy, or start the scan anew with --overwrite"
+        ) from error
 
 
 @lru_cache(maxsize=2)
