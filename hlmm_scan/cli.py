@@ -8,34 +8,44 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from hlmm_scan import __version__
+from hlmm_scan import __version__, logs, signals, storage
 from hlmm_scan.config import INFORMATION, ScanConfig, absolute, compose, load_config, to_yaml
-from hlmm_scan.errors import HlmmScanError, InputError
+from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
 
 PROGRAM = "hlmm-scan"
+EXIT_CODES = """\b
+Exit codes:
+  0        complete
+  1        partitions missing or failed; all others are done
+  2        bad input, a full or read-only disk: trying again without a change cannot help
+  3        another run holds the store
+  4        workers or storage lost: the same command again goes on
+  130 143  interrupted, terminated: the same command again goes on
+"""
 _FILE = click.Path(path_type=Path)
+_STORE = storage.place
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.option("--log-file", type=_FILE, help="Also log to this file.")
-def cli(verbose: bool, log_file: Path | None) -> None:
+@click.option(
+    "--log-json", type=_FILE, help="Also log to this file as JSON, a line for every partition too."
+)
+def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
     """Genome scans for effects on the mean and the variance of a trait."""
-    _configure_logging(verbose, log_file)
+    logs.configure(verbose, log_file, log_json)
 
 
 # convert and simulate ---------------------------------------------------------------------
@@ -43,11 +53,11 @@ def cli(verbose: bool, log_file: Path | None) -> None:
 
 @cli.command()
 @click.argument("sources", metavar="IN...", nargs=-1, required=True, type=_FILE)
-@click.option("-o", "--output", type=_FILE, required=True, help="Genotype dataset to write.")
+@click.option("-o", "--output", type=_STORE, required=True, help="Genotype dataset to write.")
 @click.option("--chunk-variants", type=int, help="Variants per chunk. Default: about 8 MiB.")
 @click.option("--overwrite", is_flag=True, help="Replace a genotype dataset of hlmm-scan.")
 def convert(
-    sources: Sequence[Path], output: Path, chunk_variants: int | None, overwrite: bool
+    sources: Sequence[Path], output: storage.Place, chunk_variants: int | None, overwrite: bool
 ) -> None:
     """Convert PLINK filesets (one, or one per chromosome) to a Zarr genotype dataset."""
     from hlmm_scan.genotypes.convert import convert as run_convert
@@ -97,6 +107,8 @@ def _scan_options(command: Callable[..., Any]) -> Callable[..., Any]:
         names = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
         if kind == "path":
             settings["type"] = _FILE
+        elif kind == "store":
+            settings["type"] = _STORE
         elif kind == "choice":
             settings["type"] = click.Choice(f.metadata["choices"])
         elif kind in ("whole", "number"):
@@ -117,13 +129,24 @@ def _compose(config_file: Path | None, flags: dict[str, Any]) -> ScanConfig:
     return compose(load_config(config_file) if config_file else {}, flags)
 
 
-@cli.command()
+_RETRY_FAILED = click.option(
+    "--retry-failed", is_flag=True, help="Do partitions again that failed before."
+)
+
+
+@cli.command(epilog=EXIT_CODES)
 @_scan_options
 @click.option("--overwrite", is_flag=True, help="Delete an existing result store first.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Stop before the first task.")
+@_RETRY_FAILED
 def scan(
-    config_file: Path | None, overwrite: bool, dry_run: bool, only_prepare: bool, **flags: Any
+    config_file: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    only_prepare: bool,
+    retry_failed: bool,
+    **flags: Any,
 ) -> None:
     """Scan variants for effects on mean and variance. The same command again resumes."""
     from hlmm_scan.scan import run
@@ -135,20 +158,21 @@ def scan(
         store = run.prepare(config, overwrite=overwrite)
         click.echo(f"{store.path}: prepared")
     else:
-        store = run.scan(config, overwrite=overwrite)
+        store = run.scan(config, overwrite=overwrite, retry_failed=retry_failed)
         counts = store.attributes["status_counts"]
         click.echo(f"{store.path}: complete")
         for label, count in counts.items():
             click.echo(f"  {label:<26}{count:>12,}")
 
 
-@cli.command()
-@click.argument("results", type=_FILE)
+@cli.command(epilog=EXIT_CODES)
+@click.argument("results", type=_STORE)
 @click.option("--index", type=int, help="Which slice, from 0. Default: as the Job or array says.")
 @click.option(
     "--count", type=int, help="Number of slices. Default: HLMM_SCAN_SHARD_COUNT or array."
 )
-def shard(results: Path, index: int | None, count: int | None) -> None:
+@_RETRY_FAILED
+def shard(results: storage.Place, index: int | None, count: int | None, retry_failed: bool) -> None:
     """Do one slice of a prepared scan, without a scheduler: Kubernetes Jobs, SLURM arrays.
 
     Index and count default to those of an indexed Job (JOB_COMPLETION_INDEX, and
@@ -159,13 +183,13 @@ def shard(results: Path, index: int | None, count: int | None) -> None:
     from hlmm_scan.scan.shard import run_shard, this_shard
 
     this = this_shard(index, count, os.environ)
-    n_partitions = run_shard(ResultStore.open(results), this)
+    n_partitions = run_shard(ResultStore.open(results), this, retry_failed=retry_failed)
     click.echo(f"{results}: {this}: {n_partitions:,} partitions, all done")
 
 
-@cli.command()
-@click.argument("results", type=_FILE)
-def finalise(results: Path) -> None:
+@cli.command(epilog=EXIT_CODES)
+@click.argument("results", type=_STORE)
+def finalise(results: storage.Place) -> None:
     """Verify that nothing is missing and write the completion mark."""
     from hlmm_scan.results.store import ResultStore
     from hlmm_scan.scan import run
@@ -175,10 +199,10 @@ def finalise(results: Path) -> None:
 
 
 @cli.command()
-@click.argument("results", type=_FILE)
+@click.argument("results", type=_STORE)
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 @click.option("--verify", "reread", is_flag=True, help="Read every finished partition again.")
-def status(results: Path, as_json: bool, reread: bool) -> None:
+def status(results: storage.Place, as_json: bool, reread: bool) -> None:
     """Say what of a scan is done, missing or failed."""
     from tqdm import tqdm
 
@@ -197,15 +221,34 @@ def status(results: Path, as_json: bool, reread: bool) -> None:
         f"partitions  {state.partitions_done:,} done, {len(state.missing):,} missing, "
         f"{len(state.failed):,} failed of {state.partitions:,}"
     )
-    click.echo(f"tests       {state.tests_done:,} done of {state.tests:,}")
+    click.echo(
+        f"tests       {state.tests_done:,} written of {state.tests:,}: "
+        f"{state.tests_done - state.tests_filtered:,} fitted, {state.tests_filtered:,} filtered"
+    )
     for label, count in state.statuses.items():
         click.echo(f"  {label:<26}{count:>12,}")
     if state.rate:
         click.echo(f"rate        {state.rate:,.0f} tests/s, {state.seconds:,.1f} s of task time")
     if state.missing and state.seconds_left:
         click.echo(f"time left   {tqdm.format_interval(state.seconds_left)} at that rate")
+    if state.peak_bytes:
+        click.echo(f"memory      up to {state.peak_bytes / 2**20:,.0f} MiB of a worker's own")
+    if state.workers:
+        busiest, most = max(state.workers.items(), key=lambda item: item[1])
+        click.echo(f"workers     {len(state.workers):,}, most by {busiest}: {most:,} partitions")
+    if state.retries:
+        click.echo(f"retries     {state.retries:,} transient errors")
+    for number, cost in enumerate(state.slowest):
+        click.echo(f"{'' if number else 'slowest':<12}{cost}")
+    if state.mismatched:
+        click.echo(
+            f"MISMATCH    {len(state.mismatched)} partitions hold other numbers of variants than "
+            f"planned ({listed(state.mismatched)}); start the scan anew with --overwrite"
+        )
     for index, error in list(state.failed.items())[:10]:
         click.echo(f"failed      partition {index}: {error}")
+    if state.failed:
+        click.echo("            the same scan or shard with --retry-failed does these again")
     if damaged is not None:
         verdict = "every value is as written"
         if damaged:
@@ -221,7 +264,7 @@ def status(results: Path, as_json: bool, reread: bool) -> None:
 
 
 @cli.command()
-@click.argument("results", type=_FILE)
+@click.argument("results", type=_STORE)
 @click.option("-o", "--output", type=_FILE, required=True, help="Table to write (.gz compresses).")
 @click.option(
     "--format",
@@ -232,7 +275,7 @@ def status(results: Path, as_json: bool, reread: bool) -> None:
     help="tsv: every variable under its own name. seed: the 2018 script's columns.",
 )
 @click.option("--phenotype", multiple=True, help="Default: all.")
-def export(results: Path, output: Path, kind: str, phenotype: Sequence[str]) -> None:
+def export(results: storage.Place, output: Path, kind: str, phenotype: Sequence[str]) -> None:
     """Write results as a table."""
     from hlmm_scan.results.export import export as run_export
     from hlmm_scan.results.store import ResultStore
@@ -246,8 +289,8 @@ def export(results: Path, output: Path, kind: str, phenotype: Sequence[str]) -> 
 @click.option("--phenotype", help="Column. Default: the first.")
 @click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")
 @click.option("--variance-covariates", type=_FILE, help="Table of covariates of the log-variance.")
-@click.option("--random-effects", type=_FILE, help="Genotype dataset, or ids in --genotypes.")
-@click.option("--genotypes", type=_FILE, help="Genotype dataset for a list of ids.")
+@click.option("--random-effects", type=_STORE, help="Genotype dataset, or ids in --genotypes.")
+@click.option("--genotypes", type=_STORE, help="Genotype dataset for a list of ids.")
 @click.option(
     "--se", "information", type=click.Choice(INFORMATION), default="expected", show_default=True
 )
@@ -294,7 +337,7 @@ def config_check(file: Path) -> None:
     click.echo(f"{file}: good")
 
 
-# errors, signals, logging -------------------------------------------------------------------
+# errors and signals -------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,9 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         Default: those of the process.
     """
-    previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        with signals.heard():
+            cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except HlmmScanError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
@@ -318,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(" ".join(message.split()), InputError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _stopped("interrupted", 130)
-    except _Terminated:
+    except signals.Terminated:
         return _stopped("terminated", 143)
     except RuntimeError as error:
         if "cannot cache function" not in str(error):  # numba, while our kernels are loaded
@@ -327,10 +370,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "no folder to keep compiled kernels in can be written; set NUMBA_CACHE_DIR to one",
             InputError.exit_code,
         )
+    except OSError as error:  # of what is read; what is written has its own words
+        if error.filename is None or error.strerror is None:
+            raise
+        code = (InfrastructureError if storage.transient(error) else InputError).exit_code
+        return _fail(f"{error.filename}: {error.strerror}", code)
     except SystemExit:  # click, where the reader of our output went away, as `head` does
         return 0
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     return 0
 
 
@@ -343,28 +389,3 @@ def _stopped(word: str, code: int) -> int:
     # On exit, Zarr's event loop would complain of the reads and writes that are left behind.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     return _fail(f"{word}; the same command again goes on from here", code)
-
-
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
-
-
-def _configure_logging(verbose: bool, log_file: Path | None) -> None:
-    """Send our log to standard error, and to a file where asked for."""
-    root = logging.getLogger("hlmm_scan")
-    root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
-    root.addHandler(_handler(logging.StreamHandler(), "%(message)s"))
-    if log_file is not None:
-        try:
-            to_file = logging.FileHandler(log_file)
-        except OSError as error:
-            raise InputError(f"{log_file}: {error.strerror or error}") from None
-        root.addHandler(_handler(to_file, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
-
-
-def _handler(handler: logging.Handler, form: str) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(form))
-    return handler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 import yaml
 
+from hlmm_scan import storage
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.storage import ObjectPath, Place
 
 DEFAULT_MIN_MAF = 0.01
 DEFAULT_MIN_MAC = 20
@@ -30,8 +31,8 @@ def _option(default: Any, kind: str, text: str, **extra: Any) -> Any:
 class ScanConfig:
     """Everything a scan is asked for.
 
-    Each field is a YAML key and, with dashes, a flag. `kind` says how it is read: path, paths,
-    name, names, choice, number, whole, yes_no. `computed` marks what the numbers depend on.
+    Each field is a YAML key and, with dashes, a flag. `kind` says how it is read: path, store
+    (a path, or an address in an object store), name, names, choice, number, whole, yes_no.
 
     Raises
     ------
@@ -39,9 +40,9 @@ class ScanConfig:
         On a value out of range or a required one that is missing.
     """
 
-    genotypes: Path | None = _option(None, "path", "Genotype dataset made by convert (required).")
+    genotypes: Place | None = _option(None, "store", "Genotype dataset made by convert (required).")
     phenotypes: Path | None = _option(None, "path", "Phenotype table (required).")
-    output: Path | None = _option(None, "path", "Result store to write (required).", short="-o")
+    output: Place | None = _option(None, "store", "Result store to write (required).", short="-o")
     phenotype: tuple[str, ...] = _option(
         (), "names", "Phenotype column to scan; repeatable. Default: all."
     )
@@ -71,9 +72,9 @@ class ScanConfig:
         "Refit by maximum likelihood the screened variants of which any test has a smaller p; "
         "status 'refined'. Default: none with --method score.",
     )
-    random_effects: Path | None = _option(
+    random_effects: Place | None = _option(
         None,
-        "path",
+        "store",
         "Variant ids, one a line, or another genotype dataset: random effects (HLMM). "
         "Default: none (HLM).",
     )
@@ -110,6 +111,14 @@ class ScanConfig:
     )
     memory_limit: str | None = _option(
         None, "name", "Memory all workers may use together, as 16GiB. Default: what is available."
+    )
+    scheduler: str | None = _option(
+        None,
+        "name",
+        "Address of a running Dask scheduler whose workers do the work, as tcp://host:8786.",
+    )
+    cluster: Path | None = _option(
+        None, "path", "YAML file that describes workers in SLURM jobs or Kubernetes pods."
     )
     partition_variants: int | None = _option(
         None, "whole", "Variants per task, a multiple of the genotype chunk. Default: chosen."
@@ -149,6 +158,15 @@ class ScanConfig:
                 raise InputError(
                     "refine_threshold needs method score or covariate_mode null: otherwise every "
                     "variant is fitted by maximum likelihood"
+                )
+        elsewhere = [name for name in ("scheduler", "cluster") if getattr(self, name) is not None]
+        if len(elsewhere) > 1:
+            raise InputError("scheduler and cluster exclude each other: a scan has one of them")
+        for name in ("workers", "memory_limit"):
+            if elsewhere and getattr(self, name) is not None:
+                raise InputError(
+                    f"{name} is for workers of this machine; leave it out with {elsewhere[0]}, "
+                    "whose workers are what they are"
                 )
         if len(set(self.phenotype)) < len(self.phenotype):
             raise InputError("phenotype: the same name is given twice")
@@ -225,7 +243,7 @@ def to_yaml(config: ScanConfig) -> str:
     values: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
-        if isinstance(value, Path):
+        if isinstance(value, Path | ObjectPath):
             value = str(value)
         values[f.name] = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(values, sort_keys=False)
@@ -234,10 +252,9 @@ def to_yaml(config: ScanConfig) -> str:
 def absolute(config: ScanConfig) -> ScanConfig:
     """Return the configuration with every path made absolute: workers may stand elsewhere."""
     paths: dict[str, Any] = {
-        # Not resolve(): a link the user chose stays the name of the place.
-        f.name: Path(os.path.abspath(getattr(config, f.name)))  # noqa: PTH100
+        f.name: storage.absolute(getattr(config, f.name))
         for f in fields(config)
-        if f.metadata["kind"] == "path" and getattr(config, f.name) is not None
+        if f.metadata["kind"] in ("path", "store") and getattr(config, f.name) is not None
     }
     return replace(config, **paths)
 
@@ -252,6 +269,11 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
         if not isinstance(value, str):
             raise wrong("a path")
         return path.parent / Path(value).expanduser()
+    if kind == "store":
+        if not isinstance(value, str):
+            raise wrong("a path")
+        where = storage.place(value)
+        return path.parent / where.expanduser() if isinstance(where, Path) else where
     if kind == "names":
         items = value if isinstance(value, list) else [value]
         # YAML takes a bare no, off or true for a truth value: quotes make it a name.

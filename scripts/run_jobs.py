@@ -76,13 +76,13 @@ class Job:
             given["JOB_COMPLETION_INDEX"] = str(index)
         return subprocess.Popen(command, env={**os.environ, **given})
 
-    def gives_up_at(self, code: int) -> bool:
-        """Say whether an exit code is one that the failure policy wants no second try for."""
+    def action_at(self, code: int) -> str:
+        """Return what the failure policy says of an exit code: FailIndex, FailJob, or nothing."""
         for rule in self.spec.get("podFailurePolicy", {}).get("rules", []):
             codes = rule.get("onExitCodes")
             if codes and (code in codes["values"]) == (codes["operator"] == "In"):
-                return rule["action"] in ("FailIndex", "FailJob")
-        return False
+                return rule["action"]
+        return ""
 
     def run(self) -> bool:
         """Run every index until it succeeds or fails for good; say whether all succeeded."""
@@ -105,7 +105,11 @@ class Job:
                     print(f"{self.name} {index}: process {pid} ended, {ended}", flush=True)
                     if code == 0:
                         continue
-                    if failures < self.limit and not self.gives_up_at(code):
+                    action = self.action_at(code)
+                    if action == "FailJob":
+                        print(f"{self.name}: failed, no other try would help", flush=True)
+                        return False
+                    if failures < self.limit and action != "FailIndex":
                         waiting.append((index, failures + 1))
                     else:
                         failed += 1

@@ -23,7 +23,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.config import ScanConfig, compose, load_config
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
 from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.results.ledger import JournalWriter
+from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.plan import Shard
@@ -348,7 +348,7 @@ def test_a_disk_that_fills_while_converting_or_preparing(cohort, refused, monkey
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(ResultStore, "write_partition"), (JournalWriter, "append")]
+    ("owner", "name"), [(ResultStore, "write_partition"), (FileJournal, "append")]
 )
 def test_a_disk_that_fills_during_the_run_leaves_a_store_to_go_on_with(
     cohort, refused, monkeypatch, owner, name
@@ -477,13 +477,16 @@ def test_scan_hands_on_every_option(calls, tmp_path):
         "--partition-variants", "8",
     ]  # fmt: skip
     assert main(["scan", *REQUIRED, *flags, "--overwrite"]) == 0
-    assert main(["scan", *REQUIRED]) == 0
+    assert main(["scan", *REQUIRED, "--retry-failed"]) == 0
     everything = ScanConfig(
         Path("g"), Path("p"), Path("o"), ("a", "b"), Path("m"), Path("v"), "seed",
         "score", 1e-5, Path("r"), False, "observed", True, True, 0.1, 3.0, 0.2, ("-9",), 2, "1GB",
         8,
     )  # fmt: skip
-    assert noted == [((everything,), {"overwrite": True}), ((CONFIG,), {"overwrite": False})]
+    assert noted == [
+        ((everything,), {"overwrite": True, "retry_failed": False}),
+        ((CONFIG,), {"overwrite": False, "retry_failed": True}),
+    ]
 
 
 def test_scan_takes_the_configuration_file_and_flags_win(calls, tmp_path):
@@ -520,8 +523,12 @@ def test_shard_opens_the_store_and_says_which_it_is(calls, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
     noted = calls("hlmm_scan.scan.shard.run_shard", 1234)
     assert main(["shard", "r", "--count", "8"]) == 0
-    assert noted == [(("store r", Shard(3, 8)), {})]
     assert capsys.readouterr().out == "r: shard 3 of 8: 1,234 partitions, all done\n"
+    assert main(["shard", "r", "--count", "8", "--retry-failed"]) == 0
+    assert noted == [
+        (("store r", Shard(3, 8)), {"retry_failed": False}),
+        (("store r", Shard(3, 8)), {"retry_failed": True}),
+    ]
 
 
 # fit ----------------------------------------------------------------------------------------

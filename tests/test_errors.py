@@ -3,6 +3,7 @@
 import pytest
 
 from hlmm_scan.errors import (
+    DamagedError,
     HlmmScanError,
     IncompleteError,
     InfrastructureError,
@@ -14,7 +15,13 @@ from hlmm_scan.errors import (
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(IncompleteError, 1), (InputError, 2), (StoreHeldError, 3), (InfrastructureError, 4)],
+    [
+        (IncompleteError, 1),
+        (InputError, 2),
+        (DamagedError, 2),
+        (StoreHeldError, 3),
+        (InfrastructureError, 4),
+    ],
 )
 def test_every_error_has_the_exit_code_of_the_interface(error, code):
     assert error.exit_code == code

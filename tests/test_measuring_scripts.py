@@ -57,6 +57,8 @@ def test_behaviour_of_statistics_of_known_inflation(script, df, factor):
         ("t5", "studentised", "av", 1.0, 1.6, 0),
         ("t5", "sandwich", "var", 3.0, 9.0, 0),  # shown, not judged
         ("t5", "model", "var", 3.0, 9.0, 0),
+        ("log-normal, σ ½", "studentised", "var", 0.8, 1.0, 1),
+        ("log-normal, σ 1", "studentised", "var", 0.8, 3.0, 0),  # likewise
         ("t5", "model", "var", 1.02, 1.0, 1),  # then nothing would need mending
     ],
 )

@@ -46,7 +46,9 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("script", ["demo", "test", "calibrate", "accuracy", "relatedness"])
+@pytest.mark.parametrize(
+    "script", ["demo", "test", "calibrate", "accuracy", "relatedness", "storm"]
+)
 @pytest.mark.parametrize(
     ("fails_on", "words"),
     [

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
@@ -12,18 +15,25 @@ from hlmm_scan.kernels.choice import ModelSize
 TARGET_SECONDS = 2.0
 """Work of one task: long against Dask's milliseconds of overhead, short against a preemption."""
 
-PROCESS_BYTES = 280 << 20
-"""A worker before its first task: Python, numpy, scipy, numba with the kernels, Zarr, Dask."""
+PROCESS_BYTES = 130 << 20
+"""What is its own of a worker before its first task: Python, numpy, scipy, numba with the kernels,
+Zarr, Dask. Another 100 MiB of their files are mapped, once a host."""
 
 LEAST_PARTITIONS = 16
 """Partitions a scan is cut into if it has the chunks, so that a short one still uses the cores."""
 
 MAX_TASK_BYTES = 512 << 20
-"""Memory one task may plan for, as long as one genotype chunk fits."""
+"""Memory one task may plan for. Where a genotype chunk alone takes it, results may take an eighth
+of it more: partitions of single chunks would be tasks of milliseconds."""
 
 VARIANT_BYTES = 1200
 """What a task keeps of a variant until its partition is written: results of its chunk, those of
 the partition, its row of the variant table."""
+
+BLOCKS_IN_A_ROW = 64
+"""Partitions of one phenotype done one after the other, if there are as many. Its null model, with
+many covariates larger than a partition's genotypes, is read once for them, while the genotypes are
+still in the page cache when the next phenotype's turn comes."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,22 @@ class Plan:
         stop = min(start + self.partition_variants, self.n_variants)
         return Partition(index, phenotype, start, stop)
 
+    def in_working_order(self, indices: Sequence[int] | NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return some partitions in the order in which they are best done.
+
+        Parameters
+        ----------
+        indices : sequence of int, length k
+
+        Returns
+        -------
+        ndarray of int, shape (k,)
+            Phenotype after phenotype, :data:`BLOCKS_IN_A_ROW` variant ranges at a time.
+        """
+        given = np.asarray(indices, dtype=np.intp)
+        blocks, phenotypes = np.divmod(given, len(self.phenotypes))
+        return given[np.lexsort((blocks, phenotypes, blocks // BLOCKS_IN_A_ROW))]
+
     def partitions(self) -> Iterator[Partition]:
         """Yield all partitions, made one at a time."""
         return (self.partition(index) for index in range(self.n_partitions))
@@ -193,8 +219,7 @@ class Plan:
         return cls(**{**stored, **lists, "model": ModelSize(**stored["model"])})
 
     def summary(self, workers: int) -> str:
-        """Return the plan in a few lines for a reader."""
-        hours = self.n_partitions * self.task_seconds / max(1, workers) / 3600
+        """Return the plan in a few lines for a reader; of 0 workers, where that is not known."""
         people = ", ".join(
             f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)
         )
@@ -207,8 +232,7 @@ class Plan:
                 "variants × 1 phenotype",
                 f"memory per task    {self.task_bytes / 2**20:,.0f} MiB",
                 f"shared memory      {self.shared_bytes / 2**20:,.0f} MiB",
-                f"workers            {workers}",
-                f"estimated time     {_duration(hours * 3600)} (rough)",
+                f"workers            {workers or 'as many as the scheduler has'}",
             ]
         )
 
@@ -257,7 +281,7 @@ def partition_size(
             )
         return wanted
     chunks = max(1, int(TARGET_SECONDS / model.seconds(chunk_variants)))
-    room = MAX_TASK_BYTES - model.task_bytes(chunk_variants, n_genotyped)
+    room = max(MAX_TASK_BYTES - model.task_bytes(chunk_variants, n_genotyped), MAX_TASK_BYTES // 8)
     in_all = -(-n_variants // chunk_variants)
     most = min(
         room // (chunk_variants * VARIANT_BYTES),
@@ -271,11 +295,3 @@ def _show(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     # Two fingerprints differ in their first digits as well as in their last.
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -28,11 +28,13 @@ from hlmm_scan.null.model import NullModel, RandomEffects, contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
 from hlmm_scan.null.store import read_random_effects, write_null_model, write_random_effects
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.cluster_file import read_cluster_file
+from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Plan, partition_size
 from hlmm_scan.scan.task import pin_threads
 from hlmm_scan.schema import STORE_FORMAT, result_variables
-from hlmm_scan.staging import staged_folder
+from hlmm_scan.staging import staged_store
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +213,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
 
 
 def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -> int:
-    """Return how many tasks may run at once on this machine.
+    """Return how many tasks may run at once, on this machine if no other is named.
 
     Parameters
     ----------
@@ -221,11 +223,21 @@ def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -
     shared_bytes : int, default 0
         Memory that all tasks share.
 
+    Returns
+    -------
+    int
+        0 where a running scheduler knows.
+
     Raises
     ------
     InputError
-        If the memory limit cannot be read or not even one task fits into it.
+        If the memory limit cannot be read or not even one task fits into it, or the description of
+        a cluster is wrong.
     """
+    if config.scheduler is not None:
+        return RunningScheduler(config.scheduler).most_workers
+    if config.cluster is not None:
+        return read_cluster_file(config.cluster).most_workers
     wanted = config.workers or available_cores()
     if config.memory_limit is None:
         limit = psutil.virtual_memory().available
@@ -269,9 +281,9 @@ def write_store(
     assert inputs.config.output is not None
     pin_threads()
     output = inputs.config.output
-    with staged_folder(output, replace=replace) as folder:
+    with staged_store(output, replace=replace) as unfinished:
         store = ResultStore.create(
-            folder,
+            unfinished,
             phenotypes=plan.phenotypes,
             n_variants=plan.n_variants,
             chunk_variants=plan.partition_variants,

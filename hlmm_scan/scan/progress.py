@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import sys
 import time
@@ -10,9 +11,13 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from hlmm_scan.results.records import PartitionRecord
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30.0
+
+_SLOWEST = 3  # partitions named in a line
 
 
 class Progress:
@@ -68,7 +73,9 @@ class Progress:
         now = time.monotonic()
         if now - self._last_line >= SECONDS_BETWEEN_LINES and self.done < self.total:
             self._last_line = now
-            logger.info("%s", self.line(now - self._started))
+            elapsed = now - self._started
+            fields = {"done": self.done, "total": self.total, "elapsed": round(elapsed, 3)}
+            logger.info("%s", self.line(elapsed), extra=fields)
 
     def line(self, elapsed: float) -> str:
         """Return one line: count, share, rate and time left after `elapsed` seconds."""
@@ -78,4 +85,48 @@ class Progress:
         if rate > 0:
             left = tqdm.format_interval((self.total - self.done) / rate)
             text += f", {rate:,.0f} {self.unit}/s, {left} left"
+        return text
+
+
+class ScanProgress(Progress):
+    """Counts the tests of finished partitions, and keeps the slowest of them in sight.
+
+    Parameters
+    ----------
+    total : int
+        Tests of the whole work.
+    done : int, default 0
+        Tests an earlier run finished.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        super().__init__(total, "tests", done)
+        self._slowest: list[tuple[float, int]] = []
+
+    def finished(self, record: PartitionRecord) -> None:
+        """Count one partition, and log what it took for whoever logs more, or for a machine."""
+        seconds, index = record.finished - record.started, record.partition
+        costs = {
+            "partition": index,
+            "seconds": round(seconds, 3),
+            "peak_bytes": record.peak_bytes,
+            "retries": record.retries,
+            "worker": record.worker,
+        }
+        if record.failed:
+            logger.debug("partition %d failed: %s", index, record.error, extra=costs)
+            return
+        tests = sum(record.statuses.values())
+        logger.debug("partition %d: %.1f s", index, seconds, extra={**costs, "tests": tests})
+        heapq.heappush(self._slowest, (seconds, index))
+        if len(self._slowest) > _SLOWEST:
+            heapq.heappop(self._slowest)
+        self.advance(tests)
+
+    def line(self, elapsed: float) -> str:
+        """Return one line: count, share, rate, time left, and the slowest partitions."""
+        text = super().line(elapsed)
+        if self._slowest:
+            named = (f"{i} ({s:,.1f} s)" for s, i in sorted(self._slowest, reverse=True))
+            text += f"; slowest partitions {', '.join(named)}"
         return text

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, checksum
 from hlmm_scan.scan.plan import Plan
+from hlmm_scan.schema import Status
+from hlmm_scan.storage import transient
 
+SLOWEST = 5
+"""Partitions whose costs are told."""
+
+_FILTERED = frozenset(s.label for s in Status if Status.MONOMORPHIC <= s < Status.TASK_FAILED)
 _NAMED = 10  # partitions named in a message
+
+
+@dataclass(frozen=True)
+class PartitionCost:
+    """What one finished partition took.
+
+    Attributes
+    ----------
+    partition : int
+    phenotype : str
+    start, stop : int
+        Variants.
+    seconds : float
+    peak_bytes : int
+        Most memory of its own that the worker had; 0 where unknown.
+    """
+
+    partition: int
+    phenotype: str
+    start: int
+    stop: int
+    seconds: float
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        memory = f", {self.peak_bytes / 2**20:,.0f} MiB" if self.peak_bytes else ""
+        return (
+            f"partition {self.partition} ({self.phenotype}, variants {self.start:,} to "
+            f"{self.stop:,}): {self.seconds:,.1f} s{memory}"
+        )
 
 
 @dataclass(frozen=True)
@@ -30,12 +67,24 @@ class ScanState:
         Error by partition.
     missing : tuple of int
         Partitions neither done nor failed.
+    mismatched : tuple of int
+        Partitions done with another number of variants than planned: the store is damaged.
     tests, tests_done : int
-        Variants × phenotypes.
+        Variants × phenotypes, planned and written.
+    tests_filtered : int
+        Of those written, the ones that were not fitted: monomorphic, rare, too often missing.
     statuses : mapping of str to int
         Number of finished tests by status label.
+    retries : int
+        Transient errors that were tried again.
+    workers : mapping of str to int
+        Partitions by worker, as ``host:process``.
     seconds : float
         Time tasks took, summed over workers.
+    peak_bytes : int
+        Most memory of its own that any worker had; 0 where unknown.
+    slowest : tuple of PartitionCost
+        The slowest first.
     rate : float
         Finished tests per second of the last hour of work (wall clock); 0 where unknown.
     seconds_left : float or None
@@ -48,16 +97,28 @@ class ScanState:
     partitions_done: int
     failed: Mapping[int, str]
     missing: tuple[int, ...]
+    mismatched: tuple[int, ...]
     tests: int
     tests_done: int
+    tests_filtered: int
     statuses: Mapping[str, int]
+    retries: int
+    workers: Mapping[str, int]
     seconds: float
+    peak_bytes: int
+    slowest: tuple[PartitionCost, ...]
     rate: float
     seconds_left: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON types."""
-        return {**asdict(self), "failed": {str(k): v for k, v in self.failed.items()}}
+        """Return the state as JSON types; of what is missing, the first and last of each run."""
+        return {
+            **vars(self),
+            "failed": {str(k): v for k, v in self.failed.items()},
+            "missing": _runs(self.missing),
+            "mismatched": list(self.mismatched),
+            "slowest": [asdict(cost) for cost in self.slowest],
+        }
 
 
 def standing(store: ResultStore, plan: Plan) -> Standing:
@@ -87,6 +148,7 @@ def scan_state(store: ResultStore) -> ScanState:
     missing[list(stands.failed)] = False
     tests_done = int(stands.tests.sum())
     rate = _rate(stands)
+    seconds = stands.finished - stands.started
     return ScanState(
         path=str(store.path),
         complete=store.attributes["run_status"] == "complete",
@@ -94,10 +156,16 @@ def scan_state(store: ResultStore) -> ScanState:
         partitions_done=int(stands.done.sum()),
         failed={index: record.error for index, record in sorted(stands.failed.items())},
         missing=tuple(np.flatnonzero(missing).tolist()),
+        mismatched=tuple(np.flatnonzero(stands.done & (stands.tests != _planned(plan))).tolist()),
         tests=plan.n_tests,
         tests_done=tests_done,
+        tests_filtered=sum(stands.statuses[label] for label in _FILTERED),
         statuses=dict(sorted(stands.statuses.items())),
-        seconds=float((stands.finished - stands.started).sum()),
+        retries=stands.retries,
+        workers=dict(sorted(stands.workers.items())),
+        seconds=float(seconds.sum()),
+        peak_bytes=int(stands.peak_bytes.max(initial=0)),
+        slowest=_slowest(plan, stands, seconds),
         rate=rate,
         seconds_left=(plan.n_tests - tests_done) / rate if rate else None,
     )
@@ -113,12 +181,42 @@ def verify(store: ResultStore) -> list[int]:
         partition = plan.partition(index)
         try:
             values = store.read_partition(partition.phenotype, partition.start, partition.stop)
-        except (OSError, ValueError, RuntimeError):  # a chunk cut short cannot even be decoded
+        except (OSError, ValueError, RuntimeError) as error:
+            if transient(error):
+                raise
+            # A chunk cut short cannot even be decoded.
             damaged.append(index)
             continue
         if checksum(values, names).encode() != stands.checksum[index]:
             damaged.append(index)
     return damaged
+
+
+def _planned(plan: Plan) -> NDArray[np.int64]:
+    """Return the number of variants of every partition."""
+    planned = np.full(plan.n_partitions, plan.partition_variants)
+    planned[-len(plan.phenotypes) :] -= plan.n_blocks * plan.partition_variants - plan.n_variants
+    return planned
+
+
+def _slowest(
+    plan: Plan, stands: Standing, seconds: NDArray[np.float64]
+) -> tuple[PartitionCost, ...]:
+    done = np.flatnonzero(stands.done)
+    costs = []
+    for index in done[np.argsort(-seconds[done], kind="stable")[:SLOWEST]].tolist():
+        p = plan.partition(index)
+        name = plan.phenotypes[p.phenotype]
+        peak = int(stands.peak_bytes[index])
+        costs.append(PartitionCost(index, name, p.start, p.stop, float(seconds[index]), peak))
+    return tuple(costs)
+
+
+def _runs(indices: Sequence[int]) -> list[list[int]]:
+    """Return ascending numbers as [first, last] of every run of consecutive ones."""
+    numbers = np.asarray(indices, dtype=np.int64)
+    breaks = np.flatnonzero(np.diff(numbers) > 1) + 1
+    return [[int(run[0]), int(run[-1])] for run in np.split(numbers, breaks) if len(run)]
 
 
 def _rate(stands: Standing) -> float:

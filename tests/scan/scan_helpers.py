@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ import zarr
 
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.scan.task import PartitionTask, run_partition
+from hlmm_scan.storage import Place, zarr_store
 
 
-def contents(store: Path) -> dict[str, Any]:
+def contents(store: Place) -> dict[str, Any]:
     """Every array in the root and below null/, and the attributes of null/, as bytes and JSON."""
     found: dict[str, Any] = {}
 
@@ -28,11 +28,11 @@ def contents(store: Path) -> dict[str, Any]:
                 found[prefix + name] = member.attrs.asdict()
                 take(member, f"{prefix}{name}/")
 
-    take(zarr.open_group(store, mode="r", use_consolidated=False), "")
+    take(zarr.open_group(zarr_store(store, read_only=True), mode="r", use_consolidated=False), "")
     return found
 
 
-def assert_identical(store: Path, reference: Path) -> None:
+def assert_identical(store: Place, reference: Place) -> None:
     """Assert that two stores are identical as the interface defines it: bit for bit."""
     here, there = contents(store), contents(reference)
     assert here.keys() == there.keys()

@@ -48,13 +48,13 @@ def main() -> None:
     pin_threads()
     warm_up.warm_up(fit_options(plan), warm_up.smallest_alike(plan.model))
     known = signatures()
-    before = resident("VmRSS")
+    before, own = resident("VmRSS"), resident("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     record = run_partition(task)
     print(
         json.dumps(
             {
-                "before": before,
+                "own": own,
                 "growth": resident("VmHWM") - before,
                 "mapped": resident("RssFile") + resident("RssShmem"),
                 "compiled": sorted(signatures() - known),

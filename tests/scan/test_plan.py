@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.scan.plan import (
+    BLOCKS_IN_A_ROW,
     LEAST_PARTITIONS,
     MAX_TASK_BYTES,
+    TARGET_SECONDS,
     VARIANT_BYTES,
     Plan,
     differing,
@@ -65,6 +68,23 @@ def test_there_is_no_partition_beyond_the_last():
             plan.partition(index)
 
 
+@given(st.integers(1, 400), st.integers(1, 4), st.data())
+def test_the_working_order_changes_the_phenotype_seldom_and_leaves_nothing_out(
+    n_blocks, n_phenotypes, data
+):
+    plan = plan_of(n_blocks * 10, 10, n_phenotypes)
+    indices = st.integers(0, plan.n_partitions - 1)
+    wanted = np.array(sorted(data.draw(st.sets(indices, max_size=40))), dtype=np.intp)
+    assert sorted(plan.in_working_order(wanted).tolist()) == wanted.tolist()
+    everything = plan.in_working_order(np.arange(plan.n_partitions))
+    partitions = [plan.partition(index) for index in everything.tolist()]
+    changes = sum(a.phenotype != b.phenotype for a, b in itertools.pairwise(partitions))
+    assert changes <= -(-n_blocks // BLOCKS_IN_A_ROW) * n_phenotypes - 1
+    for phenotype in range(n_phenotypes):
+        starts = [p.start for p in partitions if p.phenotype == phenotype]
+        assert starts == sorted(starts)
+
+
 def test_phenotypes_of_one_block_of_genotypes_are_neighbours():
     plan = plan_of(10, 4, 3)
     assert [plan.partition(i).phenotype for i in range(6)] == [0, 1, 2, 0, 1, 2]
@@ -93,12 +113,22 @@ def test_a_partition_is_whole_genotype_chunks_and_fits(
     assert size % chunk == 0
     assert chunk <= size < n_variants + chunk
     fixed = model.task_bytes(chunk)
-    assert fixed + size * VARIANT_BYTES <= max(MAX_TASK_BYTES, fixed + chunk * VARIANT_BYTES)
+    results = max(chunk * VARIANT_BYTES, MAX_TASK_BYTES // 8)
+    assert fixed + size * VARIANT_BYTES <= max(MAX_TASK_BYTES, fixed + results)
 
 
 def test_a_small_scan_is_still_cut_for_many_workers():
     size = partition_size(chunk_variants=64, n_variants=64 * 64, n_phenotypes=1, **SIZES)
     assert 64 * 64 / size == LEAST_PARTITIONS
+
+
+def test_tasks_of_very_many_people_take_their_seconds_too():
+    model = ModelSize(500_000, 21, 21, 0, screen=True)
+    assert model.task_bytes(67, 500_000) > MAX_TASK_BYTES // 2
+    size = partition_size(
+        chunk_variants=67, n_variants=10**7, n_phenotypes=20, model=model, n_genotyped=500_000
+    )
+    assert 0.8 * TARGET_SECONDS < model.seconds(size) <= TARGET_SECONDS
 
 
 def test_a_wanted_size_is_taken_where_it_is_whole_chunks():
@@ -135,12 +165,6 @@ def test_the_summary_says_what_will_be_done():
     assert "p0 1,000, p1 1,000" in summary
     lines = dict(line.split(None, 1) for line in summary.splitlines())
     assert lines["workers"] == "4"
-
-
-def test_the_estimate_of_time_is_for_all_workers_and_in_a_unit_that_suits():
-    plan = replace(plan_of(10_000, 100, 1), task_seconds=360.0)
-    for workers, estimate in ((1, "10.0 h"), (10, "60 min"), (1000, "36 s"), (10**6, "1 s")):
-        assert plan.summary(workers).endswith(f"estimated time     {estimate} (rough)")
 
 
 def test_differing_parameters_are_named_with_both_values():

@@ -18,10 +18,11 @@ from scan_helpers import assert_identical
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.state import scan_state, verify
+from hlmm_scan.signals import GRACE_SECONDS, SAME_SECONDS
 from hlmm_scan.simulate import simulate_cohort
 
 LOG_LINES = ("trait1: ", "plan:", "tests ", "people ", "partitions ", "memory ", "workers ")
-LOG_LINES += ("shared memory ", "estimated ", " of ")
+LOG_LINES += ("shared memory ", "estimated ", "of each worker", "core hours ", " of ")
 
 
 class Runs:
@@ -166,8 +167,10 @@ def test_a_signal_ends_it_in_one_line_and_it_goes_on(runs, tmp_path, workers, nu
         assert process.poll() is None
         time.sleep(0.005)
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C and a batch system do
+    started = time.monotonic()
     out, err = process.communicate(timeout=30)
     assert process.returncode == code
+    assert time.monotonic() - started < GRACE_SECONDS + 5
     assert out == ""
     lines = [line for line in err.splitlines() if line and not line.startswith(LOG_LINES)]
     assert lines == [f"hlmm-scan: {word}; the same command again goes on from here"]
@@ -177,6 +180,30 @@ def test_a_signal_ends_it_in_one_line_and_it_goes_on(runs, tmp_path, workers, nu
     process = runs.start(output, workers=1)
     err = process.communicate(timeout=60)[1]
     assert f"{state.partitions_done} of {state.partitions} partitions are done" in err
+    assert_identical(output, runs.undisturbed)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_signal_ends_it_and_its_workers_at_once(runs, tmp_path, workers):
+    output = tmp_path / "r.zarr"
+    process = runs.start(output, workers)
+    while not any(j.stat().st_size for j in output.glob("run/ledger/*.journal")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    time.sleep(SAME_SECONDS + 0.05)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    err = process.communicate(timeout=30)[1]
+    assert time.monotonic() - started < 5
+    # The first may have ended the command, or even Python's own handling of signals, before the
+    # second came; a shell calls both 130.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert group_is_gone(process.pid)
+    assert ("stopped at once" in err) != ("interrupted" in err)
+    assert verify(ResultStore.open(output)) == []
+    process = runs.start(output, workers=1)
+    assert process.communicate(timeout=60)[0].startswith(f"{output}: complete")
     assert_identical(output, runs.undisturbed)
 
 

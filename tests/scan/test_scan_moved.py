@@ -58,7 +58,7 @@ def test_what_is_missing_is_named_before_what_failed(bench, tmp_path):
     assert str(caught.value) == (
         f"{store.path}: 16 of 18 partitions are missing (0, 1, 2, 4, 6, 7, 8, 9, 10, 11, …) and "
         "2 of 18 partitions failed (3, 5); the first with: ValueError: number 3; run the same "
-        "scan again to finish it"
+        "scan again to finish it, with --retry-failed to do these again"
     )
 
 

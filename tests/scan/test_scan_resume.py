@@ -236,7 +236,7 @@ def test_a_long_list_of_missing_partitions_is_cut(bench, tmp_path):
         run.finalise(store)
 
 
-def test_a_failing_partition_is_recorded_the_others_go_on_and_a_rerun_mends_it(
+def test_a_failing_partition_is_recorded_the_others_go_on_and_it_stands_until_retried(
     bench, tmp_path, monkeypatch, capsys
 ):
     flags = ["scan", "--genotypes", str(bench.genotypes()), "--phenotypes", str(bench.phenotypes)]
@@ -256,18 +256,25 @@ def test_a_failing_partition_is_recorded_the_others_go_on_and_a_rerun_mends_it(
     ]
     assert last == (
         f"hlmm-scan: {tmp_path / 'r'}: 1 of 18 partitions failed (4); the first with: "
-        "ValueError: a message of two lines; run the same scan again to retry them"
+        "ValueError: a message of two lines; run the same scan with --retry-failed to do these "
+        "again"
     )
     assert len(calls) == 18
     assert main(["status", str(tmp_path / "r")]) == 0
     out = capsys.readouterr().out
     assert "partitions  17 done, 0 missing, 1 failed of 18" in out
     assert "failed      partition 4: ValueError: a message" in out
-    dataset = xr.open_zarr(tmp_path / "r")
-    assert int((dataset["status"] == Status.PENDING).sum()) == 12
+    assert "--retry-failed does these again" in out
+    rows = xr.open_zarr(tmp_path / "r").isel(phenotype=1, variant=slice(12, 24))
+    assert (rows["status"] == Status.TASK_FAILED).all()
+    assert np.isnan(rows["add"]).all()
+    assert int((xr.open_zarr(tmp_path / "r")["status"] == Status.TASK_FAILED).sum()) == 12
 
+    monkeypatch.setattr(task_module, "fit_block", lambda *_: pytest.fail("tried again"))
+    assert main(flags) == 1
+    assert "1 of 18 partitions failed (4)" in capsys.readouterr().err
     monkeypatch.undo()
-    assert main(flags) == 0
+    assert main([*flags, "--retry-failed"]) == 0
     assert_identical(tmp_path / "r", bench.reference("hlm"))
     assert scan_state(ResultStore.open(tmp_path / "r")).failed == {}
 
@@ -282,18 +289,19 @@ def test_a_dataset_that_changed_under_a_prepared_scan_stops_it(bench, tmp_path):
     assert scan_state(store).partitions_done == 0
 
 
-def test_a_genotype_chunk_that_vanished_stops_the_scan_and_restored_it_goes_on(bench, tmp_path):
+def test_a_genotype_chunk_that_vanished_fails_its_partitions_until_it_is_restored(bench, tmp_path):
     genotypes = tmp_path / "g.zarr"
     convert(bench.cohort.beds, genotypes, chunk_variants=12)
     (chunk,) = (genotypes / "call_genotype_packed" / "c" / "5").iterdir()
     content = chunk.read_bytes()
     chunk.unlink()
     config = bench.config(tmp_path / "r", genotypes=genotypes)
-    with pytest.raises(InputError, match="chunk call_genotype_packed/c/5/0 is missing"):
+    missing = r"3 of 18 .* \(15, 16, 17\).* chunk call_genotype_packed/c/5/0 is missing"
+    with pytest.raises(IncompleteError, match=missing):
         run.scan(config, executor=SerialExecutor())
     assert scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 15
     chunk.write_bytes(content)
-    run.scan(config, executor=SerialExecutor())
+    run.scan(config, retry_failed=True, executor=SerialExecutor())
     assert_identical(tmp_path / "r", bench.reference("hlm"))
 
 

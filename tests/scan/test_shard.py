@@ -167,7 +167,7 @@ def test_more_shards_than_partitions_leave_some_with_nothing(bench, tmp_path, ca
     assert_identical(tmp_path / "r", bench.reference("hlm"))
 
 
-def test_a_failing_partition_is_exit_1_with_the_others_done_and_a_rerun_mends_it(
+def test_a_failing_partition_is_exit_1_with_the_others_done_and_stands_until_retried(
     bench, tmp_path, monkeypatch, capsys
 ):
     path = run.prepare(bench.config(tmp_path / "r")).path
@@ -185,12 +185,16 @@ def test_a_failing_partition_is_exit_1_with_the_others_done_and_a_rerun_mends_it
     assert main(["shard", str(path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"hlmm-scan: {path}: shard 1 of 3: 1 of 6 partitions failed (7); the first with: "
-        "ValueError: no; run the same shard again to retry them"
+        "ValueError: no; run the same shard with --retry-failed to do these again"
     )
     records = ResultStore.open(path).ledger.records()
     assert sorted(record.partition for record in records) == list(range(6, 12))
     monkeypatch.undo()
-    assert main(["shard", str(path), "--index", "1", "--count", "3"]) == 0
+    again = ["shard", str(path), "--index", "1", "--count", "3"]
+    assert main(again) == 1
+    assert "1 of 6 partitions failed (7)" in capsys.readouterr().err
+    assert len(list(ResultStore.open(path).ledger.records())) == 6  # nothing was tried
+    assert main([*again, "--retry-failed"]) == 0
     assert capsys.readouterr().out == f"{path}: shard 1 of 3: 6 partitions, all done\n"
 
 
