@@ -243,13 +243,13 @@ def test_a_failing_partition_is_recorded_the_others_go_on_and_it_stands_until_re
     flags += ["-o", str(tmp_path / "r"), "--workers", "1"]
     fit_block, calls = task_module.fit_block, []
 
-    def fail_in_the_fifth(*arguments):
+    def fail_in_the_eighth(*arguments):
         calls.append(arguments)
-        if len(calls) == 5:
+        if len(calls) == 8:  # six blocks of the first phenotype, then two of the second
             raise ValueError("a message\nof two lines")
         return fit_block(*arguments)
 
-    monkeypatch.setattr(task_module, "fit_block", fail_in_the_fifth)
+    monkeypatch.setattr(task_module, "fit_block", fail_in_the_eighth)
     assert main(flags) == 1
     (last,) = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("hlmm-scan: ")

@@ -173,13 +173,13 @@ def test_a_failing_partition_is_exit_1_with_the_others_done_and_stands_until_ret
     path = run.prepare(bench.config(tmp_path / "r")).path
     fit_block, calls = task_module.fit_block, []
 
-    def fail_in_the_second(*arguments):
+    def fail_in_the_third(*arguments):
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) == 3:  # 6 and 9 of the first phenotype, then 7 of the second
             raise ValueError("no")
         return fit_block(*arguments)
 
-    monkeypatch.setattr(task_module, "fit_block", fail_in_the_second)
+    monkeypatch.setattr(task_module, "fit_block", fail_in_the_third)
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     monkeypatch.setenv("HLMM_SCAN_SHARD_COUNT", "3")
     assert main(["shard", str(path)]) == 1
