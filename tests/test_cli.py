@@ -481,7 +481,7 @@ def test_scan_hands_on_every_option(calls, tmp_path):
     everything = ScanConfig(
         Path("g"), Path("p"), Path("o"), ("a", "b"), Path("m"), Path("v"), "seed",
         "score", 1e-5, Path("r"), False, "observed", True, True, 0.1, 3.0, 0.2, ("-9",), 2, "1GB",
-        8,
+        None, None, 8,
     )  # fmt: skip
     assert noted == [
         ((everything,), {"overwrite": True, "retry_failed": False}),

@@ -78,8 +78,24 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         memory_limit="16GiB",
         partition_variants=128,
     )
-    assert {f.name for f in fields(ScanConfig)} == set(yaml.safe_load(FULL))
+    elsewhere = {"scheduler", "cluster"}  # in place of workers
+    assert {f.name for f in fields(ScanConfig)} == {*yaml.safe_load(FULL), *elsewhere}
     assert absolute(config).output == tmp_path / "results.zarr"
+
+
+def test_a_scan_runs_here_or_in_one_other_place(load, tmp_path):
+    required = "genotypes: g\nphenotypes: p\noutput: o\n"
+    config = compose(load(required + "cluster: slurm.yaml"), {})
+    assert config.cluster == tmp_path / "conf" / "slurm.yaml"
+    config = compose(load(required + "scheduler: tcp://head:8786"), {})
+    assert config.scheduler == "tcp://head:8786"
+    for more, words in (
+        ({"cluster": Path("c")}, "scheduler and cluster exclude each other"),
+        ({"workers": 2}, "workers is for workers of this machine; leave it out with scheduler"),
+        ({"memory_limit": "1GB"}, "memory_limit is for workers of this machine"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compose(load(required + "scheduler: tcp://head:8786"), more)
 
 
 def test_when_variants_are_screened_and_below_what_p_they_are_refitted():

@@ -82,7 +82,10 @@ def test_every_record_says_who_did_it_and_with_how_much_memory(bench):
 
 @pytest.fixture
 def half(bench, tmp_path) -> ResultStore:
-    """A scan stopped after 10 of 18 partitions, partition k of which took k seconds."""
+    """A scan stopped after 10 of 18 partitions, partition k of which took k seconds.
+
+    They are the six of the first phenotype and four of the second.
+    """
     store = run.prepare(bench.config(tmp_path / "r"))
 
     def change(record: PartitionRecord) -> PartitionRecord:
@@ -104,14 +107,15 @@ def half(bench, tmp_path) -> ResultStore:
 
 def test_the_state_names_the_slowest_and_reconciles_counts(half):
     state = scan_state(half)
-    assert [cost.partition for cost in state.slowest] == [9, 8, 7, 6, 5][:SLOWEST]
+    assert [cost.partition for cost in state.slowest] == [15, 12, 10, 9, 7][:SLOWEST]
     slowest = state.slowest[0]
-    assert (slowest.phenotype, slowest.start, slowest.stop) == ("trait1", 36, 48)
-    assert (slowest.seconds, slowest.peak_bytes) == (9.0, 109 << 20)
-    assert state.peak_bytes == 109 << 20
+    assert (slowest.phenotype, slowest.start, slowest.stop) == ("trait1", 60, 72)
+    assert (slowest.seconds, slowest.peak_bytes) == (15.0, 115 << 20)
+    assert state.peak_bytes == 115 << 20
     assert state.retries == 5 + 5
-    assert state.workers == {"a:1": 6, "b:2": 3}
-    assert (state.missing, dict(state.failed)) == (tuple(range(10, 18)), {4: "disk on fire"})
+    assert state.workers == {"a:1": 4, "b:2": 5}
+    assert state.missing == (2, 5, 8, 11, 13, 14, 16, 17)
+    assert dict(state.failed) == {4: "disk on fire"}
     assert state.mismatched == ()
     assert (state.tests, state.tests_done) == (18 * 12, 9 * 12)
     unfitted = {k: v for k, v in state.statuses.items() if k in ("monomorphic", "high_missing")}
@@ -127,21 +131,21 @@ def test_status_says_all_of_it_in_words_and_for_machines(half, capsys):
         "partitions  9 done, 8 missing, 1 failed of 18",
         f"tests       108 written of 216: {108 - state.tests_filtered} fitted, "
         f"{state.tests_filtered} filtered",
-        "memory      up to 109 MiB of a worker's own",
-        "workers     2, most by a:1: 6 partitions",
+        "memory      up to 115 MiB of a worker's own",
+        "workers     2, most by b:2: 5 partitions",
         "retries     10 transient errors",
-        "slowest     partition 9 (trait1, variants 36 to 48): 9.0 s, 109 MiB",
+        "slowest     partition 15 (trait1, variants 60 to 72): 15.0 s, 115 MiB",
         "failed      partition 4: disk on fire",
     ):
         assert line in words
     assert main(["status", str(half.path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["missing"] == [[10, 17]]
+    assert told["missing"] == [[2, 2], [5, 5], [8, 8], [11, 11], [13, 14], [16, 17]]
     assert told["failed"] == {"4": "disk on fire"}
-    assert told["workers"] == {"a:1": 6, "b:2": 3}
+    assert told["workers"] == {"a:1": 4, "b:2": 5}
     assert told["slowest"][1] == {
-        "partition": 8, "phenotype": "count", "start": 24, "stop": 36, "seconds": 8.0,
-        "peak_bytes": 108 << 20,
+        "partition": 12, "phenotype": "trait1", "start": 48, "stop": 60, "seconds": 12.0,
+        "peak_bytes": 112 << 20,
     }  # fmt: skip
     assert (told["tests_filtered"], told["retries"]) == (state.tests_filtered, 10)
 
