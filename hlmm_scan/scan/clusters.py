@@ -34,6 +34,9 @@ WORKER_SETTINGS = {
     # exports its own; pin_threads has the last word.
     "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, "1"),
     "distributed.comm.timeouts.connect": "60s",
+    # It wants Python's lock a hundred times a second, from fits that then wait for it: a tenth of
+    # the time of two workers on the mice (scripts/engine --only cores).
+    "distributed.worker.profile.enabled": False,
 }
 
 
