@@ -55,7 +55,8 @@ def allowed(module: str, name: str) -> bool:
         )
     package = "hlmm_scan" if target in ("", "__version__") else target.split(".")[0]
     if room == "kernels" and package in ("null", "genotypes"):
-        return target in ("null.model", "null.eigen", "genotypes.packing")  # these read no files
+        # These read no files.
+        return target in ("null.model", "null.eigen", "genotypes.packing", "genotypes.dosages")
     if package in BASE:
         return room != "errors"
     if package in TOP:
