@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan import schema
 from hlmm_scan.errors import DamagedError, InputError
+from hlmm_scan.genotypes.dosages import GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
@@ -178,6 +179,23 @@ class GenotypeDataset:
             If a chunk is missing from the store, or cannot be decoded.
         """
         return np.ascontiguousarray(self._read(CALLS, start, stop))
+
+    def read_block(self, start: int, stop: int) -> GenotypeBlock:
+        """Read variants ``start`` to ``stop`` (exclusive) as kernels take them.
+
+        Returns
+        -------
+        ndarray of uint8, shape (stop - start, ⌈n/4⌉), or Dosages
+            Packed hard calls as `read_packed` gives them, or dosages.
+
+        Raises
+        ------
+        IndexError
+            If the range does not lie within the dataset.
+        DamagedError
+            If a chunk is missing from the store, or cannot be decoded.
+        """
+        return self.read_packed(start, stop)
 
     def genotype_counts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return stored counts over all people for variants ``start`` to ``stop`` (exclusive).

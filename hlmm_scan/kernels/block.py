@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import count_genotypes
 from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -70,7 +71,7 @@ class FitOptions:
 
 def fit_block(
     null: NullModel,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     options: FitOptions,
 ) -> dict[str, NDArray[Any]]:
@@ -79,7 +80,7 @@ def fit_block(
     Parameters
     ----------
     null : NullModel
-    packed : ndarray of uint8, shape (m, bytes)
+    genotypes : ndarray of uint8, shape (m, bytes)
         Codes of all samples of the genotype dataset, PLINK bit order.
     contigs : ndarray of object (str), shape (m,)
         Chromosome of each variant: it chooses the random effects left out.
@@ -91,6 +92,9 @@ def fit_block(
         Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
         never raises: its status says what became of it.
     """
+    if isinstance(genotypes, Dosages):
+        raise NotImplementedError("kernels on dosages")
+    packed = genotypes
     kernel = ModelSize.of(null, options.screen).kernel
     sums: Float | None = None
     if kernel is Kernel.CLASS_SUMS:

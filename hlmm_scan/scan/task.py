@@ -133,8 +133,8 @@ def _fit(
     blocks = []
     for first in range(start, stop, chunk):
         last = min(first + chunk, stop)
-        packed = retrying(partial(dataset.read_packed, first, last))
-        blocks.append(fit_block(null, packed, contigs[first - start : last - start], options))
+        genotypes = retrying(partial(dataset.read_block, first, last))
+        blocks.append(fit_block(null, genotypes, contigs[first - start : last - start], options))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
