@@ -285,6 +285,29 @@ def export(results: storage.Place, output: Path, kind: str, phenotype: Sequence[
 
 
 @cli.command()
+@click.argument("results", type=_STORE)
+@click.option("--phenotype", multiple=True, help="Default: all.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine, quantiles included.")
+def calibration(results: storage.Place, phenotype: Sequence[str], as_json: bool) -> None:
+    """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
+    from hlmm_scan.analysis.calibration import calibration as calibrate
+    from hlmm_scan.results.store import ResultStore
+
+    found = calibrate(ResultStore.open(results), phenotype)
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in found]))
+        return
+    for one in found:
+        click.echo(f"{one.phenotype}, {one.people:,} people. {one.verdict.text}")
+        click.echo(f"  {'test':<8}{'kind':<18}{'frequency':<14}{'tests':>12}{'lambda':>9}")
+        for line in one.tests:
+            bounds = "all" if line.frequency is None else "{:g} to {:g}".format(*line.frequency)
+            click.echo(
+                f"  {line.test:<8}{line.kind:<18}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}"
+            )
+
+
+@cli.command()
 @click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
 @click.option("--phenotype", help="Column. Default: the first.")
 @click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")

@@ -1,0 +1,1 @@
+"""From results to answers: dispersion effects, calibration, independent hits."""

@@ -1,0 +1,67 @@
+"""What a scan was made of, found again from its result store: null models and genotypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.store import read_null_model, read_random_effects
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.staging import stands
+from hlmm_scan.storage import Place, place
+
+
+def stored_null_model(store: ResultStore, phenotype: str) -> NullModel:
+    """Return the null model of a phenotype as the scan's tasks have it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        group = store.null_group(phenotype)
+        shared = str(group.attrs["random_effects"])
+        effects = read_random_effects(store.group(f"random_effects/{shared}")) if shared else None
+        return read_null_model(group, effects)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{store.path}: the null model of {phenotype} cannot be read ({error}); restore the "
+            "store from a copy, or start the scan anew with --overwrite"
+        ) from error
+
+
+def scanned_genotypes(store: ResultStore, path: Place | None = None) -> GenotypeDataset | None:
+    """Open the genotypes that were scanned.
+
+    Parameters
+    ----------
+    store : ResultStore
+    path : Path or ObjectPath, optional
+        Where they are now. By default where they were.
+
+    Returns
+    -------
+    GenotypeDataset or None
+        None where no path is given and they are no longer where they were.
+
+    Raises
+    ------
+    InputError
+        If what is at `path`, or where they were, is not what was scanned.
+    """
+    attributes: dict[str, Any] = store.attributes
+    if path is None:
+        known = attributes.get("inputs", {}).get("genotypes")
+        if known is None or not stands(place(known)):
+            return None
+        path = place(known)
+    dataset = GenotypeDataset.open(path)
+    scanned = attributes.get("parameters", {}).get("genotypes")
+    if dataset.fingerprint != scanned:
+        raise InputError(
+            f"{path}: not the genotypes that {store.path} was made of; name those with --genotypes"
+        )
+    return dataset

@@ -1,0 +1,57 @@
+"""Result stores whose every number a test chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.schema import Status, result_variables
+
+
+def store_of(
+    path: Path,
+    position: Any,
+    columns: dict[str, Any],
+    *,
+    contig: Any = None,
+    chunk: int = 4,
+    moments: tuple[float, float] = (0.0, 3.0),
+) -> ResultStore:
+    """A store of one phenotype; what `columns` does not give is 1, the status ok."""
+    m = len(position)
+    variables = result_variables(random_effects=False)
+    store = ResultStore.create(
+        path,
+        phenotypes=["height"],
+        n_variants=m,
+        chunk_variants=chunk,
+        variables=variables,
+        attributes={"run_status": "complete", "parameters": {}, "inputs": {}},
+        plan={},
+    )
+    store.write_variants(
+        0,
+        {
+            "variant_id": np.array([f"v{k}" for k in range(m)], dtype=object),
+            "contig": np.array(["1"] * m if contig is None else list(contig), dtype=object),
+            "position": np.asarray(position, np.int32),
+            "effect_allele": np.array(["A"] * m, dtype=object),
+            "other_allele": np.array(["G"] * m, dtype=object),
+        },
+    )
+    filled = {v.name: np.ones(m, v.dtype) for v in variables}
+    filled["effect_allele_frequency"][:] = 0.3
+    filled["status"] = np.full(m, Status.OK, np.int8)
+    for name, values in columns.items():
+        filled[name] = np.asarray(values, filled[name].dtype)
+    for start in range(0, m, chunk):
+        stop = min(start + chunk, m)
+        store.write_partition(0, start, stop, {k: v[start:stop] for k, v in filled.items()})
+    group = store.null_group("height")
+    group.create_array("y", data=np.random.default_rng(0).standard_normal(50))
+    group.create_array("moments", data=np.array([moments]))
+    store.seal()
+    return ResultStore.open(path)
