@@ -308,6 +308,30 @@ def calibration(results: storage.Place, phenotype: Sequence[str], as_json: bool)
 
 
 @cli.command()
+@click.argument("results", type=_STORE)
+@click.option("-o", "--output", type=_FILE, required=True, help="HTML file to write.")
+@click.option("--phenotype", multiple=True, help="Default: all.")
+@click.option(
+    "--tests",
+    type=click.Choice(["robust", "model", "lrt", "sandwich"]),
+    default="robust",
+    show_default=True,
+    help="Which version of the tests Manhattan plots and tables show.",
+)
+@click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
+def report(
+    results: storage.Place, output: Path, phenotype: Sequence[str], tests: str, threshold: float
+) -> None:
+    """Write pictures, hits and what was run as one HTML file that opens offline."""
+    from hlmm_scan.report.page import write_report
+    from hlmm_scan.results.store import ResultStore
+
+    store = ResultStore.open(results)
+    size = write_report(store, output, phenotype, version=tests, threshold=threshold)
+    click.echo(f"{output}: {size / 2**20:.1f} MiB")
+
+
+@cli.command()
 @click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
 @click.option("--phenotype", help="Column. Default: the first.")
 @click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")

@@ -1,0 +1,1 @@
+"""Pictures of a scan, and the page that shows them."""

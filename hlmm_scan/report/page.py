@@ -1,0 +1,309 @@
+"""The report: one HTML file that opens without a network, and stays readable on paper."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+
+from hlmm_scan import __version__
+from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.report import facts, plots
+from hlmm_scan.report.facts import Table, number
+from hlmm_scan.report.genome import Genome
+from hlmm_scan.report.leads import choose_leads
+from hlmm_scan.report.plots import Lead
+from hlmm_scan.report.svg import inline_svg
+from hlmm_scan.report.trait import (
+    GENOME_WIDE,
+    ROWS_PER_READ,
+    TESTS,
+    Trait,
+    p_variable,
+    read_trait,
+    shown_p,
+)
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.staging import write_error
+
+logger = logging.getLogger(__name__)
+
+LARGE = 10 << 20
+"""Bytes of a page from which on it says so, and how to have less."""
+
+TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page: an ``<svg>`` element and what stands below it."""
+
+    svg: str
+    caption: str
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one phenotype."""
+
+    key: str
+    name: str
+    overview: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    hits: Table
+    n_hits: int
+    people: Table
+    statuses: Table
+    covariates: Table
+
+
+def write_report(
+    store: ResultStore,
+    output: Path,
+    phenotypes: Sequence[str] = (),
+    *,
+    version: str = "robust",
+    threshold: float = GENOME_WIDE,
+) -> int:
+    """Write a report of a scan, complete or not, as one self-contained HTML file.
+
+    Parameters
+    ----------
+    store : ResultStore
+    output : Path
+    phenotypes : sequence of str, default all
+    version : {"robust", "model", "lrt", "sandwich"}
+        Of the tests in Manhattan plots and tables.
+    threshold : float, default 5e-8
+        p-value below which a variant is a hit.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    InputError
+        If a phenotype is unknown, there are no such tests, or the file cannot be written.
+    """
+    known = store.phenotypes
+    for name in phenotypes:
+        if name not in known:
+            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
+    text = _page(store, list(dict.fromkeys(phenotypes)) or known, version, threshold)
+    scratch = output.with_name(f".{output.name}.partial")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+    size = len(text.encode())
+    if size > LARGE:
+        logger.warning(
+            "%s: %.0f MiB; name fewer phenotypes with --phenotype for a smaller file",
+            output,
+            size / 2**20,
+        )
+    return size
+
+
+def _page(store: ResultStore, phenotypes: Sequence[str], version: str, threshold: float) -> str:
+    with store.dataset() as results:
+        genome = Genome.read(results, ROWS_PER_READ)
+        sections = []
+        for index, name in enumerate(phenotypes):
+            logger.info("%s: drawing", name)
+            one = results.isel(phenotype=store.phenotypes.index(name))
+            trait = read_trait(one, version=version, threshold=threshold, genome=genome)
+            sections.append(_section(store, one, trait, f"p{index}"))
+    templates = resources.files("hlmm_scan.report") / "templates"
+    script = (templates / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hlmm_scan.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    attributes = store.attributes
+    return environment.get_template("report.html").render(
+        title=store.path.name,
+        complete=attributes.get("run_status") == "complete",
+        model=attributes.get("parameters", {}).get("model", ""),
+        n_variants=results.sizes["variant"],
+        sections=sections,
+        overview=Table(_OVERVIEW, tuple(section.overview for section in sections)),
+        threshold=f"{threshold:g}",
+        provenance=facts.provenance(store),
+        statistics=facts.run_statistics(store),
+        software=__version__,
+        style=(templates / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+# One phenotype ----------------------------------------------------------------------------
+
+_OVERVIEW = (
+    *("phenotype", "people", "variants tested", "hits: mean", "variance", "joint"),
+    *("λ mean", "λ variance", "λ joint"),
+)
+
+
+def _section(store: ResultStore, results: xr.Dataset, trait: Trait, key: str) -> Section:
+    null = facts.null_attributes(store, trait.phenotype)
+    leads = choose_leads(trait)
+    return Section(
+        key=key,
+        name=trait.phenotype,
+        overview=_overview(trait, null),
+        pictures=_pictures(trait, leads, results, key),
+        hits=_hits(trait, leads, results, key),
+        n_hits=len(trait.hits),
+        people=facts.people(null),
+        statuses=facts.statuses(trait),
+        covariates=facts.covariates(null),
+    )
+
+
+def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
+    cells = [trait.phenotype, facts.count(null["people"]) if null else "–"]
+    cells.append(facts.count(facts.fitted(trait)))
+    for test in ("add", "var", "av"):
+        found = trait.hits[shown_p(test)] >= trait.threshold
+        cells.append(facts.count(found.sum()))
+    for test in ("add", "var", "av"):
+        quantiles = trait.quantiles[p_variable(test, trait.version)]
+        lam = plots.inflation(*quantiles.expected_and_observed(), 2 if test == "av" else 1)
+        cells.append(number(lam))
+    return tuple(cells)
+
+
+def _pictures(
+    trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str
+) -> tuple[Picture, ...]:
+    titles = dict(zip((lead.gid for lead in leads), _titles(trait, leads, results), strict=True))
+    name = trait.phenotype
+    which = {"robust": "studentised", "model": "model-based", "lrt": "likelihood-ratio"}
+    words = which.get(trait.version, trait.version)
+    line = f"The dashed line is p = {10**-trait.threshold:.2g}."
+
+    def picture(figure: Any, what: str, caption: str, *, wide: bool = True) -> Picture:
+        svg = inline_svg(figure, f"{key}-{what}", f"{name}: {caption}", titles)
+        return Picture(svg, caption, wide)
+
+    made = [
+        picture(
+            plots.mirrored_manhattan(trait, leads),
+            "mirrored",
+            f"Tests of the mean (above) and of the variance (below), {words}. {line} Numbers are "
+            "those of the table of hits.",
+        ),
+        picture(
+            plots.manhattan(trait, "av", leads),
+            "joint",
+            f"Joint test of mean and variance, 2 degrees of freedom, {words}. {line}",
+        ),
+    ]
+    if "dispersion" in trait.tests:
+        made.append(
+            picture(
+                plots.manhattan(trait, "dispersion", leads),
+                "dispersion",
+                "Dispersion: effects on the variance beyond what the effect on the mean brings "
+                f"along. {line}",
+            )
+        )
+    made.append(
+        picture(
+            plots.qq(trait),
+            "qq",
+            "Observed against expected p-values; λ is the median χ² over its median without "
+            "effects. The band holds 95% of independent tests without effects, rank by rank.",
+        )
+    )
+    made.append(
+        picture(
+            plots.additive_against_variance(trait, leads),
+            "effects",
+            "Effects on the variance against effects on the mean: hits with 95% intervals, and in "
+            "grey a sample of all variants.",
+            wide=False,
+        )
+    )
+    made.append(
+        picture(
+            plots.effect_by_frequency(trait, leads),
+            "frequency",
+            "Size of effects by frequency. From the dashed line on, an effect with the usual "
+            "standard error would be a hit.",
+            wide=False,
+        )
+    )
+    if trait.random_variance is not None:
+        made.append(
+            picture(
+                plots.random_variance(trait),
+                "random",
+                "Share of the variance that the random effects take, re-estimated at every "
+                "variant.",
+            )
+        )
+    return tuple(made)
+
+
+def _hits(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str) -> Table:
+    """Return one row for each lead."""
+    shown = [test for test in TESTS if test in trait.tests]
+    header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
+    header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in shown] + ["found by"]
+    rows = []
+    for lead, place in zip(leads, _places(results, leads), strict=True):
+        hit = trait.hits.loc[lead.variant].to_dict()
+        cells = [str(lead.number), *place]
+        cells += [number(hit["effect_allele_frequency"]), facts.count(hit["n"])]
+        cells += [f"{number(hit[t])} ± {number(hit[f'{t}_se'], 2)}" for t in ("add", "var")]
+        cells += [f"{hit[shown_p(test)]:.2f}" for test in shown]
+        cells.append(", ".join(TEST_WORDS[test] for test in lead.tests))
+        rows.append(tuple(cells))
+    return Table(tuple(header), tuple(rows), tuple(f"{key}-{lead.gid}" for lead in leads))
+
+
+def _titles(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset) -> list[str]:
+    """Return what a mark says without a script."""
+    titles = []
+    for lead, place in zip(leads, _places(results, leads), strict=True):
+        hit = trait.hits.loc[lead.variant].to_dict()
+        tests = ", ".join(
+            f"{TEST_WORDS[t]} p = {facts.p_value(hit[shown_p(t)])}" for t in trait.tests
+        )
+        titles.append(f"{lead.number}: {place[0]}, {place[1]}; {tests}")
+    return titles
+
+
+def _places(results: xr.Dataset, leads: tuple[Lead, ...]) -> list[tuple[str, str, str]]:
+    """Return id, place and alleles (the effect's first) of some variants."""
+    names = ["variant_id", "contig", "position", "effect_allele", "other_allele"]
+    rows = np.array([lead.variant for lead in leads], dtype=np.int64)
+    part = results[names].reset_coords()[names].isel(variant=rows).load()
+    columns = [part[name].values for name in names]
+    return [
+        (str(i), f"{c}:{int(p):,}" if p > 0 else f"{c}:?", f"{e}/{o}")
+        for i, c, p, e, o in zip(*columns, strict=True)
+    ]

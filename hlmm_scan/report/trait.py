@@ -1,0 +1,247 @@
+"""What pictures of one phenotype need, read in one pass over its results in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.report.genome import Genome
+from hlmm_scan.report.thinning import KEEP, Quantiles, Thinner
+from hlmm_scan.schema import Status
+
+Float = NDArray[np.float64]
+
+TESTS = ("add", "var", "av", "dispersion")
+"""What is tested: mean, log-variance, both (2 df), variance beyond what the mean brings along."""
+
+VERSIONS = ("model", "robust", "lrt", "sandwich")
+"""By which covariance, or by the likelihood ratio."""
+
+GENOME_WIDE = 5e-8
+"""p-value below which a variant is a hit."""
+
+ROWS_PER_READ = 262_144
+_SAMPLED = 20_000
+_EFFECTS = ("n", "effect_allele_frequency", "add", "add_se", "var", "var_se")
+_DISPERSION = ("dispersion", "dispersion_se")
+_HERITABLE = "random_variance_fraction"
+
+
+def p_variable(test: str, version: str) -> str:
+    """Return the stored name of −log10 p: ``p_variable("av", "robust")``; dispersion has one."""
+    if test == "dispersion" or version == "model":
+        return f"{test}_neg_log10_p"
+    return f"{test}_lrt_neg_log10_p" if version == "lrt" else f"{test}_neg_log10_p_{version}"
+
+
+def shown_p(test: str) -> str:
+    """Return the column of −log10 p in tables of a :class:`Trait`, whichever version they show."""
+    return p_variable(test, "model")
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points along the genome, dull ones thinned.
+
+    Attributes
+    ----------
+    x : ndarray, shape (k,)
+        Places on the axis of the :class:`~hlmm_scan.report.genome.Genome`.
+    y : ndarray, shape (k,)
+    variant : ndarray of int64, shape (k,)
+        Indices along the dimension ``variant``.
+    """
+
+    x: Float
+    y: Float
+    variant: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Trait:
+    """One phenotype's results, as far as pictures show them.
+
+    Only tests with status ``ok``, ``screened``, ``refined`` or ``random_variance_at_zero`` are in.
+
+    Attributes
+    ----------
+    phenotype : str
+    genome : Genome
+    version : str
+        Of the tests in `points` and `hits`, one of :data:`VERSIONS`.
+    threshold : float
+        −log10 p from which on a variant is a hit.
+    statuses : mapping of str to int
+        Tests by status label, all of them.
+    points : mapping of str to Points
+        −log10 p by test, one of :data:`TESTS`.
+    quantiles : mapping of str to Quantiles
+        By the stored name of −log10 p: every test in every version.
+    hits : DataFrame
+        Every variant that some test calls a hit, indexed by ``variant``: effects, standard errors,
+        frequency, and −log10 p of each test in `version` as :func:`shown_p` names it.
+    sample : DataFrame
+        The same of some 20,000 variants, evenly spaced, hits or not.
+    random_variance : Points or None
+        The random effects' share of the variance along the genome.
+    """
+
+    phenotype: str
+    genome: Genome
+    version: str
+    threshold: float
+    statuses: Mapping[str, int]
+    points: Mapping[str, Points]
+    quantiles: Mapping[str, Quantiles]
+    hits: pd.DataFrame
+    sample: pd.DataFrame
+    random_variance: Points | None
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The tests there are, in the order of :data:`TESTS`."""
+        return tuple(self.points)
+
+    @property
+    def n_tested(self) -> int:
+        """Variants whose tests are in."""
+        return self.quantiles[p_variable("av", self.version)].n
+
+
+def one_phenotype(results: xr.Dataset) -> xr.Dataset:
+    """Return a Dataset without the dimension ``phenotype``.
+
+    Raises
+    ------
+    InputError
+        If it has several.
+    """
+    if "phenotype" not in results.dims:
+        return results
+    if results.sizes["phenotype"] != 1:
+        names = ", ".join(map(str, results["phenotype"].values[:5]))
+        raise InputError(f'choose one phenotype, as results.sel(phenotype="…"), of {names}')
+    return results.isel(phenotype=0)
+
+
+def read_trait(
+    results: xr.Dataset,
+    *,
+    version: str = "robust",
+    threshold: float = GENOME_WIDE,
+    genome: Genome | None = None,
+    rows_per_read: int = ROWS_PER_READ,
+) -> Trait:
+    """Read what the pictures of one phenotype show.
+
+    Parameters
+    ----------
+    results : Dataset
+        Opened result store, one phenotype of it; complete or not.
+    version : {"robust", "model", "lrt", "sandwich"}
+        Of the tests.
+    threshold : float, default 5e-8
+        p-value below which a variant is a hit.
+    genome : Genome, optional
+        Of these results, where it was read before.
+    rows_per_read : int, default 262,144
+        Variants read at a time. It changes nothing but the memory.
+
+    Raises
+    ------
+    InputError
+        If there are several phenotypes, no such version, or the threshold is no p-value.
+    """
+    results = one_phenotype(results)
+    if version not in VERSIONS or p_variable("av", version) not in results:
+        there = ", ".join(v for v in VERSIONS if p_variable("av", v) in results)
+        raise InputError(f"these results have no tests '{version}'; they have: {there}")
+    if not 0 < threshold < 1:
+        raise InputError(f"the threshold must be a p-value between 0 and 1, not {threshold}")
+    genome = genome or Genome.read(results, rows_per_read)
+    reader = _Reader(results, version, -np.log10(threshold), genome)
+    for start in range(0, results.sizes["variant"], rows_per_read):
+        reader.take(start, min(start + rows_per_read, results.sizes["variant"]))
+    return reader.trait()
+
+
+class _Reader:
+    """Takes results in, some rows at a time."""
+
+    def __init__(self, results: xr.Dataset, version: str, threshold: float, genome: Genome) -> None:
+        self.results, self.version, self.threshold, self.genome = (
+            results,
+            version,
+            threshold,
+            genome,
+        )
+        self.shown = {
+            test: p_variable(test, version)
+            for test in TESTS
+            if p_variable(test, version) in results
+        }
+        every = (p_variable(test, v) for test in TESTS for v in VERSIONS)
+        self.quantiles = {name: Quantiles() for name in dict.fromkeys(every) if name in results}
+        self.effects = [name for name in (*_EFFECTS, *_DISPERSION) if name in results]
+        keep = min(KEEP, threshold)
+        self.thinners = {test: Thinner(genome.width, keep) for test in self.shown}
+        self.random = (
+            Thinner(genome.width, np.inf, top=1.0, levels=500) if _HERITABLE in results else None
+        )
+        self.names = ["status", *self.quantiles, *self.effects]
+        self.names += [_HERITABLE] if self.random else []
+        self.every = max(1, results.sizes["variant"] // _SAMPLED)
+        self.statuses: Counter[int] = Counter()
+        self.hits: list[pd.DataFrame] = []
+        self.sample: list[pd.DataFrame] = []
+
+    def take(self, start: int, stop: int) -> None:
+        part = self.results[self.names].isel(variant=slice(start, stop)).load()
+        values = {name: np.asarray(part[name].values) for name in self.names}
+        status = values.pop("status")
+        self.statuses.update(dict(zip(*np.unique(status, return_counts=True), strict=True)))
+        trusted = np.flatnonzero((status > Status.PENDING) & (status < Status.NOT_CONVERGED))
+        rows = trusted + start
+        values = {name: column[trusted] for name, column in values.items()}
+        x = self.genome.x(rows)
+        for name, quantiles in self.quantiles.items():
+            quantiles.add(values[name])
+        hit = np.zeros(len(rows), dtype=bool)
+        for test, name in self.shown.items():
+            self.thinners[test].add(x, values[name], rows)
+            hit |= values[name] >= self.threshold
+        if self.random:
+            self.random.add(x, values[_HERITABLE], rows)
+        self.hits.append(self._table(values, rows, hit))
+        self.sample.append(self._table(values, rows, rows % self.every == 0))
+
+    def _table(
+        self, values: Mapping[str, Float], rows: NDArray[np.intp], chosen: NDArray[np.bool_]
+    ) -> pd.DataFrame:
+        columns = {name: values[name][chosen] for name in self.effects}
+        columns |= {shown_p(test): values[name][chosen] for test, name in self.shown.items()}
+        return pd.DataFrame(columns, index=pd.Index(rows[chosen], name="variant"))
+
+    def trait(self) -> Trait:
+        # At least one part, so that tables of nothing have their columns.
+        none = np.empty(0, dtype=np.intp)
+        empty = self._table({name: np.empty(0) for name in self.names}, none, none.astype(np.bool_))
+        return Trait(
+            phenotype=str(self.results["phenotype"].values),
+            genome=self.genome,
+            version=self.version,
+            threshold=self.threshold,
+            statuses={Status(int(s)).label: k for s, k in sorted(self.statuses.items())},
+            points={test: Points(*thinner.points()) for test, thinner in self.thinners.items()},
+            quantiles=self.quantiles,
+            hits=pd.concat(self.hits) if self.hits else empty,
+            sample=pd.concat(self.sample) if self.sample else empty,
+            random_variance=Points(*self.random.points()) if self.random else None,
+        )
