@@ -265,22 +265,47 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
 
 @cli.command()
 @click.argument("results", type=_STORE)
-@click.option("-o", "--output", type=_FILE, required=True, help="Table to write (.gz compresses).")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    required=True,
+    help="File to write (.gz compresses text); for gwas-ssf a folder.",
+)
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["tsv", "seed"]),
-    default="tsv",
-    show_default=True,
-    help="tsv: every variable under its own name. seed: the 2018 script's columns.",
+    type=click.Choice(["tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"]),
+    help="tsv, parquet, tabix: every variable under its own name, tabix sorted and indexed by "
+    "position. gwas-ssf: for the GWAS catalog, a file for each phenotype and test. regenie: its "
+    "columns, a row a test. seed: the 2018 script's columns. Default: parquet if the name ends in "
+    ".parquet, else tsv.",
 )
-@click.option("--phenotype", multiple=True, help="Default: all.")
-def export(results: storage.Place, output: Path, kind: str, phenotype: Sequence[str]) -> None:
-    """Write results as a table."""
-    from hlmm_scan.results.export import export as run_export
+@click.option("--phenotype", multiple=True, help="Repeatable. Default: all.")
+@click.option(
+    "--test",
+    multiple=True,
+    help="For gwas-ssf and regenie: add, var, av, each also with _robust or _sandwich, "
+    "dispersion; repeatable. Default: add, var, av and, if it was computed, dispersion.",
+)
+@click.option(
+    "--metadata", type=_FILE, help="For gwas-ssf: YAML file with genome_assembly, ancestry, …"
+)
+def export(
+    results: storage.Place,
+    output: Path,
+    kind: str | None,
+    phenotype: Sequence[str],
+    test: Sequence[str],
+    metadata: Path | None,
+) -> None:
+    """Write results as files that other programs read."""
+    from hlmm_scan.results import export as exports
     from hlmm_scan.results.store import ResultStore
 
-    rows = run_export(ResultStore.open(results), output, kind, phenotype)
+    kind = kind or exports.format_by_name(output)
+    wanted = exports.Export(kind, tuple(phenotype), tuple(test), metadata)
+    rows = exports.export(ResultStore.open(results), output, wanted)
     click.echo(f"{output}: {rows:,} rows")
 
 

@@ -23,6 +23,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.config import ScanConfig, compose, load_config
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
 from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.results.export import Export
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import task as task_module
@@ -513,9 +514,18 @@ def test_export_and_finalise_open_the_store_and_hand_it_on(calls, monkeypatch):
     monkeypatch.setattr(ResultStore, "open", lambda path: f"store {path}")
     noted = calls("hlmm_scan.results.export.export", 5)
     assert main(["export", "r", "-o", "t.gz", "--format", "seed", "--phenotype", "a"]) == 0
+    assert main(["export", "r", "-o", "t.parquet"]) == 0
+    catalog = ["--format", "gwas-ssf", "--test", "add", "--test", "var", "--metadata", "m.yaml"]
+    assert main(["export", "r", "-o", "folder", *catalog]) == 0
     calls("hlmm_scan.scan.run.finalise", SimpleNamespace(path="r"))
     assert main(["finalise", "r"]) == 0
-    assert noted == [(("store r", Path("t.gz"), "seed", ("a",)), {}), (("store r",), {})]
+    ssf = Export("gwas-ssf", (), ("add", "var"), Path("m.yaml"))
+    assert noted == [
+        (("store r", Path("t.gz"), Export("seed", ("a",))), {}),
+        (("store r", Path("t.parquet"), Export("parquet")), {}),
+        (("store r", Path("folder"), ssf), {}),
+        (("store r",), {}),
+    ]
 
 
 def test_shard_opens_the_store_and_says_which_it_is(calls, monkeypatch, capsys):

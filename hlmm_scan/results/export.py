@@ -1,48 +1,84 @@
-"""Results as text files that other programs read, written partition by partition."""
+"""Results as files that other programs read, written a bounded number of rows at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
-
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from typing import IO, cast
 
 from hlmm_scan.errors import InputError, nearest
-from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
+from hlmm_scan.results.export_parquet import write_parquet
+from hlmm_scan.results.export_rows import Columns, FinishedRows
+from hlmm_scan.results.export_tabix import INDEXES, write_tabix
+from hlmm_scan.results.export_tests import ReportedTest, chosen_tests
+from hlmm_scan.results.export_text import (
+    REGENIE_COLUMNS,
+    SEED_COLUMNS,
+    header,
+    named_rows,
+    regenie_rows,
+    seed_rows,
+)
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.schema import COORDINATES, Status
-from hlmm_scan.staging import read_error, write_error
+from hlmm_scan.staging import read_error, staged_folder, write_error
 
-ROWS_PER_READ = 65_536
+FORMATS = ("tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed")
 
-SEED_COLUMNS = (
-    "SNP", "n", "frequency", "likelihood", "add", "add_se", "add_t", "add_pval",
-    "var", "var_se", "var_t", "var_pval", "av_pval",
-)  # fmt: skip
-"""Columns of the 2018 script; ``*_pval`` are −log10 p."""
-
-FORMATS = ("tsv", "seed")
+ONE_PHENOTYPE = ("regenie", "seed")
+"""Formats without a column for the phenotype."""
 
 
-def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str] = ()) -> int:
-    """Write results as a tab-separated table, gzipped where the name ends in ``.gz``.
+@dataclass(frozen=True)
+class Export:
+    """What is to be written.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`FORMATS`. ``tsv``, ``parquet`` and ``tabix`` have every coordinate and
+        variable under its own name, one row a test; ``tabix`` sorted by position, the others
+        phenotype after phenotype. ``gwas-ssf`` is a folder, of a file for each phenotype and test.
+        ``regenie`` has a row for each test of each variant, ``seed`` the columns of the 2018
+        script, effects per copy of PLINK's A2 and the frequency of the minor allele, as it has
+        them; both hold one phenotype.
+    phenotypes : tuple of str
+        Empty for all.
+    tests : tuple of str
+        For ``gwas-ssf`` and ``regenie``: which of
+        :data:`~hlmm_scan.results.export_tests.TESTS`; empty for the default ones.
+    metadata : Path or None
+        For ``gwas-ssf``: a YAML file of what the GWAS catalog asks and results do not hold.
+    """
+
+    kind: str
+    phenotypes: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    metadata: Path | None = None
+
+
+def format_by_name(output: Path) -> str:
+    """Return the format that a file's name stands for, if none is given."""
+    return "parquet" if output.suffix == ".parquet" else "tsv"
+
+
+def export(store: ResultStore, output: Path, wanted: Export) -> int:
+    """Write the finished tests of a store; those that are pending are left out.
 
     Parameters
     ----------
     store : ResultStore
-        Complete or not: pending tests are left out.
     output : Path
-    kind : {"tsv", "seed"}
-        ``tsv``: every coordinate and variable under its own name, one row a test, phenotype after
-        phenotype. ``seed``: the columns of the 2018 script for one phenotype, effects per copy of
-        PLINK's A2 and the frequency of the minor allele, as it has them.
-    phenotypes : sequence of str, default all
-        For ``seed`` exactly one where the store has several.
+        A file, which takes the place of one that stands there; ``.gz`` compresses text. For
+        ``gwas-ssf`` a folder, which must not exist. Whatever goes wrong, nothing half-written
+        stands there.
+    wanted : Export
 
     Returns
     -------
@@ -52,94 +88,102 @@ def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str
     Raises
     ------
     InputError
-        If a phenotype is unknown, several are asked for in ``seed``, or the file cannot be
-        written.
+        If a phenotype, test or format is unknown, an option is not for the format, a library that
+        it needs is not installed, or the file cannot be written.
+    InfrastructureError
+        If the store cannot be read for the moment.
     """
+    kind = wanted.kind
+    if kind not in FORMATS:
+        raise InputError(f"unknown format '{kind}'{nearest(kind, FORMATS)}")
+    if wanted.tests and kind not in ("gwas-ssf", "regenie"):
+        raise InputError(f"--test is for the formats gwas-ssf and regenie, {kind} has every test")
+    if wanted.metadata is not None and kind != "gwas-ssf":
+        raise InputError(f"--metadata is for the format gwas-ssf, not for {kind}")
+    chosen = _phenotypes(store, wanted)
+    tests: list[ReportedTest] = []
+    if kind in ("gwas-ssf", "regenie"):
+        tests = chosen_tests(store, wanted.tests, with_effect=kind == "gwas-ssf")
+    if kind == "gwas-ssf":
+        known = read_metadata(wanted.metadata)
+        with _errors_told(store, output), staged_folder(output) as folder:
+            return write_gwas_ssf(store, folder, chosen, tests, known)
+    companions = INDEXES if kind == "tabix" else ()
+    with _errors_told(store, output), _new_file(output, companions) as scratch:
+        if kind == "parquet":
+            return write_parquet(FinishedRows(store, chosen), scratch, store)
+        if kind == "tabix":
+            return write_tabix(FinishedRows(store, chosen), scratch)
+        if kind == "regenie":
+            variables = {v for t in tests for v in t.variables}
+            rows = FinishedRows(store, chosen, ("n", "effect_allele_frequency", *sorted(variables)))
+            first = header(REGENIE_COLUMNS, " ")
+            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
+        rows = FinishedRows(store, chosen)
+        if kind == "seed":
+            return _write_text(rows, scratch, header(SEED_COLUMNS), seed_rows)
+        return _write_text(rows, scratch, header(rows.columns), named_rows)
+
+
+def _phenotypes(store: ResultStore, wanted: Export) -> list[int]:
     known = store.phenotypes
-    for name in phenotypes:
+    for name in wanted.phenotypes:
         if name not in known:
             raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    chosen = [known.index(name) for name in phenotypes] or list(range(len(known)))
-    if kind == "seed" and len(chosen) > 1:
+    names = dict.fromkeys(wanted.phenotypes) or known
+    if wanted.kind in ONE_PHENOTYPE and len(names) > 1:
         raise InputError(
-            f"{store.path}: the seed format holds one phenotype, this store has "
+            f"{store.path}: the {wanted.kind} format holds one phenotype, this store has "
             f"{len(known)}; name it with --phenotype"
         )
-    rows = 0
-    scratch = output.with_name(f".{output.name}.partial")
+    return [known.index(name) for name in names]
+
+
+@contextlib.contextmanager
+def _errors_told(store: ResultStore, output: Path) -> Iterator[None]:
+    """Say in one line which of the two, store or file, could not be read or written."""
     try:
-        with _open(scratch, compressed=output.suffix == ".gz") as file:
-            for index, frame in enumerate(_frames(store, chosen)):
-                table = _seed_frame(frame) if kind == "seed" else frame
-                table.to_csv(
-                    file, sep="\t", index=False, header=index == 0, na_rep="NA", lineterminator="\n"
-                )
-                rows += len(table)
-        scratch.replace(output)
+        yield
     except OSError as error:
         if str(error.filename).startswith(f"{store.path}/"):
             raise read_error(store.path, error) from error
         raise write_error(output, error) from error
+
+
+@contextlib.contextmanager
+def _new_file(output: Path, companions: Sequence[str] = ()) -> Iterator[Path]:
+    """Give the name of a file to write; it takes the place of `output` if all goes well.
+
+    So do files with one of the `companions` after its name; old ones of `output` go.
+    """
+    folder = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+        yield folder / output.name
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
+        for suffix in companions:
+            output.with_name(output.name + suffix).unlink(missing_ok=True)
+        for file in sorted(folder.iterdir()):
+            file.replace(output.with_name(file.name))
     finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-    return rows
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_text(
+    rows: FinishedRows, scratch: Path, first: str, text: Callable[[Columns], str]
+) -> int:
+    written = 0
+    with _open(scratch, compressed=scratch.suffix == ".gz") as file:
+        file.write(first)
+        for block in rows.by_phenotype():
+            file.write(text(block))
+            written += len(block["status"])
+    return written
 
 
 def _open(path: Path, *, compressed: bool) -> IO[str]:
     if compressed:
-        return cast(IO[str], gzip.open(path, "wt", compresslevel=6))
-    return path.open("w")
-
-
-def _frames(store: ResultStore, phenotypes: Sequence[int]) -> Iterator[pd.DataFrame]:
-    """Yield finished rows, a bounded number at a time."""
-    n_variants = store.array("status").shape[1]
-    step = -(-ROWS_PER_READ // store.array("status").chunks[1]) * store.array("status").chunks[1]
-    for phenotype in phenotypes:
-        for start in range(0, max(n_variants, 1), step):
-            stop = min(start + step, n_variants)
-            columns: dict[str, Any] = {
-                v.name: _text_or_numbers(store.array(v.name)[start:stop])
-                for v in COORDINATES
-                if v.name != "phenotype"
-            }
-            columns = {"phenotype": store.phenotypes[phenotype], **columns}
-            values = store.read_partition(phenotype, start, stop)
-            status = values.pop("status")
-            columns.update(values)
-            columns["status"] = [Status(int(s)).label for s in status]
-            frame = pd.DataFrame(columns)
-            yield frame[status != Status.PENDING]
-
-
-def _text_or_numbers(values: Any) -> NDArray[Any]:
-    array = np.asarray(values)
-    return array if array.dtype.kind in "iuf" else array.astype(object)
-
-
-def _seed_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the 2018 script's columns.
-
-    It counts copies of A2, so the mean and variance effects change sign; its joint test adds the
-    two squared t values without their covariance.
-    """
-    frequency = frame["effect_allele_frequency"]
-    add, var = -frame["add"], -frame["var"]
-    add_t, var_t = add / frame["add_se"], var / frame["var_se"]
-    columns = {
-        "SNP": frame["variant_id"],
-        "n": frame["n"],
-        "frequency": np.minimum(frequency, 1 - frequency),
-        "likelihood": frame["log_likelihood"],
-        "add": add,
-        "add_se": frame["add_se"],
-        "add_t": add_t,
-        "add_pval": frame["add_neg_log10_p"],
-        "var": var,
-        "var_se": frame["var_se"],
-        "var_t": var_t,
-        "var_pval": frame["var_neg_log10_p"],
-        "av_pval": neg_log10_p((add_t**2 + var_t**2).to_numpy(), 2),
-    }
-    return pd.DataFrame(columns)[list(SEED_COLUMNS)]
+        return cast(IO[str], gzip.open(path, "wt", compresslevel=6, encoding="utf-8"))
+    return path.open("w", encoding="utf-8")

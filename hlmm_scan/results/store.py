@@ -211,9 +211,11 @@ class ResultStore:
         dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path, read_only=True))
         return dataset
 
-    def read_partition(self, phenotype: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Return every result variable of one partition, (stop − start,) each."""
-        names = [v.name for v in self.variables]
+    def read_partition(
+        self, phenotype: int, start: int, stop: int, names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return result variables of one partition, all by default, (stop − start,) each."""
+        names = [v.name for v in self.variables] if names is None else names
         columns = self._each(names, lambda name: self.array(name)[phenotype, start:stop])
         return {name: np.asarray(column) for name, column in zip(names, columns, strict=True)}
 

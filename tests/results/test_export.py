@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import result_stores as stores
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results import export as export_module
-from hlmm_scan.results.export import SEED_COLUMNS, export
+from hlmm_scan.results import export_rows
+from hlmm_scan.results.export import Export
+from hlmm_scan.results.export_text import SEED_COLUMNS
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import COORDINATES, Status, result_variables
 
@@ -32,6 +35,10 @@ def store(tmp_path: Path) -> ResultStore:
                     values[name][1] = np.nan
             store.write_partition(phenotype, start, stop, values)
     return store
+
+
+def export(store: ResultStore, output: Path, kind: str, phenotypes: Sequence[str] = ()) -> int:
+    return export_module.export(store, output, Export(kind, tuple(phenotypes)))
 
 
 def table(path: Path) -> pd.DataFrame:
@@ -65,7 +72,7 @@ def test_a_value_that_does_not_exist_is_na(store, tmp_path):
 
 def test_a_table_written_in_many_steps_is_the_same(store, tmp_path, monkeypatch):
     export(store, tmp_path / "one.tsv", "tsv")
-    monkeypatch.setattr(export_module, "ROWS_PER_READ", 2)
+    monkeypatch.setattr(export_rows, "ROWS_PER_READ", 2)
     export(store, tmp_path / "many.tsv", "tsv")
     assert (tmp_path / "many.tsv").read_bytes() == (tmp_path / "one.tsv").read_bytes()
 
@@ -142,7 +149,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(store, tmp_path, monk
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    monkeypatch.setattr(export_module, "named_rows", full)
     with pytest.raises(InputError, match=r"out\.tsv: cannot be written: No space"):
         export(store, output, "tsv")
     assert output.read_text() == "old"

@@ -1,0 +1,159 @@
+"""Rows of a result store as exports take them: finished tests, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.schema import COORDINATES, Status
+
+ROWS_PER_READ = 65_536
+"""Tests held at a time: 25 variables and 5 coordinates of them are some 30 MiB."""
+
+_READS_KEPT = 8
+"""Reads kept while rows are sorted: a dataset made of so many sorted parts is still read once."""
+
+Columns = dict[str, NDArray[Any]]
+"""Columns of equal length by name: text as objects, ``status`` as its number."""
+
+VARIANT_COLUMNS = tuple(v.name for v in COORDINATES if v.name != "phenotype")
+
+
+class FinishedRows:
+    """The finished tests of some phenotypes of a store.
+
+    Parameters
+    ----------
+    store : ResultStore
+    phenotypes : sequence of int
+        Positions of the phenotypes, in the order wanted.
+    variables : sequence of str, optional
+        Result variables wanted, ``status`` always among what is given. Default: all.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Names of the columns, in their order.
+    """
+
+    def __init__(
+        self, store: ResultStore, phenotypes: Sequence[int], variables: Sequence[str] | None = None
+    ) -> None:
+        self._store = store
+        self._phenotypes = list(phenotypes)
+        self._names = store.phenotypes
+        known = [v.name for v in store.variables]
+        self._variables = [v for v in known if variables is None or v in (*variables, "status")]
+        self.columns = ("phenotype", *VARIANT_COLUMNS, *self._variables)
+        status = store.array("status")
+        self._n_variants, self._chunk = int(status.shape[1]), int(status.chunks[1])
+        self._coordinates: tuple[int, Columns] = (-1, {})
+
+    def by_phenotype(self) -> Iterator[Columns]:
+        """Yield finished rows in the store's order, phenotype after phenotype."""
+        size = self._block_rows(1)
+        for phenotype in self._phenotypes:
+            for start in range(0, self._n_variants, size):
+                yield _finished(self._block(phenotype, start, size))
+
+    def by_position(self) -> Iterator[Columns]:
+        """Yield finished rows sorted by position, each chromosome in one piece.
+
+        Chromosomes come as they first appear in the store; variants of one position, and the
+        phenotypes of one variant, stay in their order.
+        """
+        order = self._position_order()
+        size = self._block_rows(len(self._phenotypes))
+        together = size * max(len(self._phenotypes), 1)
+        blocks = _Recent(
+            lambda phenotype, first: self._block(phenotype, first, size),
+            max(2, _READS_KEPT * ROWS_PER_READ // together),
+        )
+        for start in range(0, self._n_variants, size):
+            rows = order[start : start + size]
+            each = [_gather(blocks, p, rows, size) for p in self._phenotypes]
+            variant = np.tile(np.arange(len(rows)), len(each))
+            interleaved = np.argsort(variant, kind="stable")
+            yield _finished(
+                {name: np.concatenate([c[name] for c in each])[interleaved] for name in each[0]}
+            )
+
+    def sorted_by_position(self) -> bool:
+        """Whether the store's own order is that of :meth:`by_position`."""
+        return bool((np.diff(self._position_order()) > 0).all())
+
+    def _block_rows(self, phenotypes_at_once: int) -> int:
+        """Return variants per read: whole chunks of the store, so that none is decoded twice."""
+        return -(-max(ROWS_PER_READ // phenotypes_at_once, 1) // self._chunk) * self._chunk
+
+    def _block(self, phenotype: int, start: int, size: int) -> Columns:
+        stop = min(start + size, self._n_variants)
+        if self._coordinates[0] != start:  # else those of the phenotype before
+            read = {n: _plain(self._store.array(n)[start:stop]) for n in VARIANT_COLUMNS}
+            self._coordinates = (start, read)
+        values = self._store.read_partition(phenotype, start, stop, self._variables)
+        names = np.full(stop - start, self._names[phenotype], dtype=object)
+        return {"phenotype": names, **self._coordinates[1], **values}
+
+    def _position_order(self) -> NDArray[np.intp]:
+        """Return variants by chromosome, as they first appear, and position, shape (m,)."""
+        contigs: dict[str, int] = {}
+        codes = np.empty(self._n_variants, np.int32)
+        positions = np.empty(self._n_variants, np.int32)
+        size = self._block_rows(1)
+        for start in range(0, self._n_variants, size):
+            rows = slice(start, min(start + size, self._n_variants))
+            local, names = pd.factorize(_plain(self._store.array("contig")[rows]))
+            known = [contigs.setdefault(str(name), len(contigs)) for name in names]
+            codes[rows] = np.array(known, np.int32)[local]
+            positions[rows] = np.asarray(self._store.array("position")[rows])
+        return np.lexsort((positions, codes))
+
+
+class _Recent:
+    """Blocks by (phenotype, first variant), the last few of each phenotype kept."""
+
+    def __init__(self, read: Callable[[int, int], Columns], kept: int) -> None:
+        self._read = read
+        self._most = kept
+        self._kept: OrderedDict[tuple[int, int], Columns] = OrderedDict()
+
+    def __call__(self, phenotype: int, start: int) -> Columns:
+        key = (phenotype, start)
+        if key not in self._kept:
+            of_this = [k for k in self._kept if k[0] == phenotype]
+            if len(of_this) >= self._most:
+                del self._kept[of_this[0]]
+            self._kept[key] = self._read(phenotype, start)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def _gather(blocks: _Recent, phenotype: int, rows: NDArray[np.intp], size: int) -> Columns:
+    """Return some variants of a phenotype, in the order given, from the blocks they lie in."""
+    block_of = rows // size
+    parts, at = [], []
+    for block in np.unique(block_of):
+        here = np.flatnonzero(block_of == block)
+        columns = blocks(phenotype, int(block) * size)
+        within = rows[here] - block * size
+        parts.append({name: values[within] for name, values in columns.items()})
+        at.append(here)
+    back = np.argsort(np.concatenate(at), kind="stable")
+    return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def _finished(columns: Columns) -> Columns:
+    done = columns["status"] != Status.PENDING
+    return columns if done.all() else {name: values[done] for name, values in columns.items()}
+
+
+def _plain(values: Any) -> NDArray[Any]:
+    array = np.asarray(values)
+    return array if array.dtype.kind in "iuf" else array.astype(object)

@@ -1,0 +1,135 @@
+"""Tables as text: cells, lines, and the columns of each kind of table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.results.export_rows import Columns
+from hlmm_scan.results.export_tests import ReportedTest, chromosome_numbers
+from hlmm_scan.schema import Status
+
+SEED_COLUMNS = (
+    "SNP", "n", "frequency", "likelihood", "add", "add_se", "add_t", "add_pval",
+    "var", "var_se", "var_t", "var_pval", "av_pval",
+)  # fmt: skip
+"""Columns of the 2018 script; ``*_pval`` are −log10 p."""
+
+REGENIE_COLUMNS = (
+    "CHROM", "GENPOS", "ID", "ALLELE0", "ALLELE1", "A1FREQ", "N", "TEST",
+    "BETA", "SE", "CHISQ", "LOG10P", "EXTRA",
+)  # fmt: skip
+
+_LABELS = {int(status): status.label for status in Status}
+
+
+def labels(status: NDArray[Any]) -> NDArray[np.object_]:
+    """Return the names of statuses."""
+    return np.array([_LABELS[s] for s in status.tolist()], dtype=object)
+
+
+def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
+    """Return a column as text: numbers as short as reads back the same, what is NaN as `missing`.
+
+    Text that holds a tab, a line end or a quote is quoted, as tables have it.
+    """
+    if values.dtype.kind == "f":
+        text = list(map(repr, values.tolist()))
+        for row in np.flatnonzero(np.isnan(values)):
+            text[row] = missing
+        return text
+    if values.dtype.kind in "iu":
+        return list(map(str, values.tolist()))
+    text = list(map(str, values))
+    everything = "".join(text)
+    if any(c in everything for c in '"\t\n\r'):
+        text = [_quoted(t) for t in text]
+    return text
+
+
+def lines(columns: Sequence[Sequence[str]], separator: str = "\t") -> list[str]:
+    """Return the rows of columns of text, each ended."""
+    ended = [*columns[:-1], [f"{cell}\n" for cell in columns[-1]]]
+    return list(map(separator.join, zip(*ended, strict=True)))
+
+
+def header(names: Iterable[str], separator: str = "\t") -> str:
+    """Return the line of column names."""
+    return separator.join(names) + "\n"
+
+
+def named_rows(rows: Columns) -> str:
+    """Return every column under its own name."""
+    columns = [cells(labels(v) if name == "status" else v) for name, v in rows.items()]
+    return "".join(lines(columns))
+
+
+def seed_rows(rows: Columns) -> str:
+    """Return the 2018 script's columns.
+
+    It counts copies of A2, so the mean and variance effects change sign; its joint test adds the
+    two squared t values without their covariance.
+    """
+    frequency = rows["effect_allele_frequency"]
+    add, var = -rows["add"], -rows["var"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        add_t, var_t = add / rows["add_se"], var / rows["var_se"]
+    columns = {
+        "SNP": rows["variant_id"],
+        "n": rows["n"],
+        "frequency": np.minimum(frequency, 1 - frequency),
+        "likelihood": rows["log_likelihood"],
+        "add": add,
+        "add_se": rows["add_se"],
+        "add_t": add_t,
+        "add_pval": rows["add_neg_log10_p"],
+        "var": var,
+        "var_se": rows["var_se"],
+        "var_t": var_t,
+        "var_pval": rows["var_neg_log10_p"],
+        "av_pval": neg_log10_p(add_t**2 + var_t**2, 2),
+    }
+    return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
+
+
+def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
+    """Return regenie's columns, a row for each test of each variant.
+
+    ALLELE1 is the effect allele; joint tests have no BETA and SE, and a CHISQ of 2 df; EXTRA holds
+    the status where it is not plain ``ok``.
+    """
+    numbers = chromosome_numbers(rows["contig"])
+    contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
+    variant = [
+        cells(column)
+        for column in (
+            contig,
+            rows["position"],
+            rows["variant_id"],
+            rows["other_allele"],
+            rows["effect_allele"],
+            rows["effect_allele_frequency"],
+            rows["n"],
+        )
+    ]
+    extra = ["NA" if s == Status.OK.label else s for s in labels(rows["status"])]
+    none = ["NA"] * len(extra)
+    each = []
+    for test in tests:
+        effect = [cells(rows[v]) for v in (test.effect, test.standard_error)] if test.effect else ()
+        beta, se = effect or (none, none)
+        chi2, log_p = cells(test.chi2(rows)), cells(rows[test.neg_log10_p])
+        name = [test.name.upper()] * len(extra)
+        each.append(lines([*variant, name, beta, se, chi2, log_p, extra], " "))
+    return "".join(line for of_variant in zip(*each, strict=True) for line in of_variant)
+
+
+def _quoted(text: str) -> str:
+    """Return a cell as tables quote it, if it must be."""
+    if not any(c in text for c in '"\t\n\r'):
+        return text
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,489 @@
+"""Parquet, tabix, GWAS-SSF and regenie files against the values in the store."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import result_stores as stores
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.results import export_rows
+from hlmm_scan.results.export import Export, export
+from hlmm_scan.results.export_rows import FinishedRows
+from hlmm_scan.results.export_tests import TESTS, chosen_tests, chromosome_numbers
+from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.schema import Status, result_variables
+
+CONTIGS = ["2", "2", "chrX", "2", "1", "1", "MT", "weird", "1", "2", "1"]
+POSITIONS = [500, 90, 7, 500, 33, 12, 16_000, 5, 0, 1_000, 12]
+ALLELES = ["A", "a", "G", "T", "<DEL>", "C", "ACGT", "A", "A", "C", "G"]
+CHUNK = 3
+TRUSTED = {Status.OK, Status.SCREENED, Status.REFINED, Status.RANDOM_VARIANCE_AT_ZERO}
+
+
+def make_store(
+    path: Path,
+    phenotypes: tuple[str, ...] = ("height", "body weight"),
+    contigs: list[str] = CONTIGS,
+    positions: list[int] = POSITIONS,
+) -> ResultStore:
+    """Out of order, with every kind of row: filtered, failed, pending, −log10 p in thousands."""
+    n = len(contigs)
+    store = ResultStore.create(
+        path,
+        phenotypes=phenotypes,
+        n_variants=n,
+        chunk_variants=CHUNK,
+        variables=result_variables(random_effects=False),
+        attributes={"parameters": {"min_maf": 0.01}, "software": {"hlmm_scan": "0.0.7"}},
+        plan={},
+    )
+    store.write_variants(
+        0,
+        {
+            "variant_id": np.array(
+                [
+                    f"rs{k}" if k % 2 else f"{c}:{p}"
+                    for k, (c, p) in enumerate(zip(contigs, positions, strict=True))
+                ],
+                dtype=object,
+            ),
+            "contig": np.array(contigs, dtype=object),
+            "position": np.array(positions, dtype=np.int32),
+            "effect_allele": np.array((ALLELES * n)[:n], dtype=object),
+            "other_allele": np.array(["GT"] * n, dtype=object),
+        },
+    )
+    store.seal()
+    store = ResultStore.open(path)
+    for phenotype in range(len(phenotypes)):
+        for start in range(0, n, CHUNK):
+            if phenotype == 1 and start == CHUNK:
+                continue  # pending
+            stop = min(start + CHUNK, n)
+            values = stores.chunk_values(stop - start, 100 * phenotype + start)
+            if start == 0:
+                values["status"][:3] = [Status.OK, Status.LOW_MAF, Status.NOT_CONVERGED][:stop]
+                for name in set(values) - {"n", "effect_allele_frequency", "status"}:
+                    values[name][1:2] = np.nan
+                values["add_neg_log10_p"][0] = 4_321.125
+            store.write_partition(phenotype, start, stop, values)
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return make_store(tmp_path / "results.zarr")
+
+
+def stored_rows(store: ResultStore) -> pd.DataFrame:
+    """All finished tests as a frame, by way of xarray."""
+    frame = store.dataset().compute().to_dataframe().reset_index()
+    frame = frame[frame["status"] != Status.PENDING].reset_index(drop=True)
+    frame["status"] = [Status(s).label for s in frame["status"]]
+    return frame
+
+
+def assert_same(table: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Every value equal to the last bit, rows in the order given."""
+    assert len(table) == len(expected)
+    for name in table.columns:
+        column, wanted = table[name], expected[name]
+        if wanted.dtype.kind == "f":
+            np.testing.assert_array_equal(column.to_numpy(), wanted.to_numpy(), err_msg=name)
+        else:
+            assert [str(v) for v in column] == [str(v) for v in wanted], name
+
+
+def metadata_file(folder: Path, **more: object) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({"genome_assembly": "GRCh38", **more}))
+    return path
+
+
+# Parquet ----------------------------------------------------------------------------------
+
+
+def test_parquet_equals_the_store_in_pandas(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_rows, "ROWS_PER_READ", 4)
+    output = tmp_path / "out.parquet"
+    rows = export(store, output, Export("parquet"))
+    expected = stored_rows(store)
+    table = pd.read_parquet(output)
+    assert rows == len(expected) == 11 + 8
+    assert set(table.columns) == set(expected.columns) - {"variant"}
+    assert_same(table, expected)
+    assert {"n": "int32", "position": "int32", "add": "float64"}.items() <= {
+        name: str(dtype) for name, dtype in table.dtypes.items()
+    }.items()
+
+
+def test_parquet_in_duckdb_has_null_where_there_is_no_number(store, tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    output = tmp_path / "out.parquet"
+    export(store, output, Export("parquet"))
+    top = duckdb.sql(
+        f"select variant_id, add_neg_log10_p from '{output}' where phenotype = 'height' "
+        "order by add_neg_log10_p desc limit 1"
+    ).fetchall()
+    assert top == [("2:500", 4_321.125)]
+    # With NaN in place of null, NaN would count as a number.
+    counts = duckdb.sql(f"select count(*), count(add) from '{output}'").fetchall()
+    assert counts == [(19, 17)]
+
+
+def test_parquet_says_what_its_columns_mean_and_where_they_come_from(store, tmp_path):
+    import pyarrow.parquet as pq
+
+    output = tmp_path / "out.parquet"
+    export(store, output, Export("parquet"))
+    schema = pq.read_schema(output)
+    assert schema.field("var").metadata[b"unit"] == b"log variance per allele"
+    assert json.loads(schema.metadata[b"hlmm_scan"])["parameters"] == {"min_maf": 0.01}
+
+
+# tabix ------------------------------------------------------------------------------------
+
+
+def read_tabix(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", dtype={"#contig": str}).rename(columns={"#contig": "contig"})
+
+
+@pytest.mark.parametrize("rows_per_read", [2, 7, 65_536])
+def test_tabix_is_sorted_and_equals_the_store(store, tmp_path, monkeypatch, rows_per_read):
+    monkeypatch.setattr(export_rows, "ROWS_PER_READ", rows_per_read)
+    output = tmp_path / "out.tsv.gz"
+    expected = stored_rows(store)
+    expected = expected[expected["position"] > 0]
+    first = {c: k for k, c in enumerate(dict.fromkeys(CONTIGS))}
+    expected = expected.assign(
+        contig_order=expected["contig"].map(first),
+        phenotype_order=expected["phenotype"].map({"height": 0, "body weight": 1}),
+    ).sort_values(["contig_order", "position", "variant", "phenotype_order"], kind="stable")
+    assert export(store, output, Export("tabix")) == len(expected)
+    assert_same(read_tabix(output), expected)
+
+
+def test_tabix_regions_give_the_right_rows(store, tmp_path):
+    import pysam
+
+    output = tmp_path / "out.tsv.gz"
+    export(store, output, Export("tabix", ("height",)))
+    expected = stored_rows(store)
+    expected = expected[(expected["phenotype"] == "height") & (expected["position"] > 0)]
+    with pysam.TabixFile(str(output)) as table:
+        assert set(table.contigs) == set(CONTIGS)
+        names = table.header[0].lstrip("#").split("\t")
+        for contig in dict.fromkeys(CONTIGS):
+            for start, stop in ((0, 100), (89, 90), (90, 91), (499, 500), (0, 1 << 28)):
+                found = [
+                    dict(zip(names, line.split("\t"), strict=True))["variant_id"]
+                    for line in table.fetch(contig, start, stop)
+                ]
+                inside = expected[
+                    (expected["contig"] == contig)
+                    & (expected["position"] > start)
+                    & (expected["position"] <= stop)
+                ]
+                wanted = inside.sort_values("position", kind="stable")["variant_id"]
+                assert found == list(wanted), (contig, start, stop)
+
+
+def test_tabix_says_how_many_rows_have_no_position(store, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        export(store, tmp_path / "out.tsv.gz", Export("tabix"))
+    assert "2 rows without a position are left out" in caplog.text
+
+
+def test_positions_beyond_a_tbi_get_a_csi(tmp_path):
+    import pysam
+
+    store = make_store(tmp_path / "r.zarr", contigs=["1H"] * 3, positions=[5, 600_000_000, 40])
+    output = tmp_path / "out.tsv.gz"
+    output.with_name("out.tsv.gz.tbi").write_text("of an older table")
+    export(store, output, Export("tabix", ("height",)))
+    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.tsv.gz", "out.tsv.gz.csi"]
+    with pysam.TabixFile(str(output), index=f"{output}.csi") as table:
+        (line,) = table.fetch("1H", 599_999_999, 600_000_000)
+    assert line.split("\t")[1] == "600000000"
+
+
+def test_tabix_wants_a_name_in_gz(store, tmp_path):
+    with pytest.raises(InputError, match=r"out\.tsv: tabix reads files whose names end in \.gz"):
+        export(store, tmp_path / "out.tsv", Export("tabix"))
+    assert [p.name for p in tmp_path.iterdir()] == ["results.zarr"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["1", "2", "X"]), st.integers(1, 9)), min_size=1, max_size=20
+    ),
+    rows_per_read=st.integers(1, 9),
+    reads_kept=st.integers(1, 3),
+)
+def test_any_order_is_sorted_whatever_is_read_at_a_time(
+    tmp_path_factory, rows, rows_per_read, reads_kept
+):
+    folder = tmp_path_factory.mktemp("sorted")
+    contigs, positions = [c for c, _ in rows], [p for _, p in rows]
+    store = make_store(folder / "r.zarr", ("a",), contigs, positions)
+    codes = pd.factorize(np.array(contigs, dtype=object))[0]
+    wanted = np.lexsort((positions, codes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_rows, "ROWS_PER_READ", rows_per_read)
+        patch.setattr(export_rows, "_READS_KEPT", reads_kept)
+        read = FinishedRows(store, [0])
+        blocks = list(read.by_position())
+        assert read.sorted_by_position() == (list(wanted) == sorted(wanted))
+    frame = pd.concat([pd.DataFrame(block) for block in blocks])
+    np.testing.assert_array_equal(frame["add"], np.asarray(store.array("add")[0])[wanted])
+    assert list(frame["variant_id"]) == list(np.asarray(store.array("variant_id")[:])[wanted])
+
+
+# GWAS-SSF ---------------------------------------------------------------------------------
+
+
+def read_ssf(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", na_values=["#NA"], keep_default_na=False)
+
+
+def test_gwas_ssf_has_a_file_for_each_phenotype_and_test(store, tmp_path, caplog):
+    output = tmp_path / "catalog"
+    with caplog.at_level(logging.WARNING):
+        rows = export(store, output, Export("gwas-ssf", metadata=metadata_file(tmp_path)))
+    names = {
+        f"{phenotype}.{test}.tsv.gz{end}"
+        for phenotype in ("height", "body weight")
+        for test in ("add", "var")
+        for end in ("", "-meta.yaml")
+    }
+    assert {p.name for p in output.iterdir()} == names
+    expected = stored_rows(store)
+    kept = expected[
+        expected["status"].isin([s.label for s in TRUSTED])
+        & (expected["contig"] != "weird")
+        & (expected["position"] > 0)
+        & (expected["effect_allele"] != "<DEL>")
+    ]
+    assert rows == 2 * len(kept)
+    for phenotype in ("height", "body weight"):
+        one = kept[kept["phenotype"] == phenotype]
+        for test in ("add", "var"):
+            table = read_ssf(output / f"{phenotype}.{test}.tsv.gz")
+            assert list(table.columns[:8]) == [
+                "chromosome", "base_pair_location", "effect_allele", "other_allele", "beta",
+                "standard_error", "effect_allele_frequency", "neg_log_10_p_value",
+            ]  # fmt: skip
+            codes = {"1": 1, "2": 2, "chrX": 23, "MT": 25}
+            assert list(table["chromosome"]) == [codes[c] for c in one["contig"]]
+            for column, variable in (
+                ("base_pair_location", "position"),
+                ("beta", test),
+                ("standard_error", f"{test}_se"),
+                ("neg_log_10_p_value", f"{test}_neg_log10_p"),
+                ("effect_allele_frequency", "effect_allele_frequency"),
+                ("n", "n"),
+            ):
+                np.testing.assert_array_equal(table[column], one[variable], err_msg=column)
+            assert list(table["source_id"]) == list(one["variant_id"])
+            rsids = [v if v.startswith("rs") else None for v in one["variant_id"]]
+            assert [None if pd.isna(v) else v for v in table["rsid"]] == rsids
+    assert "height, var: of 11 rows these are left out: 2 not fitted" in caplog.text
+    assert "1 with alleles that are not bases" in caplog.text
+
+
+def test_gwas_ssf_metadata(store, tmp_path):
+    output = tmp_path / "catalog"
+    known = metadata_file(
+        tmp_path,
+        sample_ancestry_category="European",
+        genotyping_technology=["Genome-wide genotyping array"],
+        author_notes="Pilot",
+    )
+    export(store, output, Export("gwas-ssf", ("height",), ("var_robust",), known))
+    path = output / "height.var_robust.tsv.gz"
+    metadata = yaml.safe_load(path.with_name(f"{path.name}-meta.yaml").read_text())
+    assert metadata["data_file_name"] == path.name
+    assert metadata["data_file_md5sum"] == hashlib.md5(path.read_bytes()).hexdigest()
+    assert metadata["genome_assembly"] == "GRCh38"
+    assert metadata["trait_description"] == ["height"]
+    assert metadata["genotyping_technology"] == ["Genome-wide genotyping array"]
+    assert metadata["samples"][0]["sample_ancestry_category"] == ["European"]
+    assert metadata["samples"][0]["sample_size"] == read_ssf(path)["n"].max()
+    assert metadata["analysis_software"] == "hlmm-scan 0.0.7"
+    assert metadata["is_sorted"] is False
+    assert "logarithm of the variance" in metadata["author_notes"]
+    assert metadata["author_notes"].endswith("Pilot")
+
+
+def test_gwas_ssf_is_the_same_file_every_time(store, tmp_path):
+    wanted = Export("gwas-ssf", ("height",), metadata=metadata_file(tmp_path))
+    for name in ("one", "two"):
+        export(store, tmp_path / name, wanted)
+    one, two = ((tmp_path / n / "height.add.tsv.gz").read_bytes() for n in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sex: F", "genome_assembly is missing"),
+        (
+            "genome_assembly: GRCh38\ngenome_asembly: x",
+            "unknown key 'genome_asembly'; did you mean",
+        ),
+        ("genome_assembly: 38", "genome_assembly must be text, not 38"),
+        ("genome_assembly: [a, b]", "genome_assembly must be one text"),
+        ("- a", "expected 'key: value' lines"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_metadata_that_cannot_be_right_are_refused(store, tmp_path, text, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as error:
+        export(store, tmp_path / "out", Export("gwas-ssf", metadata=path))
+    assert str(error.value).startswith(f"{path}: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_gwas_ssf_without_metadata_says_what_is_wanted(store, tmp_path):
+    with pytest.raises(InputError, match=r"gwas-ssf needs --metadata FILE.*genome_assembly"):
+        export(store, tmp_path / "out", Export("gwas-ssf"))
+    with pytest.raises(InputError, match="No such file"):
+        export(store, tmp_path / "out", Export("gwas-ssf", metadata=tmp_path / "absent.yaml"))
+
+
+def test_gwas_ssf_never_replaces_what_stands_there(store, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="something"):
+        export(store, tmp_path / "out", Export("gwas-ssf", metadata=metadata_file(tmp_path)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "results.zarr", "study.yaml"]
+
+
+# regenie ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows_per_read", [3, 65_536])
+def test_regenie_has_a_row_for_each_test_of_each_variant(
+    store, tmp_path, monkeypatch, rows_per_read
+):
+    monkeypatch.setattr(export_rows, "ROWS_PER_READ", rows_per_read)
+    output = tmp_path / "height.regenie.gz"
+    assert export(store, output, Export("regenie", ("height",))) == 11
+    table = pd.read_csv(output, sep=" ", dtype={"CHROM": str})
+    assert tuple(table.columns) == REGENIE_COLUMNS
+    assert list(table["TEST"]) == ["ADD", "VAR", "AV"] * 11
+    expected = stored_rows(store)
+    expected = expected[expected["phenotype"] == "height"]
+    for test in ("add", "var", "av"):
+        rows = table[table["TEST"] == test.upper()]
+        assert list(rows["ID"]) == list(expected["variant_id"])
+        assert list(rows["ALLELE1"]) == list(expected["effect_allele"])
+        assert list(rows["CHROM"][:3]) == ["2", "2", "23"]
+        np.testing.assert_array_equal(rows["LOG10P"], expected[f"{test}_neg_log10_p"])
+        if test == "av":
+            assert rows["BETA"].isna().all()
+            np.testing.assert_allclose(
+                rows["CHISQ"], 2 * np.log(10) * expected["av_neg_log10_p"], rtol=1e-14
+            )
+        else:
+            np.testing.assert_array_equal(rows["BETA"], expected[test])
+            np.testing.assert_array_equal(rows["SE"], expected[f"{test}_se"])
+            np.testing.assert_allclose(
+                rows["CHISQ"], (expected[test] / expected[f"{test}_se"]) ** 2, rtol=1e-14
+            )
+        extra = [None if s == "ok" else s for s in expected["status"]]
+        assert [None if pd.isna(v) else v for v in rows["EXTRA"]] == extra
+
+
+def test_regenie_holds_one_phenotype_and_the_tests_asked_for(store, tmp_path):
+    with pytest.raises(InputError, match="regenie format holds one phenotype, this store has 2"):
+        export(store, tmp_path / "out", Export("regenie"))
+    export(store, tmp_path / "out", Export("regenie", ("height",), ("av_robust", "var_robust")))
+    assert set(pd.read_csv(tmp_path / "out", sep=" ")["TEST"]) == {"AV_ROBUST", "VAR_ROBUST"}
+
+
+# tests, options, libraries ----------------------------------------------------------------
+
+
+def test_tests_that_are_not_there_or_do_not_fit_are_refused(store):
+    with pytest.raises(InputError, match="unknown test 'var_robus'; did you mean 'var_robust'"):
+        chosen_tests(store, ["var_robus"], with_effect=False)
+    with pytest.raises(InputError, match="'var_sandwich' is not among its results"):
+        chosen_tests(store, ["var_sandwich"], with_effect=False)
+    with pytest.raises(InputError, match="joint test 'av' has no single effect"):
+        chosen_tests(store, ["av"], with_effect=True)
+    assert [t.name for t in chosen_tests(store, [], with_effect=False)] == ["add", "var", "av"]
+    assert len({t.name for t in TESTS}) == len(TESTS)
+
+
+def test_options_of_other_formats_are_refused(store, tmp_path):
+    with pytest.raises(InputError, match="--test is for the formats gwas-ssf and regenie"):
+        export(store, tmp_path / "out", Export("tsv", tests=("add",)))
+    with pytest.raises(InputError, match="--metadata is for the format gwas-ssf"):
+        export(store, tmp_path / "out", Export("tsv", metadata=tmp_path))
+    with pytest.raises(InputError, match="unknown format 'parket'; did you mean 'parquet'"):
+        export(store, tmp_path / "out", Export("parket"))
+
+
+@pytest.mark.parametrize(("kind", "library"), [("parquet", "pyarrow"), ("tabix", "pysam")])
+def test_a_library_that_is_not_there_is_named(store, tmp_path, monkeypatch, kind, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"need {library}: pip install 'hlmm-scan\[exports\]'"):
+        export(store, tmp_path / "out.gz", Export(kind))
+    assert [p.name for p in tmp_path.iterdir()] == ["results.zarr"]
+
+
+def test_a_broken_write_leaves_the_old_file(store, tmp_path, monkeypatch):
+    output = tmp_path / "out.parquet"
+    output.write_text("old")
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(
+        importlib.import_module("pyarrow.parquet").ParquetWriter, "write_table", full
+    )
+    with pytest.raises(InputError, match="No space"):
+        export(store, output, Export("parquet"))
+    assert output.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.parquet", "results.zarr"]
+
+
+def test_chromosomes_by_number():
+    names = np.array(
+        ["1", "chr22", "X", "chrx", "23", "Y", "24", "MT", "chrM", "26", "25", "XY", "0", "27",
+         "HLA", "GL000192.1"],
+        dtype=object,
+    )  # fmt: skip
+    numbers = [1, 22, 23, 23, 23, 24, 24, 25, 25, 25, 23, 23, -1, -1, -1, -1]
+    assert list(chromosome_numbers(names)) == numbers
+
+
+@given(st.lists(st.floats(allow_infinity=False), max_size=5))
+def test_cells_of_numbers_read_back_to_the_last_bit(values):
+    text = cells(np.array(values))
+    back = [np.nan if t == "NA" else float(t) for t in text]
+    np.testing.assert_array_equal(back, np.array(values))
+
+
+def test_text_that_would_break_a_table_is_quoted(tmp_path):
+    store = make_store(tmp_path / "r.zarr", ('a "b"\tc',))
+    export(store, tmp_path / "out.tsv.gz", Export("tsv"))
+    with gzip.open(tmp_path / "out.tsv.gz", "rt") as file:
+        assert set(pd.read_csv(file, sep="\t")["phenotype"]) == {'a "b"\tc'}
