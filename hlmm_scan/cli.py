@@ -357,6 +357,75 @@ def report(
 
 
 @cli.command()
+@click.argument("results", type=_STORE)
+@click.option("-o", "--output", type=_FILE, help="Table to write.")
+@click.option("--phenotype", multiple=True, help="Default: all.")
+@click.option("--threshold", type=float, default=5e-8, show_default=True, help="Largest p.")
+@click.option(
+    "--p-values",
+    "kind",
+    type=click.Choice(["robust", "model", "sandwich", "likelihood-ratio"]),
+    default="robust",
+    show_default=True,
+    help="Of which kind.",
+)
+@click.option(
+    "--distance",
+    type=int,
+    default=250_000,
+    show_default=True,
+    help="Base pairs to either side within which weaker variants belong to a hit.",
+)
+@click.option(
+    "--r2",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="They must also have this linkage with it, where the genotypes are at hand.",
+)
+@click.option("--genotypes", type=_STORE, help="Those scanned. Default: where they were.")
+@click.option("--checks/--no-checks", default=True, help="Look for what fakes variance effects.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def hits(
+    results: storage.Place,
+    output: Path | None,
+    phenotype: Sequence[str],
+    genotypes: storage.Place | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """List independent hits of each test, and what could fake their variance effects."""
+    from hlmm_scan.analysis.hits import hits as find_hits
+    from hlmm_scan.analysis.hits import hits_to_json, write_hits
+    from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.store import ResultStore
+
+    store = ResultStore.open(results)
+    dataset = scanned_genotypes(store, genotypes)
+    if dataset is None:
+        logging.getLogger("hlmm_scan").warning(
+            "the genotypes are not where they were (--genotypes): hits are told apart by distance "
+            "alone, and nothing is checked"
+        )
+    table = find_hits(store, phenotype, genotypes=dataset, **options)
+    if output is not None:
+        write_hits(table, output)
+    if as_json:
+        click.echo(json.dumps(hits_to_json(table)))
+        return
+    if output is not None:
+        click.echo(f"{output}: {len(table):,} hits")
+        return
+    for hit in table.to_dict("records"):
+        tests = ", ".join(f"{t} {hit[f'{t}_neg_log10_p_robust']:.2f}" for t in ("add", "var", "av"))
+        flags = f"  ({hit['flags']})" if hit["flags"] else ""
+        click.echo(
+            f"{hit['phenotype']}  {hit['test']:<4}{hit['variant_id']}  "
+            f"{hit['contig']}:{hit['position']:,}  -log10 p: {tests}{flags}"
+        )
+
+
+@cli.command()
 @click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
 @click.option("--phenotype", help="Column. Default: the first.")
 @click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")

@@ -1,0 +1,295 @@
+"""Independent hits: lead variants of each test, and what could fake their variance effects."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from hlmm_scan.analysis.clumping import clump
+from hlmm_scan.analysis.confounders import (
+    CHECKS,
+    check_variance_effect,
+    no_checks,
+    strongest_neighbour,
+)
+from hlmm_scan.analysis.linkage import ChosenGenotypes
+from hlmm_scan.analysis.refits import Refits
+from hlmm_scan.analysis.rows import (
+    TESTS,
+    Positions,
+    chosen_phenotypes,
+    kinds_in,
+    p_column,
+    read_rows,
+    read_some,
+    trusted,
+)
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.results.inputs import stored_null_model
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.schema import COORDINATES, Status
+from hlmm_scan.staging import write_error
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD = 5e-8
+DISTANCE = 250_000
+R2 = 0.1
+
+_WHOLE = ("n_0", "n_1", "n_2", "neighbour_position")
+_VARIANT = tuple(v.name for v in COORDINATES if v.name != "phenotype")
+
+
+def hits(
+    store: ResultStore,
+    phenotypes: Sequence[str] = (),
+    *,
+    genotypes: GenotypeDataset | None = None,
+    threshold: float = THRESHOLD,
+    kind: str = "robust",
+    distance: int = DISTANCE,
+    r2: float = R2,
+    checks: bool = True,
+) -> pd.DataFrame:
+    """Return the lead variants of every phenotype and test.
+
+    Parameters
+    ----------
+    store : ResultStore
+        Complete or not: what is there is taken.
+    phenotypes : sequence of str, default all
+    genotypes : GenotypeDataset, optional
+        Those that were scanned, as :func:`hlmm_scan.results.inputs.scanned_genotypes` opens them.
+        Without them hits are told apart by distance alone, and nothing is checked.
+    threshold : float, default 5e-8
+        Largest p of a hit.
+    kind : {"robust", "model", "sandwich", "likelihood-ratio"}, default "robust"
+        Which p-values.
+    distance : int, default 250,000
+        Base pairs to either side of a lead within which weaker variants belong to it.
+    r2 : float, default 0.1
+        With genotypes they must also have this squared correlation with the lead, in the people of
+        the phenotype; others stay hits of their own.
+    checks : bool, default True
+        Whether variance effects are checked where there are genotypes: four fits for each lead of
+        the variance and the joint test.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each phenotype, test that found it (``test``) and lead variant, in that order
+        and along the genome: place and alleles, ``clumped`` (other significant variants that
+        belong to it), every variable of the store under its own name, and the columns of
+        :data:`hlmm_scan.analysis.confounders.CHECKS`, which
+        :func:`~hlmm_scan.analysis.confounders.check_variance_effect` explains; NaN or empty where
+        nothing was checked.
+
+    Raises
+    ------
+    InputError
+        If a phenotype is unknown, the store has no such p-values, or a number is out of range.
+
+    Notes
+    -----
+    One pass over the rows. What is kept is 6 bytes a row, and 40 for each row below the threshold.
+    Rows with a status of 5 or more are never hits. Variants in linkage beyond `distance` are
+    hits of their own.
+    """
+    _check(store, threshold, kind, distance, r2)
+    chosen = chosen_phenotypes(store, phenotypes)
+    positions = Positions.of(store)
+    search = _Search(store, positions, genotypes, kind, threshold, distance, r2)
+    tables = [search.of_phenotype(number, checks) for number in chosen]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _check(store: ResultStore, threshold: float, kind: str, distance: int, r2: float) -> None:
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold must be a p-value between 0 and 1, not {threshold:g}")
+    if distance < 0:
+        raise InputError(f"distance must be 0 base pairs or more, not {distance:,}")
+    if not 0 <= r2 <= 1:
+        raise InputError(f"r2 must be between 0 and 1, not {r2:g}")
+    known = kinds_in(store)
+    if kind not in known:
+        raise InputError(f"{store.path}: has no {kind} p-values, only {', '.join(known)}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What is asked for, the same for every phenotype."""
+
+    store: ResultStore
+    positions: Positions
+    genotypes: GenotypeDataset | None
+    kind: str
+    threshold: float
+    distance: int
+    r2: float
+
+    def of_phenotype(self, number: int, checks: bool) -> pd.DataFrame:
+        """Return the hits of one phenotype."""
+        rows, strengths = self._significant(number)
+        name = self.store.phenotypes[number]
+        genotypes = None
+        if self.genotypes is not None and len(rows):
+            samples = cast(zarr.Array[Any], self.store.null_group(name)["samples"])
+            genotypes = ChosenGenotypes(self.genotypes, np.asarray(samples[:], np.int64))
+        order: list[tuple[str, int, int]] = []
+        for test in TESTS:
+            mine = np.flatnonzero(np.isfinite(strengths[test]))
+            leads = self._clump(rows[mine], strengths[test][mine], genotypes)
+            order.extend((test, row, taken) for row, taken in leads)
+            logger.info(
+                "%s: %d hits of %s, %d variants below p = %g",
+                *(name, len(leads), test, len(mine), self.threshold),
+            )
+        table = self.table(order, number)
+        if genotypes is not None and checks:
+            self._add_checks(table, number, genotypes, [row for _, row, _ in order])
+        return table.astype(dict.fromkeys(_WHOLE, "Int64"))
+
+    def _significant(self, number: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+        """Rows below the threshold in any test; −log10 p of each test, NaN where not below."""
+        limit = -np.log10(self.threshold)
+        columns = {test: p_column(test, self.kind) for test in TESTS}
+        rows: list[NDArray[np.int64]] = []
+        strengths: dict[str, list[NDArray[np.float64]]] = {test: [] for test in TESTS}
+        for start, values in read_rows(self.store, number, ["status", *columns.values()]):
+            believed = trusted(values["status"])
+            below = {t: believed & (values[name] > limit) for t, name in columns.items()}
+            some = np.flatnonzero(np.logical_or.reduce(list(below.values())))
+            rows.append(start + some)
+            for test, name in columns.items():
+                strengths[test].append(np.where(below[test], values[name], np.nan)[some])
+        if not rows:
+            return np.empty(0, np.int64), {test: np.empty(0) for test in TESTS}
+        return np.concatenate(rows), {t: np.concatenate(s) for t, s in strengths.items()}
+
+    def _clump(
+        self,
+        rows: NDArray[np.int64],
+        strength: NDArray[np.float64],
+        genotypes: ChosenGenotypes | None,
+    ) -> list[tuple[int, int]]:
+        """Return the rows of the leads along the genome, and how many others each took."""
+
+        def linked(lead: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+            assert genotypes is not None
+            return np.asarray(genotypes.r2(int(rows[lead]), rows[others]) >= self.r2)
+
+        leads, taken = clump(
+            self.positions.contig[rows],
+            self.positions.position[rows],
+            strength,
+            self.distance,
+            None if genotypes is None else linked,
+        )
+        there = rows[leads]
+        order = np.lexsort((there, self.positions.position[there], self.positions.contig[there]))
+        return [(int(there[k]), int(taken[k])) for k in order]
+
+    def table(self, order: list[tuple[str, int, int]], number: int = 0) -> pd.DataFrame:
+        """Return the table of (test, row, others taken), without checks."""
+        rows = np.array([row for _, row, _ in order], np.int64)
+        names = [v.name for v in self.store.variables]
+        columns = read_some(self.store, number, [*_VARIANT, *names], rows)
+        columns["status"] = np.array([Status(int(s)).label for s in columns["status"]], object)
+        table = pd.DataFrame(
+            {
+                "phenotype": np.full(len(rows), self.store.phenotypes[number], object),
+                "test": np.array([test for test, _, _ in order], object),
+                **{name: columns[name] for name in _VARIANT},
+                "clumped": np.array([n for _, _, n in order], np.int64),
+                **{name: columns[name] for name in names},
+            }
+        )
+        for name, value in no_checks().items():
+            table[name] = np.full(len(rows), value, object if value == "" else np.float64)
+        return table
+
+    def _add_checks(
+        self, table: pd.DataFrame, number: int, genotypes: ChosenGenotypes, rows: list[int]
+    ) -> None:
+        """Fill in the checks of leads of the variance and the joint test, each variant once."""
+        wanted = [k for k, test in enumerate(table["test"]) if test != "add"]
+        if not wanted:
+            return
+        refits = Refits(stored_null_model(self.store, self.store.phenotypes[number]))
+        known: dict[int, dict[str, Any]] = {}
+        for k in wanted:
+            row = rows[k]
+            if row not in known:
+                logger.info("%s: checking %s", table["phenotype"][k], table["variant_id"][k])
+                info = float(table["info"][k]) if "info" in table else np.nan
+                known[row] = self._checked(number, row, refits, genotypes, info)
+        for name in CHECKS:
+            column = table[name].to_numpy(copy=True)
+            for k in wanted:
+                column[k] = known[rows[k]][name]
+            table[name] = column
+
+    def _checked(
+        self, number: int, row: int, refits: Refits, genotypes: ChosenGenotypes, info: float
+    ) -> dict[str, Any]:
+        contig, position = self.positions.contig, self.positions.position
+        near = np.abs(position.astype(np.int64) - position[row]) <= self.distance
+        around = np.flatnonzero(near & (contig == contig[row]))
+        p = p_column("add", self.kind)
+        values = read_some(self.store, number, ["status", p], around)
+        believed = trusted(values["status"])
+        around, strength = around[believed], values[p][believed]
+        neighbour = strongest_neighbour(genotypes, row, around, strength)
+        other = None if neighbour is None else genotypes.copies(neighbour[0])
+        found = no_checks()
+        found.update(
+            check_variance_effect(
+                refits, self.positions.contigs[contig[row]], genotypes.copies(row), other, info
+            )
+        )
+        if neighbour is not None:
+            there, linkage = neighbour
+            (name,) = read_some(self.store, number, ["variant_id"], np.array([there]))["variant_id"]
+            found["neighbour"] = str(name)
+            found["neighbour_position"] = float(position[there])
+            found["neighbour_r2"] = linkage
+            found["neighbour_add_neg_log10_p"] = float(strength[around == there][0])
+        return found
+
+
+def write_hits(table: pd.DataFrame, output: Path) -> None:
+    """Write hits as a tab-separated table, all at once; what does not exist is ``NA``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    scratch = output.with_name(f".{output.name}.partial")
+    try:
+        with scratch.open("w", newline="") as file:
+            table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        scratch.replace(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def hits_to_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return hits as JSON types, what does not exist as None."""
+    return cast(
+        list[dict[str, Any]], json.loads(table.to_json(orient="records", double_precision=15))
+    )

@@ -1,0 +1,113 @@
+"""The table of hits, on stores made by hand."""
+
+from __future__ import annotations
+
+import json
+
+import hand_made
+import numpy as np
+import pandas as pd
+import pytest
+
+from hlmm_scan.analysis.confounders import CHECKS
+from hlmm_scan.analysis.hits import hits, hits_to_json, write_hits
+from hlmm_scan.cli import main
+from hlmm_scan.errors import InputError
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.schema import Status
+
+POSITION = [100, 200, 5_000, 9_000, 50, 300_000, 300_100, 900_000]
+CONTIG = ["2", "2", "2", "2", "10", "10", "10", "10"]
+
+
+@pytest.fixture
+def store(tmp_path) -> ResultStore:
+    """Two chromosomes; var has a clump of two, a lone hit, and what only looks like one."""
+    return hand_made.store_of(
+        tmp_path / "results.zarr",
+        POSITION,
+        {
+            "add_neg_log10_p_robust": [0.1, 20.0, 0.2, 0.3, 8.0, 8.0, 0.1, 0.2],
+            "var_neg_log10_p_robust": [8.0, 9.0, 9.0, 40.0, 1.0, 2.0, 3.0, 7.2],
+            "var_neg_log10_p": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0, 1.0],
+            "status": [1, 1, 1, Status.UNBOUNDED, 1, 1, 1, 1],
+            "add": np.arange(8.0),
+        },
+        contig=CONTIG,
+        chunk=3,
+    )
+
+
+def leads(table: pd.DataFrame) -> list[tuple[str, str, int]]:
+    columns = table["test"], table["variant_id"], table["clumped"]
+    return [(t, v, int(n)) for t, v, n in zip(*columns, strict=True)]
+
+
+def test_leads_of_each_test_along_the_genome(store):
+    table = hits(store, distance=1000)
+    assert leads(table) == [
+        ("add", "v1", 0),
+        ("add", "v4", 0),
+        ("add", "v5", 0),
+        ("var", "v1", 1),
+        ("var", "v2", 0),
+    ]
+    # Of equals the first leads.
+    assert leads(hits(store, distance=250_000))[-1] == ("var", "v1", 2)
+    assert list(table["add"]) == [1.0, 4.0, 5.0, 1.0, 2.0]
+    assert list(table["contig"]) == ["2", "10", "10", "2", "2"]
+    assert list(table["status"]) == ["ok"] * 5
+    assert set(CHECKS) < set(table.columns)
+    assert table["dominance"].isna().all()
+
+
+def test_threshold_and_kind(store):
+    loose = leads(hits(store, threshold=1e-7, distance=0))
+    assert [v for t, v, _ in loose if t == "var"] == ["v0", "v1", "v2", "v7"]
+    assert leads(hits(store, threshold=5e-8, kind="model")) == [("var", "v6", 0)]
+    assert len(hits(store, threshold=1e-60)) == 0
+
+
+def test_the_table_is_written_whole(store, tmp_path, capsys):
+    output = tmp_path / "hits.tsv"
+    assert main(["hits", str(store.path), "-o", str(output), "--distance", "1000"]) == 0
+    assert "5 hits" in capsys.readouterr().out
+    table = pd.read_csv(output, sep="\t", dtype={"contig": str})
+    expected = hits(store, distance=1000)
+    assert list(table.columns) == list(expected.columns)
+    np.testing.assert_array_equal(table["var_neg_log10_p_robust"], [9, 1, 2, 9, 9])
+    assert main(["hits", str(store.path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == hits_to_json(hits(store))
+    assert found[0]["dominance"] is None
+    assert main(["hits", str(store.path)]) == 0
+    assert "var v1  2:200" in capsys.readouterr().out
+
+
+def test_no_hits_leave_a_header(store, tmp_path):
+    table = hits(store, threshold=1e-60)
+    write_hits(table, tmp_path / "none.tsv")
+    (header,) = (tmp_path / "none.tsv").read_text().splitlines()
+    assert header.split("\t")[:3] == ["phenotype", "test", "variant_id"]
+    assert hits_to_json(table) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 0.0}, "threshold must be a p-value"),
+        ({"threshold": 1.0}, "threshold must be a p-value"),
+        ({"distance": -1}, "distance must be 0"),
+        ({"r2": 1.5}, "r2 must be between"),
+        ({"kind": "sandwich"}, "has no sandwich p-values, only model, robust"),
+        ({"phenotypes": ["weight"]}, "unknown phenotype 'weight'"),
+    ],
+)
+def test_bad_requests_are_one_line(store, options, words):
+    with pytest.raises(InputError, match=words):
+        hits(store, **options)
+
+
+def test_a_table_that_cannot_be_written_is_one_line(store, tmp_path, capsys):
+    assert main(["hits", str(store.path), "-o", str(tmp_path / "no" / "hits.tsv")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
