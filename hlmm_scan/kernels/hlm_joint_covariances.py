@@ -128,6 +128,16 @@ def put_covariances(
     return positive
 
 
+def put_sandwich(estimates: Estimates, row: int, fitted: Fitted) -> None:
+    """Put the sandwich covariance into one row of `estimates`, where there is one."""
+    expected = fitted.information(observed=False)
+    if _positive(expected):
+        covariance = fitted.sandwich(expected)
+        a, b = len(fitted.a) - 1, len(expected) - 1
+        both = covariance[a, b]
+        put_covariance(estimates, row, "_sandwich", covariance[a, a], covariance[b, b], both)
+
+
 def put_covariance(
     estimates: Estimates, rows: object, suffix: str, add: object, var: object, both: object
 ) -> None:

@@ -30,7 +30,7 @@ from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_scoring_fits import REJECTED, Fits
-from hlmm_scan.kernels.hlm_scoring_report import log_likelihood, project, report
+from hlmm_scan.kernels.hlm_scoring_report import log_likelihood, project, report, sandwich
 from hlmm_scan.kernels.hlm_scoring_steps import PAIRS, State
 from hlmm_scan.kernels.hlm_scoring_sweep import STRIP
 from hlmm_scan.kernels.hlm_scoring_tile import TILE, Genotypes, Tile, count, dosages
@@ -99,13 +99,13 @@ def work_bytes(n: int, c: int, v: int, *, dosages: bool = False) -> int:
     Notes
     -----
     The prepared columns and the temporary arrays of making them; tiles of genotypes:
-    one, and three each of variants that wait for more sweeps or for their covariances,
-    one of them in the making; the strips and the systems of a tile; and the variants that
-    :func:`fit_joint` gets at a time.
+    one, and three each of variants that wait for more sweeps, for their covariances or for
+    their sandwiches, one of them in the making; the strips and the systems of a tile; and the
+    variants that :func:`fit_joint` gets at a time.
     """
     q = c + v
     prepared = 4 * n * (5 * q + v + 12) + 3 * 8 * n * q
-    tiles = 7 * (4 if dosages else 1) * n * TILE
+    tiles = 10 * (4 if dosages else 1) * n * TILE
     strip = 6 * 4 * min(n, STRIP) * TILE
     systems = 8 * TILE * (4 * q * q + (2 * PAIRS + 20) * (q + 2))
     return prepared + tiles + strip + systems + 10 * 8 * n * _PLAIN
@@ -151,8 +151,9 @@ class _Block:
         Of all variants of the block; what stays PENDING is for the plain kernel.
     log_likelihoods : ndarray, shape (m, 4)
         With both effects of the genotype free, and with a_g, b_g or both held at 0.
-    steps, scores : _Waiting
-        Variants that need more sweeps, and finished ones that need a pass for their covariances.
+    steps, scores, sandwiches : _Waiting
+        Variants that need more sweeps, and finished ones that need a pass for their covariances or
+        for their sandwiches.
     """
 
     design: ScoringDesign
@@ -161,6 +162,7 @@ class _Block:
     log_likelihoods: Float
     steps: _Waiting = field(default_factory=_Waiting)
     scores: _Waiting = field(default_factory=_Waiting)
+    sandwiches: _Waiting = field(default_factory=_Waiting)
 
     def begin(self, fits: Fits) -> None:
         """Take the first steps of a tile, with the genotype's effects free and held."""
@@ -182,6 +184,8 @@ class _Block:
         while len(self.scores) > leave:
             fits, state = self.scores.take()
             project(fits, state, self.estimates, self.inference)
+        while len(self.sandwiches) > leave:
+            sandwich(*self.sandwiches.take(), self.estimates)
 
     def _advance(self, fits: Fits, state: State) -> None:
         """Make one sweep; report what is done by it."""
@@ -197,6 +201,8 @@ class _Block:
         estimates, unsure = report(fits, finished, sweep.of(rows[free]), self.inference)
         self.estimates.put(fits.rows[finished.index], estimates)
         self.scores.add(fits, finished.keep(np.flatnonzero(unsure)))
+        if self.inference.sandwich and not self.inference.observed:
+            self.sandwiches.add(fits, finished)
         more = ~done & (state.rejected < REJECTED) & (state.sweeps < _MAX_SWEEPS)
         self.steps.add(fits, state.keep(np.flatnonzero(more)))
 

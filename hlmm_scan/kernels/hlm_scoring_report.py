@@ -11,17 +11,25 @@ Only the covariates' part is dear, and for most genotypes it is small. It is tak
 * from a pass that projects the genotype with the null model's coefficients p (:func:`project`): an
   error of p changes Σwx̃² in second order only, since that is what p minimises;
 * exactly (:mod:`hlm_joint_covariances`) where not even that is good enough.
+
+The sandwich always takes a pass (:func:`sandwich`), of its own: its projection on the log-variance
+design has the weights k = r²w.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.hlm_joint_covariances import put_covariance, put_covariances
+from hlmm_scan.kernels.hlm_joint_covariances import (
+    Fitted,
+    put_covariance,
+    put_covariances,
+    put_sandwich,
+)
 from hlmm_scan.kernels.hlm_scoring_fits import Fits
 from hlmm_scan.kernels.hlm_scoring_steps import Mask, State
 from hlmm_scan.kernels.hlm_scoring_sweep import Projected, Sweep
@@ -130,6 +138,10 @@ def report(
         One row per variant of `state`.
     ndarray of bool, shape (m,)
         Which of them :func:`project` has to see to.
+
+    Notes
+    -----
+    With the observed information that is all of them, sandwich included.
     """
     index = state.index
     out = Estimates.empty(len(index))
@@ -147,7 +159,7 @@ def report(
         correlation = _put_expected(out, slice(None), fits, own * both[:, 0], left, cross)
         unsure = ~(doubt.first_order <= _PRECISION)
         unsure |= ~(np.abs(correlation) * (1 - both).max(axis=1) <= _PRECISION)
-    return out, unsure | inference.sandwich | inference.observed
+    return out, unsure | inference.observed
 
 
 def _put_expected(
@@ -182,59 +194,109 @@ def project(fits: Fits, state: State, estimates: Estimates, inference: Inference
         Of the whole block: their covariances are overwritten.
     inference : Inference
     """
-    rows = fits.rows[state.index]
-    final = state.theta + state.step
-    c, index = fits.c, state.index
-    inverse = fits.design.expected_inverse
-    share = 1 / fits.called[index, None]
-    p = fits.expected_C[index, :c] @ inverse[:c, :c] * share
-    # Weighted means do change in first order.
-    p[:, 0] += state.centre - fits.expected_C[index, 0] * share[:, 0] / fits.design.weight
-    q = fits.expected_C[index, c:] @ inverse[c:, c:] * share
-    doubt = _Doubt.of(fits, state)
-    exact = ~(doubt.second_order <= _PRECISION) | inference.observed
-    if inference.sandwich:
-        # A person's leverage among v covariates weighted by k is some k·v/n.
-        noise = fits.design.outliers * fits.v / fits.n
-        exact |= ~(doubt.of_scores(noise) <= _SCORES)
-    change = np.zeros((len(fits.rows), final.shape[1]))
-    change[index] = final - fits.design.null
-
-    def spread(coefficients: Float) -> Float:
-        whole = np.zeros((len(fits.rows), coefficients.shape[1]))
-        whole[index] = coefficients
-        return whole
-
+    passing = _Passing.of(fits, state)
+    exact = ~(passing.doubt.second_order <= _PRECISION) | inference.observed
     if not exact.all():
-        found = Projected.at(fits.design.columns, fits.tile, change, spread(p), spread(q))
+        found = passing.scores(passing.on_V)
         with np.errstate(invalid="ignore", divide="ignore"):
             _put_expected(
-                estimates,
-                rows,
-                fits,
-                found.mean[index],
-                0.5 * found.variance[index],
-                found.cross[index],
+                estimates, passing.rows, fits, found.mean, 0.5 * found.variance, found.cross
             )
-    if inference.sandwich and not exact.all():
-        weighted = np.linalg.inv(fits.design.observed[c:, c:])
-        q = fits.C[index, c:, 1] @ weighted * share
-        # At the maximum Σ(1 − k)v = 0: means weighted by k are plain means, 0 for the genotype.
-        q[:, 0] = -q[:, 1:] @ fits.design.joint.V[:, 1:].mean(axis=0)
-        found = Projected.at(fits.design.columns, fits.tile, change, spread(p), spread(q))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            add, var = 1 / found.mean[index], 2 / found.weighted[index]
-            squares = found.scores[:, index]
-            put_covariance(
-                estimates,
-                rows,
-                "_sandwich",
-                squares[0] * add**2,
-                squares[1] * var**2,
-                squares[2] * add * var,
-            )
+    # What else was asked for is exact as well where that is all there is.
+    asked = inference if inference.observed else replace(inference, sandwich=False)
+    moments = fits.design.joint.moments
     for i in np.flatnonzero(exact):
-        fitted = fits.fitted(index[i], final[i])
-        moments = fits.design.joint.moments
-        if not put_covariances(estimates, int(rows[i]), fitted, moments, inference):
-            estimates.put(rows[i : i + 1], Estimates.empty(1))
+        row = passing.rows[i]
+        if not put_covariances(estimates, int(row), passing.fitted(i), moments, asked):
+            estimates.put(np.array([row]), Estimates.empty(1))
+
+
+def sandwich(fits: Fits, state: State, estimates: Estimates) -> None:
+    """Compute the sandwich covariances of finished variants from their efficient scores.
+
+    Parameters
+    ----------
+    fits : Fits
+    state : State
+        Finished variants, where they aim from.
+    estimates : Estimates
+        Of the whole block.
+    """
+    passing = _Passing.of(fits, state)
+    # A person's leverage among v covariates weighted by k is some k·v/n.
+    noise = fits.design.outliers * fits.v / fits.n
+    exact = ~(passing.doubt.second_order <= _PRECISION)
+    exact |= ~(passing.doubt.of_scores(noise) <= _SCORES)
+    if not exact.all():
+        c, design = fits.c, fits.design
+        weighted = np.linalg.inv(design.observed[c:, c:])
+        q = fits.C[state.index, c:, 1] @ weighted / fits.called[state.index, None]
+        # At the maximum Σ(1 − k)v = 0: means weighted by k are plain means, 0 for the genotype.
+        q[:, 0] = -q[:, 1:] @ design.joint.V[:, 1:].mean(axis=0)
+        found = passing.scores(q)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            add, var = 1 / found.mean, 2 / found.weighted
+            one, other, both = found.scores * (add**2, var**2, add * var)
+        put_covariance(estimates, passing.rows, "_sandwich", one, other, both)
+    for i in np.flatnonzero(exact):
+        put_sandwich(estimates, int(passing.rows[i]), passing.fitted(i))
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """Finished variants of a tile, of which a pass is to project the genotypes.
+
+    Attributes
+    ----------
+    fits : Fits
+    index : ndarray of int, shape (m,)
+        Their columns of the tile.
+    final : ndarray, shape (m, c + v + 2)
+        Their estimates.
+    doubt : _Doubt
+    on_X, on_V : ndarray, shapes (m, c) and (m, v)
+        Coefficients of the projections on the covariates by the null model.
+    """
+
+    fits: Fits
+    index: NDArray[np.intp]
+    final: Float
+    doubt: _Doubt
+    on_X: Float
+    on_V: Float
+
+    @classmethod
+    def of(cls, fits: Fits, state: State) -> _Passing:
+        """Prepare the pass."""
+        c, index = fits.c, state.index
+        inverse = fits.design.expected_inverse
+        share = 1 / fits.called[index, None]
+        p = fits.expected_C[index, :c] @ inverse[:c, :c] * share
+        # Weighted means do change in first order.
+        p[:, 0] += state.centre - fits.expected_C[index, 0] * share[:, 0] / fits.design.weight
+        q = fits.expected_C[index, c:] @ inverse[c:, c:] * share
+        final = state.theta + state.step
+        return cls(fits, index, final, _Doubt.of(fits, state), p, q)
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Where the variants stand in the block."""
+        return self.fits.rows[self.index]
+
+    def fitted(self, i: np.intp) -> Fitted:
+        """Return one of the variants at its estimates."""
+        return self.fits.fitted(self.index[i], self.final[i])
+
+    def scores(self, on_V: Float) -> Projected:
+        """Go over the people, with these projections on the log-variance design."""
+
+        def spread(values: Float) -> Float:
+            whole = np.zeros((len(self.fits.rows), values.shape[1]))
+            whole[self.index] = values
+            return whole
+
+        change = spread(self.final - self.fits.design.null)
+        found = Projected.at(
+            self.fits.design.columns, self.fits.tile, change, spread(self.on_X), spread(on_V)
+        )
+        return found.of(self.index)

@@ -11,7 +11,7 @@ number.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,6 +244,10 @@ class Projected:
             weigh_projected(*flat, parameters, sums.reshape(-1))
         found = sums[:, :m]
         return cls(found[0], found[1], found[2], found[3], found[4:])
+
+    def of(self, variants: NDArray[np.intp]) -> Projected:
+        """Return the sums of the chosen variants."""
+        return Projected(*(getattr(self, f.name)[..., variants] for f in fields(self)))
 
 
 def _coefficients(columns: Columns, tile: Tile, change: Float) -> tuple[Single, Single, Single]:

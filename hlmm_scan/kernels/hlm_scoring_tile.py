@@ -193,7 +193,9 @@ class Tile:
         return cls(g, centre, people, np.maximum(high - centre, centre - low))
 
     def take(self, columns: Rows) -> Tile:
-        """Return the chosen variants, with as many columns."""
+        """Return the chosen variants, with as many columns; itself where they are all there are."""
+        if np.array_equal(columns, np.arange(self.g.shape[1])):
+            return self
         g = np.empty((len(self.g), len(columns)), self.g.dtype)
         _pick(self.g, columns, g)
         return Tile(g, self.centre[columns], self.people[columns], self.reach[columns])
@@ -203,6 +205,8 @@ class Tile:
         """Put variants that were taken out of tiles into one."""
         size = sum(part.g.shape[1] for part in parts)
         rest = TILE - size
+        if len(parts) == 1 and not rest:
+            return parts[0]
         n, dtype = len(parts[0].g), parts[0].g.dtype
         nothing = Tile(np.zeros((n, rest), dtype), *np.zeros((3, rest)))
         columns = [*parts, nothing]
