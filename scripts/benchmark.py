@@ -38,7 +38,7 @@ from hlmm_scan.kernels.class_sums import plan_class_sums
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlmm_eigen import fit_grams
-from hlmm_scan.kernels.prepared import eigenstructure
+from hlmm_scan.kernels.prepared import eigenstructure, gram_basis
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.null.model import NullModel
 
@@ -120,7 +120,8 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.
     def fit() -> object:
         if work.exact:
             key = null.random_effect_set("1")
-            return fit_grams(null, packed, contigs, {key: eigenstructure(null, key)})
+            shared = {key: eigenstructure(null, key)}, {key: gram_basis(null, key)}
+            return fit_grams(null, packed, contigs, shared[0], bases=shared[1])
         return fit_block(null, packed, contigs, work.options)
 
     taken = seconds(fit, repeats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from hlmm_scan.kernels.hlmm_weighted import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.kernels.prepared import (
     class_sums_plan,
     eigenstructure,
+    gram_basis,
     quasi_basis,
     random_screen_design,
     scoring_design,
@@ -187,9 +189,11 @@ def _fit(
         return estimates
     eigen = {key: eigenstructure(null, key) for key in keys}
     if kernel is Kernel.CLASS_GRAMS:
-        return fit_grams(null, packed, contigs, eigen, inference)
+        grams = {key: gram_basis(null, key) for key in keys}
+        return fit_grams(null, packed, contigs, eigen, inference, bases=grams)
     bases = {key: quasi_basis(null, key) for key in keys}
-    return fit_quasi(null, packed, contigs, eigen, inference, bases=bases)
+    exact = partial(gram_basis, null, second_order=True)
+    return fit_quasi(null, packed, contigs, eigen, inference, bases=bases, exact_basis=exact)
 
 
 def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ the former the variants for which that may not be enough. With covariates,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,8 @@ def fit_grams(
     contigs: NDArray[np.object_],
     eigen: Mapping[str, Eigenstructure],
     inference: Inference = DEFAULT_INFERENCE,
+    *,
+    bases: Mapping[str, GramBasis] | None = None,
 ) -> Estimates:
     """Fit the HLMM exactly; what :func:`hlmm_exact.fit_exact` finds, free of n after one pass.
 
@@ -63,6 +65,8 @@ def fit_grams(
         By left-out chromosome, at least those of `null.fits` that `contigs` ask for.
     inference : Inference, optional
         Which standard errors and tests to give.
+    bases : mapping of str to GramBasis, optional
+        What the variants share; made here where it is not given.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def fit_grams(
     estimates = Estimates.empty(len(packed))
     keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
     for key in dict.fromkeys(keys):
-        basis = GramBasis.of(eigen[key], null.y, null.fits[key])
+        basis = bases[key] if bases else GramBasis.of(eigen[key], null.y, null.fits[key])
         for row in np.flatnonzero(keys == key):
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
             fit_one(basis, genotype, inference, estimates, int(row))
@@ -119,13 +123,14 @@ def fit_quasi(
     *,
     tolerance: float | None = None,
     bases: Mapping[str, QuasiBasis] | None = None,
+    exact_basis: Callable[[str], GramBasis] | None = None,
 ) -> Estimates:
     """Fit the HLMM to second order, and exactly where that may not do.
 
     A variant whose bound is too large, as strong effects and missing calls make it, is fitted
     again from its own prediction of the random effects. Where that does not do, the exact kernel
-    goes on from the second-order fit, with Gram matrices in single precision, which move estimates
-    by less than 1e-4 of a standard error.
+    goes on from the second-order fit. Where missing calls of random effects were imputed, its Gram
+    matrices are in single precision, which moves estimates by less than 1e-4 of a standard error.
 
     Parameters
     ----------
@@ -136,6 +141,8 @@ def fit_quasi(
         errors; :func:`quasi_tolerance` by default. Ten times that is accepted for h2.
     bases : mapping of str to QuasiBasis, optional
         As :func:`quasi_bases` makes them; made here where they are not given.
+    exact_basis : callable, optional
+        Returns what exact fits share, of which there may be none.
 
     Returns
     -------
@@ -158,7 +165,10 @@ def fit_quasi(
             starts |= _fit_part(basis, packed[part], null, inference, allowed, estimates, part)
         if not starts:
             continue
-        grams = GramBasis.of(eigen[key], null.y, null.fits[key], basis.leverages, basis.columns)
+        if exact_basis is None:
+            grams = GramBasis.of(eigen[key], null.y, null.fits[key], basis.leverages, basis.columns)
+        else:
+            grams = exact_basis(key)
         for row, start in starts.items():
             genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
             fit_one(grams, genotype, inference, estimates, row, start)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlmm_class_grams import ClassGrams, Totals, class_grams
@@ -46,6 +47,8 @@ class GramBasis:
         Without the set's left-out chromosome.
     columns : ndarray of float64 or float32, shape (n, k)
         Those of `eigen` that Gram matrices are made of.
+    lattice : CallLattice or None
+        Of these columns.
     """
 
     eigen: Eigenstructure
@@ -54,6 +57,7 @@ class GramBasis:
     y: Float
     null: NullFit
     columns: NDArray[np.floating]
+    lattice: CallLattice | None
 
     @classmethod
     def of(
@@ -68,14 +72,9 @@ class GramBasis:
         if leverages is None:
             kappa = null.random_variance * float(np.exp(-null.beta[0]))
             leverages = Leverages.of(eigen, kappa)
-        return cls(
-            eigen,
-            Totals.of(eigen, y),
-            leverages,
-            y,
-            null,
-            eigen.columns if columns is None else columns,
-        )
+        columns = eigen.columns if columns is None else columns
+        totals, lattice = Totals.of(eigen, y), CallLattice.of(columns)
+        return cls(eigen, totals, leverages, y, null, columns, lattice)
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def fit_one(
         out.status[row] = Status.NOT_UNIQUE
         return
     eigen, y, null = basis.eigen, basis.y, basis.null
-    raw, people = class_grams(eigen, basis.totals, y, genotype, basis.columns)
+    raw, people = class_grams(eigen, basis.totals, y, genotype, basis.columns, basis.lattice)
     n = raw.counts.sum()
     centre = raw.counts @ raw.copies / n
     spread = float(np.sqrt(raw.counts @ (raw.copies - centre) ** 2 / n))

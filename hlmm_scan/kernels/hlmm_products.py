@@ -182,7 +182,8 @@ def quasi_sums(
                 sums[rows, 0] -= F[:, 5]
                 products[rows, 0] -= F[:, 6]
                 series[rows, 3] = coefficients[:, 5]
-            probed[rows] = (F[:, 4] ** 2 * phi).sum(axis=1)
+            # In rows: numpy adds up in an order that depends on how an array is laid out.
+            probed[rows] = (np.ascontiguousarray(F[:, 4]) ** 2 * phi).sum(axis=1)
     sums[:, 0] -= sums[:, 1] + sums[:, 2]
     products[:, 0] -= products[:, 1] + products[:, 2]
     series[:, 0] = -(series[:, 1] + series[:, 2] + series[:, 3])

@@ -13,6 +13,7 @@ from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_screen import ScreenDesign
 from hlmm_scan.kernels.hlmm_eigen import quasi_bases
+from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
 from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
 from hlmm_scan.kernels.hlmm_screen_design import RandomScreenDesign
 from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
@@ -61,6 +62,19 @@ def eigenstructure(null: NullModel, left_out: str) -> Eigenstructure:
 def quasi_basis(null: NullModel, left_out: str) -> QuasiBasis:
     """Return what the second-order kernel needs of one left-out set."""
     return quasi_bases(null, {left_out: eigenstructure(null, left_out)}, [left_out])[left_out]
+
+
+@lru_cache(maxsize=2)
+def gram_basis(null: NullModel, left_out: str, second_order: bool = False) -> GramBasis:
+    """Return what exact fits of one left-out set share.
+
+    After second-order ones they take their leverages and their columns in single precision.
+    """
+    eigen, fit = eigenstructure(null, left_out), null.fits[left_out]
+    if not second_order:
+        return GramBasis.of(eigen, null.y, fit)
+    quasi = quasi_basis(null, left_out)
+    return GramBasis.of(eigen, null.y, fit, quasi.leverages, quasi.columns)
 
 
 @lru_cache(maxsize=2)

@@ -95,7 +95,7 @@ def _made_up(rng: np.random.Generator, model: ModelSize) -> NullModel:
     )
     effects = None
     if model.random:
-        columns = rng.standard_normal((n, model.random))
+        columns = rng.binomial(2, 0.3, (n, model.random)).astype(np.float64)
         columns = (columns - columns.mean(axis=0)) / columns.std(axis=0)
         names = tuple(str(k) for k in range(model.random))
         effects = RandomEffects(columns, ("2",) * model.random, names)
