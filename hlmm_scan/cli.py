@@ -334,6 +334,48 @@ def calibration(results: storage.Place, phenotype: Sequence[str], as_json: bool)
 
 @cli.command()
 @click.argument("results", type=_STORE)
+@click.option(
+    "--method",
+    type=click.Choice(["invariant", "published"]),
+    default="invariant",
+    show_default=True,
+    help="invariant: to allele coding, robust covariance. published: Huber regression of 2018.",
+)
+@click.option(
+    "--exclude-region",
+    "regions",
+    multiple=True,
+    help="Not asked for the slope: CHR:FROM-TO, CHR, mhc-grch37 or mhc-grch38. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_json: bool) -> None:
+    """Write dispersion effects into a complete result store.
+
+    They are the part of a variance effect that the relation of the trait's variance to its mean
+    does not explain: var less slope times add.
+    """
+    from hlmm_scan.analysis.dispersion import write_dispersion
+    from hlmm_scan.analysis.regions import parse_region
+    from hlmm_scan.results.store import ResultStore
+
+    exclude = [parse_region(text) for text in regions]
+    slopes = write_dispersion(ResultStore.open(results), method, exclude)
+    if as_json:
+        click.echo(json.dumps([s.to_json() for s in slopes], indent=2))
+        return
+    for slope in slopes:
+        if slope.fit is None:
+            click.echo(f"{slope.phenotype}: no slope: {slope.error}")
+            continue
+        click.echo(
+            f"{slope.phenotype}: slope {slope.fit.slope:.6g} ± {slope.fit.slope_se:.3g}, noise "
+            f"inflation {slope.fit.noise_inflation:.4f}, {slope.fit.n_variants:,} variants, "
+            f"{slope.fit.n_outliers:,} of them set aside"
+        )
+
+
+@cli.command()
+@click.argument("results", type=_STORE)
 @click.option("-o", "--output", type=_FILE, required=True, help="HTML file to write.")
 @click.option("--phenotype", multiple=True, help="Default: all.")
 @click.option(

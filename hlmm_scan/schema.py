@@ -166,6 +166,22 @@ RANDOM_EFFECT_RESULTS: tuple[Variable, ...] = (
     ),
 )
 
+DISPERSION_RESULTS: tuple[Variable, ...] = (
+    Variable(
+        "dispersion",
+        _TEST,
+        "float64",
+        _LOG_VARIANCE,
+        "Part of var that the relation of variance to mean does not explain: var − slope·add",
+    ),
+    Variable("dispersion_se", _TEST, "float64", _LOG_VARIANCE, "Standard error of dispersion"),
+    Variable("dispersion_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of dispersion"),
+)
+
+DERIVED_RESULTS = DISPERSION_RESULTS
+"""Variables over (phenotype, variant) that no scan writes: they are worked out from a complete
+store, and are in it or not; partitions and their checksums know nothing of them."""
+
 GENOTYPES: tuple[Variable, ...] = (
     Variable("variant_contig", ("variants",), "int16", "", "Index into contig_id"),
     Variable("variant_position", ("variants",), "int32", "base pairs", "1-based position"),
@@ -247,5 +263,5 @@ def find(name: str, variables: Iterable[Variable]) -> Variable:
 
 def documentation_rows() -> Iterator[tuple[str, str, str]]:
     """Yield (name, unit, description) of every result variable, in stored order."""
-    for variable in (*COORDINATES, *ALL_RESULTS):
+    for variable in (*COORDINATES, *ALL_RESULTS, *DERIVED_RESULTS):
         yield variable.name, variable.unit, variable.description

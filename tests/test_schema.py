@@ -8,6 +8,7 @@ import pytest
 from hlmm_scan.schema import (
     ALL_RESULTS,
     COORDINATES,
+    DERIVED_RESULTS,
     GENOTYPES,
     RESULTS,
     Status,
@@ -16,7 +17,7 @@ from hlmm_scan.schema import (
     result_variables,
 )
 
-STORED = (*COORDINATES, *ALL_RESULTS)
+STORED = (*COORDINATES, *ALL_RESULTS, *DERIVED_RESULTS)
 
 
 def test_status_codes_are_the_published_ones():

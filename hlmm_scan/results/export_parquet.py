@@ -43,7 +43,7 @@ def write_parquet(rows: FinishedRows, scratch: Path, store: ResultStore) -> int:
 
 
 def _schema(pa: Any, rows: FinishedRows, store: ResultStore) -> Any:
-    variables = {v.name: v for v in (*COORDINATES, *store.variables)}
+    variables = {v.name: v for v in (*COORDINATES, *store.readable)}
     fields = []
     for name in rows.columns:
         variable = variables[name]

@@ -48,7 +48,7 @@ class FinishedRows:
         self._store = store
         self._phenotypes = list(phenotypes)
         self._names = store.phenotypes
-        known = [v.name for v in store.variables]
+        known = [v.name for v in store.readable]
         self._variables = [v for v in known if variables is None or v in (*variables, "status")]
         self.columns = ("phenotype", *VARIANT_COLUMNS, *self._variables)
         status = store.array("status")

@@ -108,7 +108,7 @@ def chosen_tests(
     InputError
         If a test is unknown, not in the store, or has no effect where it must have one.
     """
-    stored = {v.name for v in store.variables}
+    stored = {v.name for v in store.readable}
     there = [t for t in TESTS if stored.issuperset(t.variables)]
     usable = {t.name: t for t in there if t.effect or not with_effect}
     if not names:

@@ -22,10 +22,17 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.results.ledger import Ledger, ledger_at
-from hlmm_scan.schema import ALL_RESULTS, COORDINATES, STORE_FORMAT, Variable, find
-from hlmm_scan.staging import read_error, stands
+from hlmm_scan.schema import (
+    ALL_RESULTS,
+    COORDINATES,
+    DERIVED_RESULTS,
+    STORE_FORMAT,
+    Variable,
+    find,
+)
+from hlmm_scan.staging import read_error, stands, write_error
 from hlmm_scan.storage import ObjectPath, Place, place, zarr_store
 from hlmm_scan.storage.places import ROOT, read_json
 
@@ -202,13 +209,16 @@ class ResultStore:
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
 
-    def dataset(self) -> xr.Dataset:
-        """Open the results lazily; in a folder the same as ``xarray.open_zarr(path)``."""
+    def dataset(self, **options: Any) -> xr.Dataset:
+        """Open the results lazily; in a folder the same as ``xarray.open_zarr(path, **options)``.
+
+        With ``chunks=None`` a slice is read when its values are asked for, without Dask.
+        """
         # Imported here: xarray takes longer to load than most tasks' first reads, and only readers
         # of results need it.
         import xarray as xr
 
-        dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path, read_only=True))
+        dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path, read_only=True), **options)
         return dataset
 
     def read_partition(
@@ -275,32 +285,140 @@ class ResultStore:
         return [do(name) for name in names]
 
     def complete(self, attributes: Mapping[str, Any]) -> None:
-        """Put the completion mark and closing attributes on the store, in one atomic write.
+        """Put the completion mark and closing attributes on the store, in one atomic write."""
+        self._edit_root(lambda metadata: metadata["attributes"].update(attributes))
 
-        The root's metadata are rewritten by hand: zarr would drop the consolidated metadata.
+    def _edit_root(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the root's metadata in one atomic write, consolidated metadata and all.
+
+        Done by hand: zarr would drop the consolidated metadata.
         """
+
+        def changed(content: bytes) -> str:
+            metadata = json.loads(content)
+            change(metadata)
+            return json.dumps(metadata, indent=2)
+
         root = self.path / ROOT
         if isinstance(root, ObjectPath):
             content, version = root.read()
-            root.replace(_with_attributes(content, attributes).encode(), version)
+            root.replace(changed(content).encode(), version)
         else:
             scratch = root.with_name(f"{ROOT}.partial")
             try:
-                scratch.write_text(_with_attributes(root.read_bytes(), attributes))
+                scratch.write_text(changed(root.read_bytes()))
                 scratch.replace(root)
             finally:
                 scratch.unlink(missing_ok=True)
         self._group = _open_group(self.path)
+        self._arrays.clear()
+
+    # What is derived from a complete store ------------------------------------------------
+
+    def require_complete(self) -> None:
+        """Raise an error unless the scan is complete.
+
+        Raises
+        ------
+        IncompleteError
+        """
+        if self.attributes.get("run_status") != "complete":
+            raise IncompleteError(
+                f"{self.path}: the scan is not complete; run it to its end first "
+                "(hlmm-scan status says what is missing)"
+            )
+
+    @property
+    def derived(self) -> tuple[Variable, ...]:
+        """Derived variables this store holds, whole."""
+        consolidated = read_json(self.path / ROOT).get("consolidated_metadata") or {}
+        metadata = consolidated.get("metadata", {})
+        return tuple(v for v in DERIVED_RESULTS if v.name in metadata)
+
+    @property
+    def readable(self) -> tuple[Variable, ...]:
+        """All result variables that a reader finds: those of the scan, then derived ones."""
+        return self.variables + self.derived
+
+    def write_derived(
+        self,
+        variables: Sequence[Variable],
+        chunks: Iterable[tuple[int, int, Mapping[str, NDArray[Any]]]],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Put derived variables into a complete store, in place of those of the same names.
+
+        Readers that open the store meanwhile, or after a write that was cut short, find it without
+        these variables and attributes, and otherwise as it was: what the consolidated metadata do
+        not name is not there.
+
+        Parameters
+        ----------
+        variables : sequence of Variable
+            Of :data:`hlmm_scan.schema.DERIVED_RESULTS`.
+        chunks : iterable of (int, int, mapping of str to ndarray)
+            Phenotype, first variant, and the values of all `variables` from there on, in whole
+            chunks of the store; what is not given stays missing.
+        attributes : mapping
+            Put on the root with them, JSON types only.
+
+        Raises
+        ------
+        IncompleteError
+            If the scan is not complete.
+        StoreHeldError
+            If another run holds the store.
+        HlmmScanError
+            If it cannot be written.
+        """
+        self.require_complete()
+        names = [v.name for v in variables]
+
+        def without(metadata: dict[str, Any]) -> None:
+            for name in names:
+                metadata["consolidated_metadata"]["metadata"].pop(name, None)
+            for name in attributes:
+                metadata["attributes"].pop(name, None)
+
+        def with_them(metadata: dict[str, Any]) -> None:
+            for name in names:
+                stored = read_json(self.path / name / ROOT)
+                metadata["consolidated_metadata"]["metadata"][name] = stored
+            metadata["attributes"].update(attributes)
+
+        like = self.array("status")
+        try:
+            with self.ledger.lock():
+                self._edit_root(without)
+                for variable in variables:
+                    self._group.create_array(
+                        variable.name,
+                        shape=like.shape,
+                        chunks=like.chunks,
+                        dtype=variable.dtype,
+                        fill_value=variable.fill_value,
+                        dimension_names=variable.dims,
+                        attributes=variable.attributes(),
+                        overwrite=True,
+                    )
+                for phenotype, start, values in chunks:
+                    self._write_chunk(phenotype, start, names, values)
+                self._edit_root(with_them)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def _write_chunk(
+        self, phenotype: int, start: int, names: Sequence[str], values: Mapping[str, NDArray[Any]]
+    ) -> None:
+        def put(name: str) -> None:
+            stop = start + len(values[name])
+            self.array(name)[phenotype, start:stop] = values[name]
+
+        self._each(names, put)
 
 
 def _open_group(path: Place) -> zarr.Group:
     return zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
-
-
-def _with_attributes(root: bytes, attributes: Mapping[str, Any]) -> str:
-    metadata = json.loads(root)
-    metadata["attributes"].update(attributes)
-    return json.dumps(metadata, indent=2)
 
 
 def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
