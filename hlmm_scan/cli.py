@@ -54,15 +54,41 @@ def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
 @cli.command()
 @click.argument("sources", metavar="IN...", nargs=-1, required=True, type=_FILE)
 @click.option("-o", "--output", type=_STORE, required=True, help="Genotype dataset to write.")
-@click.option("--chunk-variants", type=int, help="Variants per chunk. Default: about 8 MiB.")
+@click.option("--chunk-variants", type=int, help="Variants per chunk. Default: 8 MiB of calls.")
 @click.option("--overwrite", is_flag=True, help="Replace a genotype dataset of hlmm-scan.")
+@click.option("--sample", type=_FILE, help="The .sample of BGEN files. Default: the one beside.")
+@click.option(
+    "--bgen-effect-allele",
+    type=click.Choice(["second", "first"]),
+    default="second",
+    show_default=True,
+    help="Of BGEN files: second where the reference allele is first (UK Biobank).",
+)
+@click.option("--workers", type=int, help="Processes. Default: all cores.")
+@click.option("--scheduler", help="Address of a running Dask scheduler, instead of --workers.")
 def convert(
-    sources: Sequence[Path], output: storage.Place, chunk_variants: int | None, overwrite: bool
+    sources: Sequence[Path],
+    output: storage.Place,
+    chunk_variants: int | None,
+    overwrite: bool,
+    sample: Path | None,
+    bgen_effect_allele: Any,
+    workers: int | None,
+    scheduler: str | None,
 ) -> None:
-    """Convert PLINK filesets (one, or one per chromosome) to a Zarr genotype dataset."""
+    """Convert genotype files to a Zarr genotype dataset.
+
+    IN: PLINK .bed, .bgen, .pgen, .vcf, .vcf.gz, .bcf, or VCF-Zarr stores; one, or one per
+    chromosome. A conversion that was killed goes on when the same command is given again.
+    """
     from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.genotypes.sources import SourceOptions
+    from hlmm_scan.scan.conversion import pool_of
+    from hlmm_scan.scan.executors import available_cores
     from hlmm_scan.scan.progress import Progress
 
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be at least 1, not {workers}")
     with Progress(0, "variants") as progress:
         dataset = run_convert(
             sources,
@@ -70,6 +96,9 @@ def convert(
             chunk_variants=chunk_variants,
             overwrite=overwrite,
             progress=progress,
+            options=SourceOptions(sample, bgen_effect_allele),
+            workers=workers or available_cores(),
+            pool=None if scheduler is None else pool_of(scheduler),
         )
     click.echo(f"{output}: {dataset.n_variants:,} variants of {dataset.n_samples:,} people")
 

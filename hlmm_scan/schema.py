@@ -72,6 +72,8 @@ class Variable:
         """What a chunk that was never written reads as."""
         if self.dtype == "str":
             return ""
+        if self.name == "call_dosage":
+            return np.iinfo(np.uint16).max
         return np.nan if np.dtype(self.dtype).kind == "f" else 0
 
     def attributes(self) -> dict[str, Any]:
@@ -198,7 +200,7 @@ GENOTYPES: tuple[Variable, ...] = (
         ("variants", "genotypes"),
         "int32",
         "people",
-        "People with 0, 1 and 2 copies of the effect allele",
+        "People with 0, 1 and 2 copies of the effect allele; nearest to it where there are dosages",
     ),
     Variable("variant_missing_count", ("variants",), "int32", "people", "People without a call"),
     Variable(
@@ -219,6 +221,27 @@ GENOTYPES: tuple[Variable, ...] = (
         "uint8",
         "",
         "Four 2-bit calls a byte, PLINK order: 00 two effect alleles, 01 missing, 10 one, 11 none",
+    ),
+    Variable(
+        "call_dosage",
+        ("variants", "samples"),
+        "uint16",
+        "",
+        "Copies of the effect allele in steps of the attribute unit; 65535 missing",
+    ),
+    Variable(
+        "variant_has_dosages",
+        ("variants",),
+        "bool",
+        "",
+        "Whether the variant's calls stand in call_dosage, else in call_genotype_packed",
+    ),
+    Variable(
+        "variant_info",
+        ("variants",),
+        "float64",
+        "",
+        "Imputation information (IMPUTE's) over all people; NaN where it is not known",
     ),
 )
 

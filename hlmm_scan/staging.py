@@ -33,6 +33,7 @@ _SUFFIX = ".partial"
 _LOCK = "lock"
 _REPLACED = "replaced"
 _CONTENT = "content"
+_PURPOSE = "purpose"
 
 _UNLOCKED_AGE = 3600.0
 """Seconds after which a temporary folder without a lock file counts as abandoned."""
@@ -108,7 +109,9 @@ def stands(target: Place) -> bool:
 
 
 @contextmanager
-def staged_store(target: Place, *, replace: bool = False) -> Iterator[Place]:
+def staged_store(
+    target: Place, *, replace: bool = False, resume: str | None = None
+) -> Iterator[Place]:
     """Give a place where a Zarr store may be made; it is at ``target`` when the block ends well.
 
     Whatever ends the block otherwise, there is nothing at the target but what stood there before.
@@ -118,7 +121,8 @@ def staged_store(target: Place, *, replace: bool = False) -> Iterator[Place]:
     ----------
     target : Path or ObjectPath
     replace : bool, default False
-        As for :func:`staged_folder`.
+    resume : str, optional
+        As for :func:`staged_folder`. Nothing is resumed on object stores.
 
     Yields
     ------
@@ -133,7 +137,7 @@ def staged_store(target: Place, *, replace: bool = False) -> Iterator[Place]:
         As for :func:`staged_folder`.
     """
     if isinstance(target, Path):
-        with staged_folder(target, replace=replace) as folder:
+        with staged_folder(target, replace=replace, resume=resume) as folder:
             yield folder
         return
     root, unfinished = target / ROOT, target / UNFINISHED_ROOT
@@ -169,7 +173,9 @@ def _remove_objects(store: ObjectPath) -> None:
 
 
 @contextmanager
-def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged_folder(
+    target: Path, *, replace: bool = False, resume: str | None = None
+) -> Iterator[Path]:
     """Give a new folder to fill; it takes the place of ``target`` when the block ends well.
 
     Whatever ends the block otherwise, an interrupt included, the folder is removed and the
@@ -182,11 +188,16 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     replace : bool, default False
         Whether something may stand there, which is then removed. Whether it may be removed at
         all is for the caller to decide.
+    resume : str, optional
+        What is being made, and of what. A folder that was to become the same and was left by a
+        process that was killed, interrupted or lost its workers is gone on with; without it, and
+        for other purposes, such leftovers are removed.
 
     Yields
     ------
     Path
-        An empty folder on the same file system.
+        A folder on the same file system; empty, unless another process began to fill it. A file
+        beside it, in its parent, does not come along to the target.
 
     Raises
     ------
@@ -199,14 +210,24 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         if not target.parent.is_dir():
             raise InputError(f"{target}: cannot be written: there is no folder {target.parent}")
+        left = None if resume is None else _left_for(target, resume)
         sweep(target)
-        temporary, lock = _locked_folder(target)
+        temporary, lock = left or _locked_folder(target)
     except OSError as error:
         raise write_error(target, error) from error
+    keep = False
     try:
         content = temporary / _CONTENT
-        content.mkdir()
-        yield content
+        content.mkdir(exist_ok=left is not None)
+        if resume is not None:
+            (temporary / _PURPOSE).write_text(resume, encoding="utf-8")
+        try:
+            yield content
+        except BaseException as error:
+            keep = resume is not None and (
+                not isinstance(error, Exception) or isinstance(error, InfrastructureError)
+            )
+            raise
         if replace and target.exists():
             target.rename(temporary / _REPLACED)
         elif target.exists():
@@ -217,7 +238,8 @@ def staged_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise write_error(target, error) from error
     finally:
         _put_back(temporary, target)
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(temporary, ignore_errors=True)
         lock.close()
 
 
@@ -271,6 +293,23 @@ def _locked_folder(target: Path) -> tuple[Path, IO[bytes]]:
         if (folder / _LOCK).exists():
             return folder, lock
         lock.close()
+
+
+def _left_for(target: Path, purpose: str) -> tuple[Path, IO[bytes]] | None:
+    """Lock a folder that another process left unfinished and that was to become the same."""
+    for folder in sorted(target.parent.glob(_pattern(target))):
+        try:
+            lock = (folder / _LOCK).open("r+b")
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (folder / _PURPOSE).read_text(encoding="utf-8") == purpose:
+                return folder, lock
+        except (OSError, ValueError):
+            pass
+        lock.close()
+    return None
 
 
 def _abandoned(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.config import ScanConfig, compose, load_config
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
 from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.sources import SourceOptions
 from hlmm_scan.results.export import Export
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore
@@ -174,7 +175,7 @@ def test_variants_of_one_id_are_kept_and_warned_of(cohort, capsys):
 
 
 def test_files_of_another_kind(cohort, refused):
-    for name, word in (("x.bgen", "not supported yet"), ("x.csv", "no such file")):
+    for name, word in (("x.bgen", "no such file"), ("x.csv", "no such file")):
         assert word in refused("convert", cohort.folder / name, "-o", cohort.out / "g.zarr")
 
 
@@ -440,10 +441,13 @@ def test_convert_hands_on_what_it_was_given(calls, capsys):
         "hlmm_scan.genotypes.convert.convert", SimpleNamespace(n_variants=1234, n_samples=56)
     )
     flags = ["a.bed", "b.bed", "-o", "g.zarr", "--chunk-variants", "64", "--overwrite"]
+    flags += ["--sample", "s.sample", "--bgen-effect-allele", "first", "--workers", "3"]
     assert main(["convert", *flags]) == 0
     ((sources, output), options) = noted[0]
     assert (list(sources), output) == ([Path("a.bed"), Path("b.bed")], Path("g.zarr"))
     assert (options["chunk_variants"], options["overwrite"]) == (64, True)
+    assert options["options"] == SourceOptions(Path("s.sample"), "first")
+    assert (options["workers"], options["pool"]) == (3, None)
     assert capsys.readouterr().out == "g.zarr: 1,234 variants of 56 people\n"
 
 

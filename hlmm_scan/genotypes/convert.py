@@ -1,7 +1,10 @@
 """Converting genotype files to a Zarr dataset, as a stream.
 
-Variants pass through in spans of whole chunks. Nothing held grows with their number except the
-list of chromosomes: even the search for repeated ids goes through a scratch file.
+One pass over the variant tables checks and writes them; calls follow in parts, wherever those are
+done. Nothing held grows with the number of variants except places to begin reading at, eight bytes
+for 64 variants, and the list of chromosomes: even the search for repeated ids goes through a
+scratch file. What is done is noted beside the unfinished dataset, so that a conversion that was
+killed goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +27,28 @@ from zarr.errors import ZarrUserWarning
 
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.arrays import missing_chunk
+from hlmm_scan.genotypes.calls import DIGEST_BITS
 from hlmm_scan.genotypes.dataset import (
     CALLS,
     DATASET_FORMAT,
+    DOSAGES,
+    HAS_DOSAGES,
+    INFO,
     KIND,
     MARK,
     GenotypeDataset,
     is_genotype_dataset,
-    missing_chunk,
     variable,
 )
 from hlmm_scan.genotypes.duplicates import RepeatedIds
-from hlmm_scan.genotypes.packing import MISSING_BYTE, count_genotypes, packed_width
-from hlmm_scan.genotypes.sources import JoinedFilesets, open_sources
+from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
+from hlmm_scan.genotypes.parts import COUNTS, OF_DOSAGES, Part, PartRecord, Pool, ThisProcess
+from hlmm_scan.genotypes.reader_processes import ReaderProcesses
+from hlmm_scan.genotypes.sources import JoinedSources, SourceOptions, open_sources
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.staging import staged_store, stands
-from hlmm_scan.storage import Place, place, zarr_store
+from hlmm_scan.storage import Place, UnfinishedPath, place, zarr_store
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +56,9 @@ Progress = Callable[[int, int], object]
 
 CHUNK_BYTES = 8 << 20
 """Packed calls in one chunk, in bytes, where the variants of it allow."""
+
+DOSAGE_CHUNK_BYTES = 32 << 20
+"""The same for dosages, which are eight times as large and shrink when they are packed."""
 
 MIN_CHUNK_VARIANTS = 64
 MAX_CHUNK_VARIANTS = 8192
@@ -57,10 +69,18 @@ MIN_CHUNKS = 64
 TABLE_CHUNK_VARIANTS = 65536
 """Variants a chunk in the per-variant arrays, rounded down to whole chunks of calls."""
 
+PART_VARIANTS = 4096
+"""Variants a part of the conversion, and a chunk of the arrays of counts; rounded likewise."""
+
 SAMPLE_CHUNK = 1 << 20
 
+WORTH_A_PROCESS = 1 << 28
+"""Packed calls, in bytes, that are converted in less time than processes take to start."""
 
-def default_chunk_variants(n_samples: int, n_variants: int) -> int:
+_UNKNOWN_FAMILY = "0"
+
+
+def default_chunk_variants(n_samples: int, n_variants: int, *, dosages: bool = False) -> int:
     """Return how many variants one chunk of calls should hold.
 
     A chunk is the least that a task can read, and one file. About 8 MiB makes the millisecond
@@ -73,6 +93,8 @@ def default_chunk_variants(n_samples: int, n_variants: int) -> int:
     Parameters
     ----------
     n_samples, n_variants : int
+    dosages : bool, default False
+        Whether there may be dosages, of two bytes a person.
 
     Returns
     -------
@@ -80,6 +102,8 @@ def default_chunk_variants(n_samples: int, n_variants: int) -> int:
         Between 64 and 8,192.
     """
     by_size = CHUNK_BYTES // packed_width(n_samples)
+    if dosages:
+        by_size = DOSAGE_CHUNK_BYTES // (2 * n_samples)
     by_count = -(-n_variants // MIN_CHUNKS)
     return max(MIN_CHUNK_VARIANTS, min(by_size, by_count, MAX_CHUNK_VARIANTS))
 
@@ -91,16 +115,22 @@ def convert(
     chunk_variants: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    options: SourceOptions | None = None,
+    workers: int = 1,
+    pool: Pool | None = None,
 ) -> GenotypeDataset:
-    """Convert PLINK filesets to one Zarr genotype dataset.
+    """Convert genotype files to one Zarr genotype dataset.
 
-    The dataset is there once it is whole; see :mod:`hlmm_scan.staging`.
+    The dataset is there once it is whole; see :mod:`hlmm_scan.staging`. A conversion that was
+    killed or interrupted goes on where it stopped when the same is asked for again, with the same
+    result to the last byte (not on object stores).
 
     Parameters
     ----------
     sources : sequence of Path or str
-        .bed files (or their paths without extension), one or one per chromosome, of the same
-        people in the same order. Variants are concatenated in the order given.
+        PLINK .bed, BGEN, PGEN, VCF, BCF files or VCF-Zarr stores, or the paths of PLINK filesets
+        without extension; one or one per chromosome, of the same people in the same order.
+        Variants are concatenated in the order given.
     output : Path, ObjectPath or str
         Where the dataset will stand, by custom with the extension .zarr.
     chunk_variants : int, optional
@@ -109,7 +139,14 @@ def convert(
         Replace a genotype dataset of this package that stands at ``output``. Nothing else is ever
         replaced.
     progress : callable, optional
-        Called with (variants done, all variants) after every chunk.
+        Called with (variants done, all variants) after every part.
+    options : SourceOptions, optional
+        What files do not say themselves.
+    workers : int, default 1
+        Processes. One needs none beside this, nor do small files, unless they are read by native
+        code, which damaged ones may crash; 0 reads them here all the same.
+    pool : Pool, optional
+        Where parts are done instead.
 
     Returns
     -------
@@ -122,17 +159,36 @@ def convert(
         If a source cannot be read or is malformed, sources disagree about people, a file kind is
         not supported, or ``output`` cannot be written or holds something.
     InfrastructureError
-        If writing failed for a reason that may pass.
+        If writing failed for a reason that may pass, or a worker was lost.
     """
     output = place(output)
     if chunk_variants is not None and chunk_variants < 1:
         raise InputError(f"chunk_variants must be at least 1, not {chunk_variants}")
     replace = _check_output(output, overwrite=overwrite)
-    joined = open_sources([Path(source) for source in sources])
-    chunk = chunk_variants or default_chunk_variants(joined.n_samples, joined.n_variants)
-    with staged_store(output, replace=replace) as unfinished:
-        _Writer(joined, unfinished, chunk, progress).write()
+    joined = open_sources([Path(source) for source in sources], options)
+    chunk = chunk_variants or default_chunk_variants(
+        joined.n_samples, joined.n_variants, dosages=joined.unit > 0
+    )
+    if pool is None:
+        size = joined.n_variants * packed_width(joined.n_samples)
+        here = workers < 1 or (not joined.guarded and (workers == 1 or size < WORTH_A_PROCESS))
+        pool = ThisProcess() if here else ReaderProcesses(workers)
+    purpose = _purpose(joined, chunk, options or SourceOptions())
+    with staged_store(output, replace=replace, resume=purpose) as unfinished:
+        _Writer(joined, unfinished, chunk, pool, progress).write()
     return GenotypeDataset.open(output)
+
+
+def _purpose(joined: JoinedSources, chunk: int, options: SourceOptions) -> str:
+    """Return what a conversion makes, and of what: another one must not go on with its files."""
+    files = [
+        [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns]
+        for source in joined.sources
+        for file in source.files
+    ]
+    asked = {name: str(value) for name, value in asdict(options).items()}
+    what = {"version": __version__, "format": DATASET_FORMAT, "chunk": chunk, "options": asked}
+    return json.dumps({**what, "files": files}, sort_keys=True)
 
 
 def _check_output(output: Place, *, overwrite: bool) -> bool:
@@ -161,53 +217,84 @@ class _Fingerprint:
         self.streams.setdefault(stream, hashlib.sha256()).update(data)
 
     def update_text(self, stream: str, values: StrArray) -> None:
-        # Cells of a PLINK file hold no white space, so line feeds part them without doubt.
+        # Cells of genotype files hold no line feeds, so these part them without doubt.
         self.update(stream, "".join(f"{value}\n" for value in values.tolist()).encode())
 
-    def digest(self, n_samples: int, n_variants: int) -> str:
+    def digest(self, n_samples: int, n_variants: int, calls: int) -> str:
         parts: dict[str, Any] = {name: s.hexdigest() for name, s in self.streams.items()}
+        parts |= {"calls": f"{calls % (1 << DIGEST_BITS):x}"}
         parts |= {"format": DATASET_FORMAT, "n_samples": n_samples, "n_variants": n_variants}
         return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+class _Journal:
+    """Parts that are done, a line each, in a file beside the unfinished dataset."""
+
+    def __init__(self, store: Place) -> None:
+        # Without a folder of its own a conversion cannot be gone on with.
+        self.path = store.parent / "parts.jsonl" if isinstance(store, Path) else None
+
+    def records(self) -> list[PartRecord]:
+        """Return what an earlier process noted; the line in which it was killed does not count."""
+        if self.path is None or not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [PartRecord(**json.loads(line)) for line in lines if line.endswith("}\n")]
+
+    def begin(self, records: Sequence[PartRecord]) -> None:
+        """Write these records anew."""
+        if self.path is not None:
+            self.path.write_text("".join(map(self._line, records)), encoding="utf-8")
+
+    def note(self, record: PartRecord) -> None:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self._line(record))
+
+    @staticmethod
+    def _line(record: PartRecord) -> str:
+        return json.dumps(record.to_json()) + "\n"
+
+
 class _Writer:
-    """Writes one dataset where nothing is yet."""
+    """Writes one dataset where nothing is yet, or what an earlier process left of the same."""
 
     def __init__(
-        self, source: JoinedFilesets, place: Place, chunk: int, progress: Progress | None
+        self,
+        source: JoinedSources,
+        store: Place,
+        chunk: int,
+        pool: Pool,
+        progress: Progress | None,
     ) -> None:
         self.source = source
-        self.place = place
+        self.place = store
         self.chunk = min(chunk, source.n_variants)
         self.span = self.chunk * max(1, TABLE_CHUNK_VARIANTS // self.chunk)
+        self.part = self.chunk * max(1, PART_VARIANTS // self.chunk)
+        self.pool = pool
         self.progress = progress
         self.fingerprint = _Fingerprint()
         self.contigs: dict[str, int] = {}
-        self.n_calls = 0
-        self.group = zarr.create_group(zarr_store(place), zarr_format=3)
+        self.journal = _Journal(store)
+        self.done = self.journal.records()
+        if isinstance(store, Path):
+            for torn in store.rglob("*.partial"):
+                torn.unlink()
+        self.group = zarr.open_group(
+            zarr_store(store), mode="a", zarr_format=3, use_consolidated=False
+        )
         self.arrays: dict[str, zarr.Array[Any]] = {}
 
     def write(self) -> None:
-        m, n = self.source.n_variants, self.source.n_samples
-        for name in ("variant_contig", "variant_position", "variant_id", "variant_missing_count"):
-            self._create(name, (m,))
-        for name in ("variant_effect_allele_frequency", "variant_missingness"):
-            self._create(name, (m,))
-        self._create("variant_allele", (m, 2))
-        self._create("variant_genotype_counts", (m, 3))
-        self._create(CALLS, (m, packed_width(n)))
-        beside = self.place.parent if isinstance(self.place, Path) else None
-        with tempfile.TemporaryFile(dir=beside) as scratch:
-            repeated = RepeatedIds(scratch)
-            done = 0
-            for table in self.source.variants(self.span):
-                self._write_span(done, table)
-                repeated.add(table.variant_id)
-                done += len(table)
-            n_repeated, first = repeated.find()
+        """Write all of it."""
+        self._create_arrays()
+        repeated = self._write_tables()
         self._write_people_and_contigs()
-        self._check(done)
+        self._write_parts()
+        self._check()
         self._finish()
+        n_repeated, first = repeated
         if n_repeated:
             example = str(self.arrays["variant_id"][first])
             logger.warning(
@@ -218,11 +305,37 @@ class _Writer:
                 first + 1,
             )
 
-    def _write_span(self, start: int, table: VariantTable) -> None:
-        """Write one span: its table in one chunk an array, its calls chunk by chunk."""
+    def _create_arrays(self) -> None:
+        m, n = self.source.n_variants, self.source.n_samples
+        for name in ("variant_contig", "variant_position", "variant_id"):
+            self._create(name, (m,), self.span)
+        self._create("variant_allele", (m, 2), self.span)
+        for name in COUNTS:
+            self._create(name, (m, 3) if name == "variant_genotype_counts" else (m,), self.part)
+        self._create(CALLS, (m, packed_width(n)), self.chunk)
+        if self.source.unit:
+            self._create(DOSAGES, (m, n), self.chunk, unit=self.source.unit)
+            for name in (HAS_DOSAGES, INFO):
+                self._create(name, (m,), self.part)
+
+    def _write_tables(self) -> tuple[int, int]:
+        """Write what is known of variants; return repeated ids as `RepeatedIds.find` does."""
+        beside = self.place.parent if isinstance(self.place, Path) else None
+        with tempfile.TemporaryFile(dir=beside) as scratch:
+            repeated = RepeatedIds(scratch)
+            done = 0
+            for table in self.source.variants(self.span):
+                self._write_table(done, table)
+                repeated.add(table.variant_id)
+                done += len(table)
+            if done != self.source.n_variants:
+                raise InputError(f"{self._last_file()}: changed while it was read")
+            return repeated.find()
+
+    def _write_table(self, start: int, table: VariantTable) -> None:
         stop = start + len(table)
         if stop > self.source.n_variants:
-            raise InputError(f"{self.source.filesets[-1].bim}: changed while it was read")
+            raise InputError(f"{self._last_file()}: changed while it was read")
         rows = slice(start, stop)
         alleles = np.column_stack([table.other_allele, table.effect_allele])
         self._put("variant_contig", rows, self._contig_index(table.contig))
@@ -233,70 +346,110 @@ class _Writer:
         self.fingerprint.update("position", table.position.astype("<i4"))
         self.fingerprint.update_text("id", table.variant_id)
         self.fingerprint.update_text("allele", alleles.ravel())
-        counts = np.empty((len(table), 4), np.int64)
-        for a in range(start, stop, self.chunk):
-            b = min(a + self.chunk, stop)
-            packed = self.source.read_packed(a, b)
-            self._put(CALLS, slice(a, b), packed)
-            self.fingerprint.update("calls", packed)
-            counts[a - start : b - start] = count_genotypes(packed, self.source.n_samples)
-            if self.progress is not None:
-                self.progress(b, self.source.n_variants)
-        self._write_counts(rows, counts)
-
-    def _write_counts(self, rows: slice, counts: NDArray[np.int64]) -> None:
-        called = counts[:, :3].sum(axis=1)
-        copies = counts[:, 1] + 2 * counts[:, 2]
-        frequency = np.full(len(counts), np.nan)
-        np.divide(copies, 2 * called, out=frequency, where=called > 0)
-        self._put("variant_genotype_counts", rows, counts[:, :3])
-        self._put("variant_missing_count", rows, counts[:, 3])
-        self._put("variant_effect_allele_frequency", rows, frequency)
-        self._put("variant_missingness", rows, counts[:, 3] / self.source.n_samples)
-        self.n_calls += int(counts.sum())
 
     def _contig_index(self, contig: StrArray) -> NDArray[np.int16]:
         index = [self.contigs.setdefault(name, len(self.contigs)) for name in contig.tolist()]
         limit = np.iinfo(np.int16).max
         if len(self.contigs) > limit:
             raise InputError(
-                f"{self.source.filesets[0].bim}: more than {limit} chromosomes; is column 1 right?"
+                f"{self.source.sources[0].path}: more than {limit} chromosomes; is the column of "
+                "chromosomes right?"
             )
         return np.array(index, dtype=np.int16)
 
     def _write_people_and_contigs(self) -> None:
         samples = self.source.samples
-        everyone = slice(0, len(samples))
-        family = samples.family_id
-        assert family is not None  # a .fam always has the column
+        n = len(samples)
         columns: dict[str, NDArray[Any]] = {
             "sample_id": samples.individual_id,
-            "sample_family_id": family,
             "sample_sex": samples.sex,
         }
+        if samples.family_id is not None:
+            columns["sample_family_id"] = samples.family_id
         for name, values in columns.items():
-            self._create(name, (len(samples),))
-            self._put(name, everyone, values)
+            self._create(name, (n,), SAMPLE_CHUNK)
+            self._put(name, slice(0, n), values)
+        family = samples.family_id
+        if family is None:
+            family = np.full(n, _UNKNOWN_FAMILY, dtype=object)
         self.fingerprint.update_text("sample_id", samples.individual_id)
         self.fingerprint.update_text("sample_family_id", family)
         self.fingerprint.update("sample_sex", samples.sex)
-        self._create("contig_id", (len(self.contigs),))
+        self._create("contig_id", (len(self.contigs),), SAMPLE_CHUNK)
         self._put("contig_id", slice(None), np.array(list(self.contigs), dtype=object))
 
-    def _check(self, done: int) -> None:
-        """Check that what was written is what was promised."""
+    # Calls --------------------------------------------------------------------------------
+
+    def _parts(self, done: set[int]) -> Iterator[Part]:
+        """Yield the parts that are not done."""
+        m = self.source.n_variants
+        for index, start in enumerate(range(0, m, self.part)):
+            if index in done:
+                continue
+            stop = min(start + self.part, m)
+            yield Part(
+                index=index,
+                start=start,
+                stop=stop,
+                pieces=self.source.pieces(start, stop),
+                store=self.place,
+                chunk=self.chunk,
+                n_samples=self.source.n_samples,
+                unit=self.source.unit,
+            )
+
+    def _write_parts(self) -> None:
+        m = self.source.n_variants
+        self.journal.begin(self.done)
+        converted = sum(record.stop - record.start for record in self.done)
+        if converted:
+            logger.info("going on after %d of %d variants", converted, m)
+        for record in self.pool.run(self._parts({record.index for record in self.done})):
+            self.done.append(record)
+            self.journal.note(record)
+            converted += record.stop - record.start
+            if isinstance(self.place, UnfinishedPath):
+                self.place.check()
+            if self.progress is not None:
+                self.progress(converted, m)
+
+    def _check(self) -> None:
+        """Check that what was written is what was promised; remove arrays that hold nothing."""
         m, n = self.source.n_variants, self.source.n_samples
-        if done != m:
-            raise InputError(f"{self.source.filesets[-1].bim}: changed while it was read")
-        if self.n_calls != m * n:
-            raise AssertionError(f"{self.n_calls} calls counted of {m} × {n}")
+        ranges = sorted((record.start, record.stop) for record in self.done)
+        if [a for a, _ in ranges] != list(range(0, m, self.part)) or ranges[-1][1] != m:
+            raise AssertionError(f"parts {ranges[:3]}… do not cover {m} variants once")
+        n_calls = sum(record.n_calls for record in self.done)
+        if n_calls != m * n:
+            raise AssertionError(f"{n_calls} calls counted of {m} × {n}")
+        hard = sum(record.hard_chunks for record in self.done)
+        dosages = sum(record.dosage_chunks for record in self.done)
+        if hard + dosages != -(-m // self.chunk):
+            raise AssertionError(f"{hard} + {dosages} chunks of {m} variants")
+        idle = [] if hard else [CALLS]
+        if not dosages:
+            idle += [name for name in OF_DOSAGES if name in self.arrays]
+        elif not any(record.has_info for record in self.done):
+            idle.append(INFO)
+        for name in idle:
+            del self.group[name]
+            del self.arrays[name]
+        absent: str | None = None
         for name, array in self.arrays.items():
-            absent = missing_chunk(self.place, name, array)
-            if absent is not None:
-                raise AssertionError(f"chunk {absent} was written and is not there")
+            if not (dosages and name in (CALLS, DOSAGES)):
+                absent = absent or missing_chunk(self.place, name, array)
+        if dosages:
+            flags = np.asarray(self.arrays[HAS_DOSAGES][:])
+            for start in range(0, m, self.chunk):
+                name = DOSAGES if flags[start] else CALLS
+                stop = min(start + self.chunk, m)
+                absent = absent or missing_chunk(self.place, name, self.arrays[name], start, stop)
+        if absent is not None:
+            raise AssertionError(f"chunk {absent} was written and is not there")
 
     def _finish(self) -> None:
         m, n = self.source.n_variants, self.source.n_samples
+        calls = sum(int(record.digest, 16) for record in self.done)
         attributes: dict[str, Any] = {
             MARK: {
                 "kind": KIND,
@@ -304,12 +457,12 @@ class _Writer:
                 "version": __version__,
                 "n_samples": n,
                 "n_variants": m,
-                "fingerprint": self.fingerprint.digest(n, m),
+                "fingerprint": self.fingerprint.digest(n, m, calls),
             },
             # VCF-Zarr's name for the software that wrote the store.
             "source": f"hlmm_scan-{__version__}",
             # Names only: where files lay on the machine that converted is nobody's business.
-            "source_files": [fileset.bed.name for fileset in self.source.filesets],
+            "source_files": [source.path.name for source in self.source.sources],
         }
         self.group.attrs.update(attributes)
         with warnings.catch_warnings():
@@ -317,25 +470,24 @@ class _Writer:
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self.group.store)
 
-    def _create(self, name: str, shape: tuple[int, ...]) -> None:
+    def _last_file(self) -> Path:
+        return self.source.sources[-1].path
+
+    def _create(self, name: str, shape: tuple[int, ...], rows: int, **attributes: float) -> None:
         entry = variable(name)
-        if name == CALLS:
-            chunks, fill = (self.chunk, *shape[1:]), MISSING_BYTE
-        else:
-            per_variant = entry.dims[0] == "variants"
-            rows = self.span if per_variant else SAMPLE_CHUNK
-            chunks, fill = (max(1, min(rows, shape[0])), *shape[1:]), entry.fill_value
-        array: zarr.Array[Any] = self.group.create_array(
-            name,
-            shape=shape,
-            chunks=chunks,
-            dtype=_dtype(entry),
-            fill_value=fill,
-            # zstd's own default level; shuffling bits makes packed calls larger, not smaller.
-            compressors=[ZstdCodec(level=0)],
-            dimension_names=entry.dims,
-            attributes=entry.attributes(),
-        )
+        array = self.group.get(name)
+        if not isinstance(array, zarr.Array):  # else an earlier process made it
+            array = self.group.create_array(
+                name,
+                shape=shape,
+                chunks=(max(1, min(rows, shape[0])), *shape[1:]),
+                dtype=_dtype(entry),
+                fill_value=MISSING_BYTE if name == CALLS else entry.fill_value,
+                # zstd's own default level; shuffling bits makes packed calls larger, not smaller.
+                compressors=[ZstdCodec(level=0)],
+                dimension_names=entry.dims,
+                attributes=entry.attributes() | attributes,
+            )
         # Chunks that hold only fill values are written too: one that is absent is damage.
         self.arrays[name] = array.with_config({"write_empty_chunks": True})
 

@@ -6,42 +6,43 @@ to another process as its path.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import zarr
-import zarr.errors
 from numpy.typing import NDArray
 
 from hlmm_scan import schema
-from hlmm_scan.errors import DamagedError, InputError
-from hlmm_scan.genotypes.dosages import GenotypeBlock
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.arrays import StoredArrays, open_group
+from hlmm_scan.genotypes.calls import join_blocks
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
-from hlmm_scan.staging import read_error, stands
-from hlmm_scan.storage import ObjectPath, Place, place, transient, zarr_store
-from hlmm_scan.storage.places import ROOT
+from hlmm_scan.genotypes.variants import VariantTable
+from hlmm_scan.storage import Place, place
 
 MARK = "hlmm_scan"
 """Root attribute that says a store is ours."""
 
 KIND = "genotypes"
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 """Version of the genotype dataset's layout; a store of another version is refused."""
 
 CALLS = "call_genotype_packed"
+DOSAGES = "call_dosage"
+HAS_DOSAGES = "variant_has_dosages"
+INFO = "variant_info"
 
 _NAMED_IN_ERRORS = 3
-_LISTED_FROM = 20  # chunks from which one list is cheaper than asking for each
 
 
 class GenotypeDataset:
-    """Hard calls of n people at m variants, as `convert` wrote them.
+    """Hard calls or dosages of n people at m variants, as `convert` wrote them.
 
     Made by `GenotypeDataset.open`. Instances are read-only and cheap to pickle.
 
@@ -55,6 +56,8 @@ class GenotypeDataset:
         Variants, m.
     chunk_variants : int
         Variants in one chunk of calls; reads that follow it decode nothing twice.
+    unit : float
+        Copies of the effect allele a step of its dosages; 0 where it has only hard calls.
     fingerprint : str
         ``"sha256:…"`` over people, variants and calls; the same content has the same one whatever
         its chunking.
@@ -62,23 +65,25 @@ class GenotypeDataset:
 
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
-        self._group = group
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        mark = _mark(group)
-        self.fingerprint = str(mark["fingerprint"])
-        calls = self._array(CALLS)
+        self._arrays = StoredArrays(path, group)
+        self.fingerprint = str(_mark(group)["fingerprint"])
+        self._dosages = DOSAGES in group
+        self._hard_calls = CALLS in group
+        calls = self._arrays[CALLS if self._hard_calls else DOSAGES]
         self.n_variants = int(calls.shape[0])
         self.chunk_variants = int(calls.chunks[0])
-        self.n_samples = int(self._array("sample_id").shape[0])
-        if calls.shape[1] != packed_width(self.n_samples):
+        self.n_samples = int(self._arrays["sample_id"].shape[0])
+        self.unit = float(self._arrays[DOSAGES].attrs["unit"]) if self._dosages else 0.0  # type: ignore[arg-type]
+        width = packed_width(self.n_samples) if self._hard_calls else self.n_samples
+        if calls.shape[1] != width:
             raise InputError(
-                f"{path}: {calls.shape[1]} bytes a variant do not fit {self.n_samples} people; "
-                "convert the genotypes again"
+                f"{path}: {calls.shape[1]} {'bytes' if self._hard_calls else 'dosages'} a variant "
+                f"do not fit {self.n_samples} people; convert the genotypes again"
             )
 
     @classmethod
     def open(cls, path: Place | str) -> GenotypeDataset:
-        """Open a dataset.
+        """Open a dataset, or a VCF-Zarr store of another program.
 
         Parameters
         ----------
@@ -91,7 +96,8 @@ class GenotypeDataset:
         Raises
         ------
         InputError
-            If nothing is there, or it is not a genotype dataset of this package and version.
+            If nothing is there, or it is neither a genotype dataset of this package and version
+            nor a VCF-Zarr store that can be read as one.
         InfrastructureError
             If an object store does not answer.
         """
@@ -100,6 +106,11 @@ class GenotypeDataset:
         if group is None:
             raise InputError(f"{path}: not a genotype dataset: no Zarr group there")
         mark = _mark(group)
+        if "kind" not in mark:
+            from hlmm_scan.genotypes.vcf_zarr import VcfZarrDataset, is_vcf_zarr
+
+            if is_vcf_zarr(group):
+                return VcfZarrDataset.of(path)
         if mark.get("kind") != KIND:
             raise InputError(f"{path}: not a genotype dataset: {_what_it_is(group)}")
         if mark.get("format") != DATASET_FORMAT:
@@ -107,7 +118,7 @@ class GenotypeDataset:
                 f"{path}: genotype dataset of format {mark.get('format')}, this version reads "
                 f"{DATASET_FORMAT}; convert the genotypes again"
             )
-        if CALLS not in group:
+        if CALLS not in group and DOSAGES not in group:
             raise InputError(f"{path}: the genotype dataset has no {CALLS}; convert again")
         try:
             return cls(path, group)
@@ -129,19 +140,21 @@ class GenotypeDataset:
     def samples(self) -> SampleIds:
         """People in the order of the calls."""
         return SampleIds(
-            individual_id=self._text("sample_id"),
-            family_id=self._text("sample_family_id") if "sample_family_id" in self._group else None,
-            sex=self._read("sample_sex").astype(np.int8),
+            individual_id=self._arrays.text("sample_id"),
+            family_id=self._arrays.text("sample_family_id")
+            if "sample_family_id" in self._arrays
+            else None,
+            sex=self._arrays.read("sample_sex").astype(np.int8),
         )
 
     @cached_property
     def contigs(self) -> tuple[str, ...]:
         """Chromosomes in the order in which they first appear."""
-        return tuple(self._text("contig_id"))
+        return tuple(self._arrays.text("contig_id"))
 
     def variant_contig(self) -> NDArray[np.int16]:
         """Return the index into `contigs` of every variant, shape (m,)."""
-        return self._read("variant_contig").astype(np.int16, copy=False)
+        return self._arrays.read("variant_contig").astype(np.int16, copy=False)
 
     def variants(self, start: int, stop: int) -> VariantTable:
         """Return the variant table of variants ``start`` to ``stop`` (exclusive).
@@ -154,11 +167,13 @@ class GenotypeDataset:
             If a chunk is missing from the store, or cannot be decoded.
         """
         contigs = np.array(self.contigs, dtype=object)
-        alleles = self._text("variant_allele", start, stop)
+        alleles = self._arrays.text("variant_allele", start, stop)
         return VariantTable(
-            contig=contigs[self._read("variant_contig", start, stop)],
-            position=self._read("variant_position", start, stop).astype(np.int32, copy=False),
-            variant_id=self._text("variant_id", start, stop),
+            contig=contigs[self._arrays.read("variant_contig", start, stop)],
+            position=self._arrays.read("variant_position", start, stop).astype(
+                np.int32, copy=False
+            ),
+            variant_id=self._arrays.text("variant_id", start, stop),
             other_allele=alleles[:, 0],
             effect_allele=alleles[:, 1],
         )
@@ -177,8 +192,12 @@ class GenotypeDataset:
             If the range does not lie within the dataset.
         DamagedError
             If a chunk is missing from the store, or cannot be decoded.
+        InputError
+            If one of the variants has dosages.
         """
-        return np.ascontiguousarray(self._read(CALLS, start, stop))
+        if self._dosages and self._arrays.read(HAS_DOSAGES, start, stop).any():
+            raise InputError(f"{self.path}: variants {start}:{stop} have dosages, not hard calls")
+        return np.ascontiguousarray(self._arrays.read(CALLS, start, stop))
 
     def read_block(self, start: int, stop: int) -> GenotypeBlock:
         """Read variants ``start`` to ``stop`` (exclusive) as kernels take them.
@@ -186,7 +205,7 @@ class GenotypeDataset:
         Returns
         -------
         ndarray of uint8, shape (stop - start, ⌈n/4⌉), or Dosages
-            Packed hard calls as `read_packed` gives them, or dosages.
+            Packed hard calls as `read_packed` gives them, or dosages if a chunk among them has.
 
         Raises
         ------
@@ -195,7 +214,37 @@ class GenotypeDataset:
         DamagedError
             If a chunk is missing from the store, or cannot be decoded.
         """
-        return self.read_packed(start, stop)
+        if not self._dosages:
+            return self.read_packed(start, stop)
+        flags = self._arrays.read(HAS_DOSAGES, start, stop)
+        if not flags.any():
+            return self.read_packed(start, stop)
+        edges = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]
+        blocks: list[GenotypeBlock] = []
+        for a, b in pairwise(edges):
+            name = DOSAGES if flags[a] else CALLS
+            read = np.ascontiguousarray(self._arrays.read(name, start + a, start + b))
+            blocks.append(Dosages(read, self.unit) if flags[a] else read)
+        return join_blocks(blocks, self.n_samples, self.unit)
+
+    def info(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """Return the imputation information of variants ``start`` to ``stop`` (exclusive).
+
+        Returns
+        -------
+        ndarray of float64, shape (stop - start,), or None
+            From genotype probabilities over all people
+            (:func:`~hlmm_scan.genotypes.calls.information`); NaN for variants, and None for
+            datasets, whose source had none.
+
+        Raises
+        ------
+        IndexError
+            If the range does not lie within the dataset.
+        DamagedError
+            If a chunk is missing from the store, or cannot be decoded.
+        """
+        return self._arrays.read(INFO, start, stop) if INFO in self._arrays else None
 
     def genotype_counts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return stored counts over all people for variants ``start`` to ``stop`` (exclusive).
@@ -203,7 +252,8 @@ class GenotypeDataset:
         Returns
         -------
         ndarray of int64, shape (stop - start, 4)
-            People with 0, 1 and 2 copies of the effect allele, and people without a call.
+            People with 0, 1 and 2 copies of the effect allele (nearest to it, where there are
+            dosages), and people without a call.
 
         Raises
         ------
@@ -212,8 +262,8 @@ class GenotypeDataset:
         DamagedError
             If a chunk is missing from the store, or cannot be decoded.
         """
-        called = self._read("variant_genotype_counts", start, stop)
-        missing = self._read("variant_missing_count", start, stop)
+        called = self._arrays.read("variant_genotype_counts", start, stop)
+        missing = self._arrays.read("variant_missing_count", start, stop)
         return np.column_stack([called, missing]).astype(np.int64)
 
     def find_variants(self, ids: Iterable[str]) -> NDArray[np.int64]:
@@ -237,9 +287,9 @@ class GenotypeDataset:
         found: dict[str, int] = {}
         asked = set(wanted)
         repeated: dict[str, None] = {}
-        step = int(self._array("variant_id").chunks[0])
+        step = int(self._arrays["variant_id"].chunks[0])
         for start in range(0, self.n_variants, step):
-            block = self._text("variant_id", start, min(start + step, self.n_variants))
+            block = self._arrays.text("variant_id", start, min(start + step, self.n_variants))
             for position, variant_id in enumerate(block, start=start):
                 if variant_id in asked:
                     if variant_id in found:
@@ -256,116 +306,19 @@ class GenotypeDataset:
             )
         return np.array([found[i] for i in wanted], dtype=np.int64)
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._arrays:
-            array = self._group[name]
-            if not isinstance(array, zarr.Array):
-                raise KeyError(name)
-            self._arrays[name] = array
-        return self._arrays[name]
-
-    def _read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Read rows of an array, having looked that their chunks exist.
-
-        Zarr reads an absent chunk as fill values: missing calls that nobody made. The look costs
-        one `stat` a chunk; object stores are opened so that reading it fails.
-
-        Errors that may pass are not the dataset's fault and remain as they are.
-        """
-        array = self._array(name)
-        stop = int(array.shape[0]) if stop is None else stop
-        if not 0 <= start <= stop <= array.shape[0]:
-            raise IndexError(f"{name}[{start}:{stop}] of {array.shape[0]}")
-        if not isinstance(self.path, ObjectPath):
-            absent = missing_chunk(self.path, name, array, start, stop)
-            if absent is not None:
-                raise self._misses(absent)
-        try:
-            return np.asarray(array[start:stop])
-        except FileNotFoundError as error:
-            raise self._misses(str(error.filename)) from error
-        except (RuntimeError, ValueError, OSError) as error:
-            if transient(error):
-                raise
-            # A torn or overwritten chunk ends in the decoder, whose message names no file.
-            raise DamagedError(
-                f"{self.path}: {name} cannot be decoded at rows {start}:{stop} ({error}); "
-                "convert the genotypes again"
-            ) from error
-
-    def _misses(self, chunk: str) -> DamagedError:
-        return DamagedError(
-            f"{self.path}: chunk {chunk} is missing, the dataset is damaged; "
-            "convert the genotypes again"
-        )
-
-    def _text(self, name: str, start: int = 0, stop: int | None = None) -> StrArray:
-        return self._read(name, start, stop).astype(object)
-
-
-def open_group(path: Place) -> zarr.Group | None:
-    """Open the Zarr v3 group at a place for reading; None where there is none.
-
-    Raises
-    ------
-    InputError
-        If nothing is at that place.
-    InfrastructureError
-        If an object store does not answer.
-    """
-    if not stands(path):
-        raise InputError(f"{path}: no such file or folder")
-    try:
-        if not (path / ROOT).is_file():
-            return None
-        return zarr.open_group(
-            zarr_store(path, read_only=True, whole=True), mode="r", zarr_format=3
-        )
-    except (ValueError, KeyError, TypeError, OSError, zarr.errors.BaseZarrError) as error:
-        if isinstance(path, ObjectPath) and isinstance(error, OSError):
-            raise read_error(path, error) from error
-        # What stands in zarr.json is no group's metadata.
-        return None
-
-
-def missing_chunk(
-    store: Place, name: str, array: zarr.Array[Any], start: int = 0, stop: int | None = None
-) -> str | None:
-    """Return the key of the first chunk of rows ``start`` to ``stop`` that is not there.
-
-    Parameters
-    ----------
-    store : Path or ObjectPath
-        Where the group is that the array is in.
-    name : str
-        Name of the array in it.
-    array : zarr.Array
-        Unsharded.
-    start, stop : int
-        Rows, all by default.
-
-    Returns
-    -------
-    str or None
-        None where all are there.
-    """
-    stop = int(array.shape[0]) if stop is None else stop
-    if start >= stop:
-        return None
-    first, last = start // array.chunks[0], (stop - 1) // array.chunks[0]
-    across = [range(-(-s // c)) for s, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
-    chunks = itertools.product(range(first, last + 1), *across)
-    keys = [array.metadata.encode_chunk_key(index) for index in chunks]
-    if isinstance(store, ObjectPath) and len(keys) > _LISTED_FROM:
-        there = set((store / name).objects())
-        return next((f"{name}/{key}" for key in keys if key not in there), None)
-    return next((f"{name}/{key}" for key in keys if not (store / name / key).is_file()), None)
-
 
 def is_genotype_dataset(path: Place) -> bool:
     """Return whether the store at a place carries our mark, of whatever format version."""
     group = open_group(path)
     return group is not None and _mark(group).get("kind") == KIND
+
+
+def holds_genotypes(path: Place) -> bool:
+    """Return whether `GenotypeDataset.open` knows what a place holds."""
+    from hlmm_scan.genotypes.vcf_zarr import is_vcf_zarr
+
+    group = open_group(path)
+    return group is not None and (_mark(group).get("kind") == KIND or is_vcf_zarr(group))
 
 
 def variable(name: str) -> schema.Variable:
@@ -382,8 +335,6 @@ def _what_it_is(group: zarr.Group) -> str:
     kind = _mark(group).get("kind")
     if kind is not None:
         return f"the store holds {kind}"
-    if "call_genotype" in group or "call_dosage" in group:
-        return f"a VCF-Zarr store without {CALLS} (not supported yet)"
     return "the Zarr group does not carry this package's mark"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.packing import pack, packed_width, set_padding
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
@@ -90,34 +91,42 @@ class PlinkFileset:
         """People in the fileset."""
         return len(self.samples)
 
+    @property
+    def path(self) -> Path:
+        """The .bed."""
+        return self.bed
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the fileset."""
+        return (self.bed, self.bim, self.fam)
+
+    @property
+    def unit(self) -> float:
+        """0: there are only hard calls."""
+        return 0.0
+
+    @property
+    def guarded(self) -> bool:
+        """False: what reads it is numpy."""
+        return False
+
+    def variants(self, rows: int) -> Iterator[VariantTable]:
+        """Yield the variant table, as `read_variants` does, and check its length."""
+        n = 0
+        for table in self.read_variants(min(rows, READ_ROWS)):
+            n += len(table)
+            yield table
+        if n != self.n_variants:
+            raise InputError(f"{self.bim}: changed while it was read")
+
+    def reader(self) -> PlinkReader:
+        """Return what reads the calls."""
+        return PlinkReader(self.bed, self.n_samples, self.n_variants)
+
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Read packed calls of variants ``start`` to ``stop`` (exclusive).
-
-        Returns
-        -------
-        ndarray of uint8, shape (stop - start, ⌈n/4⌉)
-            Padding bits set to missing, whatever they are in the file.
-
-        Raises
-        ------
-        InputError
-            If the file can no longer give those bytes.
-        """
-        if not 0 <= start <= stop <= self.n_variants:
-            raise IndexError(f"variants {start}:{stop} of {self.n_variants}")
-        width = packed_width(self.n_samples)
-        size = (stop - start) * width
-        try:
-            with self.bed.open("rb") as file:
-                file.seek(HEADER_SIZE + start * width)
-                packed = np.fromfile(file, np.uint8, size)
-        except OSError as error:
-            raise _unreadable(self.bed, error) from error
-        if packed.size != size:
-            raise InputError(f"{self.bed}: truncated while it was read")
-        packed = packed.reshape(stop - start, width)
-        set_padding(packed, self.n_samples)
-        return packed
+        """Read packed calls, as :meth:`PlinkReader.read_packed` does."""
+        return self.reader().read_packed(start, stop)
 
     def read_variants(self, rows: int = READ_ROWS) -> Iterator[VariantTable]:
         """Yield the variant table from the top, ``rows`` variants at a time.
@@ -148,13 +157,55 @@ class PlinkFileset:
         for number, cells in _rows(self.bim):
             contig.append(cells[0])
             variant_id.append(cells[1])
-            position.append(_position(cells[3], self.bim, number))
+            position.append(parse_position(cells[3], self.bim, number))
             allele_1.append(cells[4])
             allele_2.append(cells[5])
             if len(contig) == rows:
                 yield table()
         if contig:
             yield table()
+
+
+@dataclass(frozen=True)
+class PlinkReader:
+    """Reads a .bed whose size was checked: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+
+    bed: Path
+    n_samples: int
+    n_variants: int
+
+    def read_block(self, start: int, stop: int) -> Calls:
+        """Read packed calls; a .bed knows nothing else."""
+        return Calls(self.read_packed(start, stop))
+
+    def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Read packed calls of variants ``start`` to ``stop`` (exclusive).
+
+        Returns
+        -------
+        ndarray of uint8, shape (stop - start, ⌈n/4⌉)
+            Padding bits set to missing, whatever they are in the file.
+
+        Raises
+        ------
+        InputError
+            If the file can no longer give those bytes.
+        """
+        if not 0 <= start <= stop <= self.n_variants:
+            raise IndexError(f"variants {start}:{stop} of {self.n_variants}")
+        width = packed_width(self.n_samples)
+        size = (stop - start) * width
+        try:
+            with self.bed.open("rb") as file:
+                file.seek(HEADER_SIZE + start * width)
+                packed = np.fromfile(file, np.uint8, size)
+        except OSError as error:
+            raise _unreadable(self.bed, error) from error
+        if packed.size != size:
+            raise InputError(f"{self.bed}: truncated while it was read")
+        packed = packed.reshape(stop - start, width)
+        set_padding(packed, self.n_samples)
+        return packed
 
 
 class PlinkWriter:
@@ -300,7 +351,8 @@ def _count_lines(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def _position(cell: str, path: Path, number: int) -> int:
+def parse_position(cell: str, path: Path, number: int) -> int:
+    """Return the position a cell of a table names, or raise InputError with the line."""
     digits = cell[1:] if cell[:1] in ("-", "+") else cell
     # int() alone would also take "1_000" and digits of other scripts.
     if not (digits.isascii() and digits.isdigit()):

@@ -34,3 +34,13 @@ class SampleIds:
 
     def __len__(self) -> int:
         return len(self.individual_id)
+
+
+def repeated_id(ids: StrArray) -> str | None:
+    """Return the first id that stands a second time, None where all are unique."""
+    seen: set[str] = set()
+    for name in ids.tolist():
+        if name in seen:
+            return str(name)
+        seen.add(name)
+    return None

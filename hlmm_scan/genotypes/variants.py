@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hlmm_scan.errors import InputError
 
 StrArray = NDArray[np.object_]
 
@@ -80,3 +82,32 @@ def reblock(tables: Iterable[VariantTable], size: int) -> Iterator[VariantTable]
             n_held += len(rest)
     if held:
         yield concatenate(held)
+
+
+class MoreThanTwoAlleles:
+    """Counts records of more than two alleles; which of them was meant is not for us to choose."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+
+    def add(self, where: str, alleles: Sequence[str]) -> None:
+        """Take a record: where it stands, as "line 12", and its alleles."""
+        self.first = self.first or f"{where}: {'/'.join(alleles)}"
+        self.count += 1
+
+    def refuse(self, path: object, n_records: int) -> None:
+        """Raise InputError if there were any."""
+        if self.count:
+            raise InputError(
+                f"{path}: {self.count:,} of {n_records:,} records have more than two alleles "
+                f"(first: {self.first}); split or drop them first (bcftools norm -m-any, "
+                "plink2 --max-alleles 2)"
+            )
+
+
+def text_column(values: Sequence[str]) -> StrArray:
+    """Return strings as an object array (numpy would make a fixed-width one of a list)."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset, is_genotype_dataset
-from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.calls import decode_samples, join_blocks
+from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
+from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.null.model import RandomEffects, contig_key
 from hlmm_scan.staging import stands
@@ -24,24 +25,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RandomEffectSource:
-    """Packed genotypes of the random-effect variants, and where the scan's people stand in them.
+    """Genotypes of the random-effect variants, and where the scan's people stand in them.
 
     Attributes
     ----------
-    packed : ndarray of uint8, shape (l, bytes)
-        Variants in the order of their dataset.
+    genotypes : ndarray of uint8, shape (l, bytes), or Dosages
+        Variants in the order of their dataset; packed hard calls or dosages.
     variant_ids : tuple of str, length l
     contigs : tuple of str, length l
         :func:`~hlmm_scan.null.model.contig_key` of each.
     rows : ndarray of int64, shape (n_scan,)
-        Sample of the packed genotypes for each sample of the scan; −1 where there is none.
+        Sample of the genotypes for each sample of the scan; −1 where there is none.
     positions : ndarray of int64, shape (l,), or None
         Variants in the scan's own dataset; None where they come from another dataset.
     fingerprint : str
         Of the list or dataset, compared on resume.
     """
 
-    packed: NDArray[np.uint8]
+    genotypes: GenotypeBlock
     variant_ids: tuple[str, ...]
     contigs: tuple[str, ...]
     rows: NDArray[np.int64]
@@ -71,7 +72,7 @@ class RandomEffectSource:
         Returns
         -------
         RandomEffects
-            Missing calls replaced by their column's mean, then each column of mean 0 and
+            Missing calls or dosages replaced by their column's mean, then each column of mean 0 and
             variance 1 over these people.
 
         Raises
@@ -79,7 +80,7 @@ class RandomEffectSource:
         InputError
             If every column is constant among them.
         """
-        columns = unpack_samples(self.packed, self.rows[samples])
+        columns = decode_samples(self.genotypes, self.rows[samples])
         missing = np.isnan(columns)
         called = np.maximum((~missing).sum(axis=1, keepdims=True), 1)
         columns[missing] = 0.0
@@ -134,8 +135,10 @@ def load_random_effects(
     if not stands(path):
         raise InputError(f"{path}: no such file of random-effect variants or genotype dataset")
     if isinstance(path, ObjectPath) or path.is_dir():
-        if not is_genotype_dataset(path):
-            raise InputError(f"{path}: not a genotype dataset made by hlmm-scan convert")
+        if not holds_genotypes(path):
+            raise InputError(
+                f"{path}: neither a genotype dataset made by hlmm-scan convert nor a VCF-Zarr store"
+            )
         dataset = GenotypeDataset.open(path)
         positions = np.arange(dataset.n_variants, dtype=np.int64)
         rows, fingerprint, own = match(samples, dataset.samples), dataset.fingerprint, None
@@ -148,8 +151,8 @@ def load_random_effects(
         own_people = samples is dataset.samples
         rows = np.arange(len(samples)) if own_people else match(samples, dataset.samples)
         fingerprint, own = hashlib.sha256(content).hexdigest(), positions
-    packed, ids, contigs = _gather(dataset, positions)
-    return RandomEffectSource(packed, ids, contigs, rows, own, fingerprint)
+    block, ids, contigs = _gather(dataset, positions)
+    return RandomEffectSource(block, ids, contigs, rows, own, fingerprint)
 
 
 def _read_ids(path: Path, content: bytes) -> list[str]:
@@ -177,18 +180,21 @@ def _read_ids(path: Path, content: bytes) -> list[str]:
 
 def _gather(
     dataset: GenotypeDataset, positions: NDArray[np.int64]
-) -> tuple[NDArray[np.uint8], tuple[str, ...], tuple[str, ...]]:
-    """Read chosen variants chunk by chunk: (l, bytes) codes, ids and chromosomes."""
+) -> tuple[GenotypeBlock, tuple[str, ...], tuple[str, ...]]:
+    """Read chosen variants chunk by chunk: their block of l variants, ids and chromosomes."""
     chunk = dataset.chunk_variants
-    blocks: list[NDArray[np.uint8]] = []
+    blocks: list[GenotypeBlock] = []
     ids: list[str] = []
     contigs: list[str] = []
     for index in np.unique(positions // chunk):
         start = int(index) * chunk
         stop = min(start + chunk, dataset.n_variants)
         chosen = positions[positions // chunk == index] - start
-        blocks.append(dataset.read_packed(start, stop)[chosen])
+        block = dataset.read_block(start, stop)
+        blocks.append(block.take(chosen) if isinstance(block, Dosages) else block[chosen])
         table = dataset.variants(start, stop)
         ids.extend(str(v) for v in table.variant_id[chosen])
         contigs.extend(contig_key(str(c)) for c in table.contig[chosen])
-    return np.concatenate(blocks), tuple(ids), tuple(contigs)
+    units = [block.unit for block in blocks if isinstance(block, Dosages)]
+    joined = join_blocks(blocks, dataset.n_samples, units[0] if units else FINEST)
+    return joined, tuple(ids), tuple(contigs)

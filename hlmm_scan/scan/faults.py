@@ -123,12 +123,16 @@ def storage_error(store: Place, error: OSError) -> HlmmScanError:
     return write_error(store, error) if present(store) else gone(store)
 
 
+_ROOTS = ("zarr.json", ".zgroup")  # the second of a VCF-Zarr store in Zarr's older format
+
+
 def present(store: Place) -> bool:
     """Say whether a Zarr store still stands at a path, and can be looked into."""
     try:
         if isinstance(store, ObjectPath):
-            return (store / "zarr.json").is_file()
-        return (store / "zarr.json").stat().st_size > 0
+            return any((store / root).is_file() for root in _ROOTS)
+        root = next((r for r in _ROOTS if (store / r).exists()), _ROOTS[0])
+        return (store / root).stat().st_size > 0
     except OSError:
         return False
 

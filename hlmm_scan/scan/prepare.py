@@ -189,7 +189,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
             people=max(people),
             mean=1 + (len(mean.columns) if mean else 0),
             variance=1 + (len(variance.columns) if variance else 0),
-            random=0 if inputs.random_effects is None else len(inputs.random_effects.packed),
+            random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
             screen=inputs.config.screens,
         ),
         "n_genotyped": genotypes.n_samples,

@@ -24,6 +24,7 @@ from hlmm_scan.genotypes import duplicates
 from hlmm_scan.genotypes.convert import convert, default_chunk_variants
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import unpack
+from hlmm_scan.genotypes.parts import OF_DOSAGES, ThisProcess
 
 
 def size_on_disk(path: Path) -> int:
@@ -44,7 +45,8 @@ def left_beside(out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64, 1000])
-def test_what_goes_in_comes_out(make_fileset, copies, out, chunk):
+def test_what_goes_in_comes_out(make_fileset, copies, out, chunk, monkeypatch):
+    monkeypatch.setattr(module, "PART_VARIANTS", 20)
     seen: list[tuple[int, int]] = []
     bed = make_fileset(copies)
     dataset = convert([bed], out, chunk_variants=chunk, progress=lambda *p: seen.append(p))
@@ -60,7 +62,7 @@ def test_what_goes_in_comes_out(make_fileset, copies, out, chunk):
     assert dataset.samples.family_id is not None
     assert dataset.samples.family_id.tolist() == [f"fi{i}" for i in range(23)]
     assert dataset.samples.sex.tolist() == [i % 3 for i in range(23)]
-    assert len(seen) == -(-101 // dataset.chunk_variants)
+    assert len(seen) == -(-101 // (dataset.chunk_variants * max(1, 20 // dataset.chunk_variants)))
     assert seen[-1] == (101, 101)
     assert left_beside(out) == []
 
@@ -69,8 +71,9 @@ def test_layout_is_that_of_the_registry(make_fileset, copies, out):
     copies[3] = -1  # all missing: equal to the fill value, and still written
     convert([make_fileset(copies)], out, chunk_variants=1)
     group = zarr.open_group(out, mode="r")
-    assert sorted(name for name, _ in group.arrays()) == sorted(v.name for v in schema.GENOTYPES)
-    for entry in schema.GENOTYPES:
+    entries = [v for v in schema.GENOTYPES if v.name not in OF_DOSAGES]
+    assert sorted(name for name, _ in group.arrays()) == sorted(v.name for v in entries)
+    for entry in entries:
         array = group[entry.name]
         assert isinstance(array, zarr.Array)
         assert array.metadata.dimension_names == entry.dims
@@ -107,7 +110,7 @@ def test_attributes(make_fileset, copies, out):
     assert attributes["source"] == f"hlmm_scan-{__version__}"
     assert attributes["hlmm_scan"] == {
         "kind": "genotypes",
-        "format": 1,
+        "format": 2,
         "version": __version__,
         "n_samples": 23,
         "n_variants": 101,
@@ -210,6 +213,7 @@ def test_incompressible_calls_cost_no_more_than_framing(make_fileset, tmp_path, 
 
 def test_memory_does_not_grow_with_variants(make_fileset, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TABLE_CHUNK_VARIANTS", 512)
+    monkeypatch.setattr(module, "PART_VARIANTS", 512)
     monkeypatch.setattr(duplicates, "HASHES_AT_ONCE", 512)
     monkeypatch.setattr(duplicates, "_READ", 256)
     peaks = []
@@ -237,12 +241,9 @@ def test_default_chunks():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.bgen", r"\.bgen files are not supported yet"),
-        ("x.pgen", r"\.pgen files are not supported yet"),
-        ("x.vcf", r"\.vcf files are not supported yet"),
-        ("x.VCF.gz", r"\.vcf\.gz files are not supported yet"),
-        ("x.bcf", r"\.bcf files are not supported yet"),
-        ("x.bim", r"name the \.bed of the fileset"),
+        ("x.bim", r"name the \.bed; \.bim and \.fam go with it"),
+        ("x.pvar.zst", r"name the \.pgen"),
+        ("x.sample", r"name the \.bgen"),
         ("x.txt", "unknown kind of genotype file"),
     ],
 )
@@ -256,7 +257,9 @@ def test_other_kinds_of_files(tmp_path, out, name, words):
 def test_no_source(tmp_path, out):
     with pytest.raises(InputError, match="no genotype files given"):
         convert([], out)
-    with pytest.raises(InputError, match=r"nothing: no such file, nor .*nothing\.bed"):
+    with pytest.raises(
+        InputError, match=r"nothing: no such file, nor .*nothing\.bed or nothing\.p"
+    ):
         convert([tmp_path / "nothing"], out)
     with pytest.raises(InputError, match=r"nothing\.bed: no such file"):
         convert([tmp_path / "nothing.bed"], out)
@@ -328,7 +331,8 @@ def test_failed_write_leaves_nothing(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_interrupt_leaves_what_was_there(make_fileset, copies, out, error):
-    first = convert([make_fileset(copies)], out)
+    bed = make_fileset(copies)
+    first = convert([bed], out)
 
     def interrupt(done: int, total: int) -> None:
         raise error
@@ -337,6 +341,9 @@ def test_interrupt_leaves_what_was_there(make_fileset, copies, out, error):
     with pytest.raises(error):
         convert([changed], out, overwrite=True, progress=interrupt)
     assert GenotypeDataset.open(out).fingerprint == first.fingerprint
+    # What can be gone on with is kept, until something else is made there.
+    assert len(left_beside(out)) == (error is KeyboardInterrupt)
+    convert([bed], out, overwrite=True)
     assert left_beside(out) == []
 
 
@@ -356,7 +363,7 @@ def test_bim_that_changes_meanwhile(make_fileset, copies, out, lines):
     joined = module.open_sources([bed])
     rows = bed.with_suffix(".bim").read_text().splitlines() * 2
     bed.with_suffix(".bim").write_text("\n".join(rows[:lines]))
-    writer = module._Writer(joined, out, 10, None)
+    writer = module._Writer(joined, out, 10, ThisProcess(), None)
     with pytest.raises(InputError, match="changed while it was read"):
         writer.write()
 
@@ -368,18 +375,49 @@ def test_too_many_chromosomes(make_fileset, out):
         convert([bed], out)
 
 
-def test_kill_leaves_nothing_at_the_output_and_is_swept(make_fileset, copies, out):
+KILLED = """
+import os, signal, sys
+from hlmm_scan.genotypes import convert as module
+module.PART_VARIANTS = 10
+def kill(done, total):
+    if done >= 50: os.kill(os.getpid(), signal.SIGKILL)
+module.convert([sys.argv[1]], sys.argv[2], chunk_variants=5, progress=kill)
+"""
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {
+        f.relative_to(store).as_posix(): f.read_bytes() for f in store.rglob("*") if f.is_file()
+    }
+
+
+def test_killed_conversion_goes_on_with_the_same_bytes(
+    make_fileset, copies, out, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "PART_VARIANTS", 10)
     bed = make_fileset(copies)
-    script = (
-        "import os, signal, sys\n"
-        "from hlmm_scan.genotypes.convert import convert\n"
-        "def kill(done, total):\n"
-        "    if done >= 50: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "convert([sys.argv[1]], sys.argv[2], chunk_variants=10, progress=kill)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", script, bed, out], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     assert not out.exists()
+    (left,) = left_beside(out)
+    # As if it had been killed in the midst of a write.
+    (tmp_path / left / "content" / "variant_id" / "c" / "0.4711.partial").write_bytes(b"torn")
+    with (tmp_path / left / "parts.jsonl").open("a") as journal:
+        journal.write('{"index": 5, "st')
+    seen: list[tuple[int, int]] = []
+    convert([bed], out, chunk_variants=5, progress=lambda *p: seen.append(p))
+    assert len(seen) == 6  # of 11 parts, five had been noted
+    assert left_beside(out) == []
+    convert([bed], tmp_path / "at_once.zarr", chunk_variants=5)
+    assert files_of(out) == files_of(tmp_path / "at_once.zarr")
+
+
+def test_killed_conversion_is_swept_by_another(make_fileset, copies, out):
+    bed = make_fileset(copies)
+    subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
     assert len(left_beside(out)) == 1
-    convert([bed], out)
+    bed.touch()  # it may hold something else now
+    seen: list[tuple[int, int]] = []
+    convert([bed], out, chunk_variants=5, progress=lambda *p: seen.append(p))
+    assert seen == [(101, 101)]
     assert left_beside(out) == []

@@ -93,7 +93,7 @@ def test_mixed_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice):
     builder = CohortBuilder(samples, read_table(paths["pheno"]))
     cohort = builder.build("trait1")
     source = RandomEffectSource(
-        packed=pack(calls[::3]),
+        genotypes=pack(calls[::3]),
         variant_ids=tuple(f"v{k}" for k in range(len(calls[::3]))),
         contigs=tuple(str(c) for c in contig[::3]),
         rows=np.arange(len(samples)),

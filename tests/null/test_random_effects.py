@@ -157,7 +157,7 @@ def test_paths_that_hold_no_random_effects_are_refused(tmp_path, dataset):
     with pytest.raises(InputError, match="no such file"):
         load_random_effects(tmp_path / "absent.txt", dataset, dataset.samples)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="not a genotype dataset"):
+    with pytest.raises(InputError, match="neither a genotype dataset made by"):
         load_random_effects(tmp_path / "folder", dataset, dataset.samples)
     path = tmp_path / "ids.txt"
     path.write_text("v1\n")

@@ -1,0 +1,407 @@
+"""Reading BGEN 1.2 and 1.3 (layout 2): https://www.well.ox.ac.uk/~gav/bgen_format.
+
+The file is walked here, record by record, so that whatever does not fit is named with its place
+before native code sees it. Probabilities are decoded by the library `bgen`, from spans of records
+under a header of ours, in a process whose crash costs nothing but the conversion.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.calls import Calls, encode_dosages, information
+from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, MISSING_CODE, Dosages
+from hlmm_scan.genotypes.oxford_samples import people_of
+from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.source import MARKED_EVERY, needs, unreadable
+from hlmm_scan.genotypes.spans import as_file
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
+
+EffectAllele = Literal["first", "second"]
+
+ZLIB, ZSTD = 1, 2
+BITS_OF_255 = (1, 2, 4, 8)
+"""Bits of a probability whose steps are whole steps of 1/255."""
+
+_HEADER = 20  # bytes of a header block without free text
+_MOST_ALLELES = 1000
+_MOST_TEXT = 1 << 20
+_OFF_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One variant's identifying data, and where it and its probabilities stand."""
+
+    offset: int
+    end: int
+    variant_id: str
+    contig: str
+    position: int
+    alleles: list[str]
+
+
+class _Walker:
+    """Goes through the records of a BGEN file; every size is checked against the file's."""
+
+    def __init__(self, file: IO[bytes], path: Path, n_samples: int, compressed: bool) -> None:
+        self.file = file
+        self.path = path
+        self.compressed = compressed
+        # No more than 32 bits a probability, two of them a person.
+        self.most = 10 + 9 * n_samples
+        file.seek(0, 2)
+        self.size = file.tell()
+
+    def record(self, offset: int, number: int) -> _Record:
+        """Read the identifying data of the record at an offset."""
+        self.number, self.offset = number, offset
+        self.file.seek(offset)
+        varid, rsid, contig = (self._text(2) for _ in range(3))
+        position, n_alleles = struct.unpack("<IH", self._bytes(6))
+        if not 1 <= n_alleles <= _MOST_ALLELES or position > np.iinfo(np.int32).max:
+            raise self.wrong(f"position {position}, {n_alleles} alleles")
+        alleles = [self._text(4) for _ in range(n_alleles)]
+        (length,) = struct.unpack("<I", self._bytes(4))
+        data = self.file.tell()
+        end = data + length
+        if end > self.size:
+            raise self.short()
+        if n_alleles == 2:
+            unpacked = struct.unpack("<I", self._bytes(4))[0] if self.compressed else length
+            if unpacked > self.most:
+                raise self.wrong(f"{unpacked} bytes of probabilities, at most {self.most} fit")
+        name = rsid if rsid not in ("", ".") else varid
+        return _Record(offset, end, name or ".", contig, position, alleles)
+
+    def wrong(self, why: str) -> InputError:
+        return InputError(
+            f"{self.path}: variant {self.number + 1}, at byte {self.offset}, makes no sense "
+            f"({why}); the file is damaged"
+        )
+
+    def short(self) -> InputError:
+        return InputError(
+            f"{self.path}: ends within variant {self.number + 1} (at byte {self.offset} of "
+            f"{self.size}): truncated, or damaged"
+        )
+
+    def _bytes(self, length: int) -> bytes:
+        data = self.file.read(length)
+        if len(data) < length:
+            raise self.short()
+        return data
+
+    def _text(self, width: int) -> str:
+        length = int.from_bytes(self._bytes(width), "little")
+        if length > _MOST_TEXT:
+            raise self.wrong(f"a name of {length} characters")
+        try:
+            return self._bytes(length).decode()
+        except UnicodeDecodeError:
+            raise self.wrong("a name that is no text in UTF-8") from None
+
+
+@dataclass
+class BgenFile:
+    """A BGEN file with its people: a :class:`~hlmm_scan.genotypes.source.Source`.
+
+    Made by :meth:`open`.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    samples: SampleIds
+    n_variants: int
+    unit: float
+    flags: int
+    first: int
+    effect: EffectAllele
+    guarded: bool = True
+    marks: list[int] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls, path: Path, sample_file: Path | None = None, effect: EffectAllele = "second"
+    ) -> BgenFile:
+        """Read the header and the people of a BGEN file.
+
+        Parameters
+        ----------
+        path : Path
+        sample_file : Path, optional
+            Default: the file beside it with the extension .sample, where there is one.
+        effect : {"second", "first"}, default "second"
+            Which allele is the effect allele. Files with the reference allele first (UK Biobank;
+            plink2 with ``ref-first``) have the alternative one second.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be read, is damaged, of layout 1, or its people are not known.
+        """
+        if sample_file is None and path.with_suffix(".sample").is_file():
+            sample_file = path.with_suffix(".sample")
+        try:
+            with path.open("rb") as file:
+                header = _read_header(file, path)
+                bits = _bits_of_first(file, path, header)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return cls(
+            path=path,
+            files=(path,) if sample_file is None else (path, sample_file),
+            samples=people_of(path, header.n_samples, header.sample_ids, sample_file),
+            n_variants=header.n_variants,
+            unit=BGEN_8_BIT if bits in BITS_OF_255 else FINEST,
+            flags=header.flags,
+            first=header.first,
+            effect=effect,
+        )
+
+    def variants(self, rows: int) -> Iterator[VariantTable]:
+        """Yield the variant table, and remember where records stand."""
+        self.marks.clear()
+        more = MoreThanTwoAlleles()
+        held: list[_Record] = []
+        try:
+            with self.path.open("rb") as file:
+                walker = _Walker(file, self.path, len(self.samples), bool(self.flags & 3))
+                offset = self.first
+                for number in range(self.n_variants):
+                    record = walker.record(offset, number)
+                    if number % MARKED_EVERY == 0:
+                        self.marks.append(offset)
+                    offset = record.end
+                    if len(record.alleles) != 2:
+                        more.add(f"variant {number + 1}, {record.variant_id}", record.alleles)
+                    held.append(record)
+                    if len(held) == rows:
+                        yield self._table(held)
+                        held = []
+                if offset != walker.size:
+                    raise InputError(
+                        f"{self.path}: {walker.size - offset} bytes after the last of the "
+                        f"{self.n_variants} variants of its header; the count is wrong, or it is "
+                        "damaged"
+                    )
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        more.refuse(self.path, self.n_variants)
+        if held:
+            yield self._table(held)
+
+    def _table(self, records: list[_Record]) -> VariantTable:
+        other, effect = (0, 1) if self.effect == "second" else (1, 0)
+        return VariantTable(
+            contig=text_column([r.contig for r in records]),
+            position=np.array([r.position for r in records], dtype=np.int32),
+            variant_id=text_column([r.variant_id for r in records]),
+            other_allele=text_column([r.alleles[other % len(r.alleles)] for r in records]),
+            effect_allele=text_column([r.alleles[effect % len(r.alleles)] for r in records]),
+        )
+
+    def reader(self) -> BgenReader:
+        """Return what reads the calls."""
+        return BgenReader(
+            path=self.path,
+            n_samples=len(self.samples),
+            flags=self.flags,
+            unit=self.unit,
+            effect=self.effect,
+            marks=np.array(self.marks, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BgenReader:
+    """Reads probabilities of a BGEN file: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+
+    path: Path
+    n_samples: int
+    flags: int
+    unit: float
+    effect: EffectAllele
+    marks: NDArray[np.int64]
+
+    def read_block(self, start: int, stop: int) -> Calls:
+        """Read dosages of the effect allele and the information of their probabilities."""
+        codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)
+        info = np.empty(stop - start)
+        if start == stop:
+            return Calls(Dosages(codes, self.unit), info)
+        try:
+            from bgen import BgenReader as Library
+        except ImportError as error:
+            raise needs("bgen", "the library bgen", self.path) from error
+
+        with as_file([self._header(stop - start), self._records(start, stop)]) as span:
+            row = -1
+            try:
+                with Library(span, delay_parsing=True) as records:
+                    for row, record in enumerate(records):
+                        codes[row], info[row] = self._decode(record)
+            except (ValueError, IndexError, RuntimeError, MemoryError) as error:
+                raise InputError(
+                    f"{self.path}: variant {start + row + 2 if row < 0 else start + row + 1}: "
+                    f"{error}; the file is damaged"
+                ) from error
+            if row != stop - start - 1:
+                raise InputError(f"{self.path}: variant {start + row + 2} cannot be read")
+        return Calls(Dosages(codes, self.unit), info)
+
+    def _header(self, n_variants: int) -> bytes:
+        flags = self.flags & 0x3F  # without the ids
+        return struct.pack("<IIII4sI", _HEADER, _HEADER, n_variants, self.n_samples, b"bgen", flags)
+
+    def _records(self, start: int, stop: int) -> bytes:
+        """Return the bytes of some records, found from the last mark before them."""
+        offset = int(self.marks[start // MARKED_EVERY])
+        begin = offset
+        try:
+            with self.path.open("rb") as file:
+                walker = _Walker(file, self.path, self.n_samples, bool(self.flags & 3))
+                for number in range(start // MARKED_EVERY * MARKED_EVERY, stop):
+                    if number == start:
+                        begin = offset
+                    offset = walker.record(offset, number).end
+                file.seek(begin)
+                data = file.read(offset - begin)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if len(data) != offset - begin:
+            raise InputError(f"{self.path}: changed while it was read")
+        return data
+
+    def _decode(self, record: Any) -> tuple[NDArray[np.uint16], float]:
+        p = record.probabilities
+        ploidy = record.ploidy & 0x3F
+        if ploidy.size and (ploidy.max() > 2 or ploidy.min() < 1):
+            raise ValueError(f"{ploidy.max()} chromosomes a person; one or two are read")
+        if record.is_phased:
+            one, two = p[:, 1], (p[:, 3] if p.shape[1] > 3 else np.full(len(p), np.nan))
+            second = np.where(ploidy == 2, two, 0.0)
+            mean = one + second
+            square = one * (1 - one) + second * (1 - second) + mean**2
+        else:
+            two = np.where(ploidy == 2, p[:, 2], 0.0) if p.shape[1] > 2 else 0.0
+            mean = p[:, 1] + 2 * two
+            square = p[:, 1] + 4 * two
+        info = information(mean, square, ploidy)
+        doubled = np.where(ploidy == 1, 2 * mean, mean)
+        codes = encode_dosages(doubled, self.unit)
+        if self.unit == BGEN_8_BIT:
+            known = codes != MISSING_CODE
+            off = np.abs(doubled.astype(np.float64) / self.unit - codes)
+            if np.any(off > _OFF_STEP, where=known):
+                raise ValueError("its probabilities are finer than the 8 bits of the first variant")
+        if self.effect == "first":
+            codes = np.where(codes == MISSING_CODE, codes, round(2 / self.unit) - codes)
+        return codes.astype(np.uint16, copy=False), info
+
+
+@dataclass(frozen=True)
+class _Header:
+    n_variants: int
+    n_samples: int
+    flags: int
+    first: int
+    sample_ids: list[str] | None
+
+
+def _read_header(file: IO[bytes], path: Path) -> _Header:
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(0)
+    head = file.read(4 + _HEADER)
+    if len(head) < 4 + _HEADER:
+        raise InputError(f"{path}: truncated: {size} bytes do not even make a header")
+    offset, length, n_variants, n_samples, magic = struct.unpack("<IIII4s", head[:20])
+    if magic not in (b"bgen", b"\0\0\0\0"):
+        raise InputError(f"{path}: not a BGEN file: no 'bgen' at byte 16")
+    if length < _HEADER or length > offset or 4 + offset > size:
+        raise InputError(
+            f"{path}: its header of {length} bytes, variants from byte {4 + offset} and {size} "
+            "bytes in all do not fit together: truncated, or damaged"
+        )
+    file.seek(length)
+    (flags,) = struct.unpack("<I", file.read(4))
+    layout, compression = flags >> 2 & 0xF, flags & 3
+    if layout == 1:
+        raise InputError(
+            f"{path}: BGEN 1.1 (layout 1) is not read; plink2 --bgen {path.name} --export bgen-1.2"
+        )
+    if layout != 2 or compression > ZSTD:
+        raise InputError(
+            f"{path}: layout {layout}, compression {compression} in its header are unknown; the "
+            "file is damaged"
+        )
+    if not n_variants or not n_samples:
+        raise InputError(f"{path}: {n_variants} variants of {n_samples} people in its header")
+    if n_variants * 28 + 4 + offset > size:
+        raise InputError(
+            f"{path}: {n_variants} variants of its header do not fit into {size} bytes: truncated, "
+            "or damaged"
+        )
+    ids = _read_ids(file, path, n_samples, length, offset) if flags >> 31 else None
+    return _Header(n_variants, n_samples, flags, 4 + offset, ids)
+
+
+def _read_ids(file: IO[bytes], path: Path, n_samples: int, length: int, offset: int) -> list[str]:
+    file.seek(4 + length)
+    block = file.read(offset - length)
+    wrong = InputError(f"{path}: its block of sample ids is damaged, or its counts are wrong")
+    if len(block) < 8 or struct.unpack("<II", block[:8]) != (len(block), n_samples):
+        raise wrong
+    ids, at = [], 8
+    for _ in range(n_samples):
+        end = at + 2 + int.from_bytes(block[at : at + 2], "little")
+        if end > len(block):
+            raise wrong
+        try:
+            ids.append(block[at + 2 : end].decode())
+        except UnicodeDecodeError:
+            raise wrong from None
+        at = end
+    if at != len(block):
+        raise wrong
+    return ids
+
+
+def _bits_of_first(file: IO[bytes], path: Path, header: _Header) -> int:
+    """Return the bits of a probability in the first variant, of which the library says nothing."""
+    walker = _Walker(file, path, header.n_samples, bool(header.flags & 3))
+    record = walker.record(header.first, 0)
+    if len(record.alleles) != 2:
+        return 0  # refused as soon as all of them are counted
+    file.seek(record.offset)
+    data = file.read(record.end - record.offset)
+    at = 0
+    for _ in range(3):
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    at += 6
+    for _ in range(2):
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+    body = data[at + 4 :]
+    try:
+        if header.flags & 3 == ZLIB:
+            body = zlib.decompressobj().decompress(body[4:], walker.most)
+        elif header.flags & 3 == ZSTD:
+            from numcodecs.zstd import decompress
+
+            body = bytes(decompress(body[4:]))
+    except (zlib.error, RuntimeError, ValueError) as error:
+        raise walker.wrong(str(error)) from error
+    n = header.n_samples
+    if len(body) < 10 + n or int.from_bytes(body[:4], "little") != n:
+        raise walker.wrong(f"not the probabilities of {n} people")
+    return body[9 + n]

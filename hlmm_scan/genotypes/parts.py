@@ -1,0 +1,228 @@
+"""One part of a conversion: read, written and counted by whoever is at hand, in any order.
+
+A part is a whole number of chunks of calls and exactly one chunk of every array of counts, so
+that no two parts write the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.calls import (
+    DIGEST_BITS,
+    Calls,
+    as_dosages,
+    best_guess,
+    count_calls,
+    digest_calls,
+    join_blocks,
+    whole_rows,
+)
+from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
+from hlmm_scan.genotypes.dosages import FINEST, Dosages
+from hlmm_scan.genotypes.source import Reader
+from hlmm_scan.storage import Place, zarr_store
+
+COUNTS = (
+    "variant_genotype_counts",
+    "variant_missing_count",
+    "variant_effect_allele_frequency",
+    "variant_missingness",
+)
+OF_DOSAGES = (DOSAGES, HAS_DOSAGES, INFO)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Variants of one file.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, for messages.
+    reader : Reader
+    start, stop : int
+        Variants of the file, ``stop`` exclusive.
+    """
+
+    name: str
+    reader: Reader
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part needs to know; small to pickle.
+
+    Attributes
+    ----------
+    index : int
+    start, stop : int
+        Its variants in the dataset, ``stop`` exclusive.
+    pieces : tuple of Piece
+        What they are read with.
+    store : Path or ObjectPath
+        The unfinished dataset, its arrays made.
+    chunk, n_samples : int
+    unit : float
+        Of dosages; 0 where there are only hard calls.
+    """
+
+    index: int
+    start: int
+    stop: int
+    pieces: tuple[Piece, ...]
+    store: Place
+    chunk: int
+    n_samples: int
+    unit: float
+
+    def __str__(self) -> str:
+        return "; ".join(f"{p.name}: variants {p.start + 1} to {p.stop}" for p in self.pieces)
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What became of one part.
+
+    Attributes
+    ----------
+    index : int
+    start, stop : int
+    n_calls : int
+        People counted, over all its variants.
+    digest : str
+        :func:`~hlmm_scan.genotypes.calls.digest_calls` of its calls, hexadecimal.
+    hard_chunks, dosage_chunks : int
+        Chunks written of either kind.
+    has_info : bool
+    """
+
+    index: int
+    start: int
+    stop: int
+    n_calls: int
+    digest: str
+    hard_chunks: int
+    dosage_chunks: int
+    has_info: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON types."""
+        return asdict(self)
+
+
+class Pool(Protocol):
+    """Somewhere that parts are done."""
+
+    def run(self, parts: Iterable[Part]) -> Iterator[PartRecord]:
+        """Yield the record of every part, in any order; ``parts`` is drawn from as room appears.
+
+        Raises
+        ------
+        HlmmScanError
+            If a part cannot be done; the others may be left.
+        """
+        ...
+
+
+class ThisProcess:
+    """Parts one after the other in this process."""
+
+    def run(self, parts: Iterable[Part]) -> Iterator[PartRecord]:
+        """Yield the record of every part, in order."""
+        return (convert_part(part) for part in parts)
+
+
+def convert_part(part: Part) -> PartRecord:
+    """Read the calls of one part and write its chunks.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    OSError
+        If they cannot be written.
+    """
+    group = zarr.open_group(
+        zarr_store(part.store), mode="r+", zarr_format=3, use_consolidated=False
+    )
+    m = part.stop - part.start
+    counts = np.empty((m, 4), dtype=np.int64)
+    frequency, info = np.empty(m), np.full(m, np.nan)
+    dosages = np.zeros(m, dtype=bool)
+    digest = hard_chunks = dosage_chunks = 0
+    has_info = False
+    for a in range(part.start, part.stop, part.chunk):
+        b = min(a + part.chunk, part.stop)
+        calls = _read(part, a, b)
+        block = calls.block
+        if isinstance(block, Dosages):
+            whole = whole_rows(block)
+            if whole.all():
+                block = best_guess(block)
+        rows = slice(a - part.start, b - part.start)
+        counts[rows], frequency[rows] = count_calls(block, part.n_samples)
+        digest += digest_calls(block, a)
+        if isinstance(block, Dosages):
+            dosage_chunks += 1
+            dosages[rows] = True
+            _put(group, DOSAGES, a, b, block.codes)
+        else:
+            hard_chunks += 1
+            _put(group, CALLS, a, b, block)
+        if calls.info is not None:
+            has_info = True
+            info[rows] = calls.info
+    start, stop = part.start, part.stop
+    _put(group, "variant_genotype_counts", start, stop, counts[:, :3])
+    _put(group, "variant_missing_count", start, stop, counts[:, 3])
+    _put(group, "variant_effect_allele_frequency", start, stop, frequency)
+    _put(group, "variant_missingness", start, stop, counts[:, 3] / part.n_samples)
+    if part.unit:
+        _put(group, HAS_DOSAGES, start, stop, dosages)
+        _put(group, INFO, start, stop, info)
+    return PartRecord(
+        index=part.index,
+        start=start,
+        stop=stop,
+        n_calls=int(counts.sum()),
+        digest=f"{digest % (1 << DIGEST_BITS):x}",
+        hard_chunks=hard_chunks,
+        dosage_chunks=dosage_chunks,
+        has_info=has_info,
+    )
+
+
+def _read(part: Part, a: int, b: int) -> Calls:
+    """Read a chunk, of one file or across the borders of several."""
+    read: list[Calls] = []
+    at = part.start
+    for piece in part.pieces:
+        begin, end = max(a, at), min(b, at + piece.stop - piece.start)
+        if begin < end:
+            shift = piece.start - at
+            read.append(piece.reader.read_block(begin + shift, end + shift))
+        at += piece.stop - piece.start
+    unit = part.unit or FINEST
+    block = join_blocks([calls.block for calls in read], part.n_samples, unit)
+    if isinstance(block, Dosages):
+        block = as_dosages(block, part.n_samples, unit)
+    if all(calls.info is None for calls in read):
+        return Calls(block)
+    info = [np.full(len(c.block), np.nan) if c.info is None else c.info for c in read]
+    return Calls(block, np.concatenate(info))
+
+
+def _put(group: zarr.Group, name: str, start: int, stop: int, values: NDArray[Any]) -> None:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    # Chunks that hold only fill values are written too: one that is absent is damage.
+    array.with_config({"write_empty_chunks": True})[start:stop] = values

@@ -1,0 +1,394 @@
+"""Reading VCF (plain, gzip, BGZF) and BCF: https://samtools.github.io/hts-specs/.
+
+One pass over the file, in Python, checks it to its last byte, counts its records and keeps their
+first columns and where to find them. Calls are parsed by htslib, through the library `cyvcf2`,
+from spans of records under the file's own header, in a process whose crash costs nothing but the
+conversion. A file needs no index.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.calls import (
+    Calls,
+    copies_of_alleles,
+    encode_dosages,
+    haploid,
+    information,
+)
+from hlmm_scan.genotypes.dosages import FINEST, Dosages
+from hlmm_scan.genotypes.lines import ByteStream
+from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.plink import parse_position
+from hlmm_scan.genotypes.samples import SampleIds, repeated_id
+from hlmm_scan.genotypes.source import MARKED_EVERY, changed, needs
+from hlmm_scan.genotypes.spans import as_file
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
+
+Kind = Literal["vcf", "bcf"]
+
+_FIXED = 9  # columns before the first person
+_BCF = b"BCF\x02\x02"
+_MOST_HEADER = 1 << 28
+_FORMAT = re.compile(r"##FORMAT=<ID=([^,>]+)")
+_INTEGERS = {1: "b", 2: "<h", 3: "<i"}
+
+
+@dataclass
+class VcfFile:
+    """A VCF or BCF file: a :class:`~hlmm_scan.genotypes.source.Source`.
+
+    Made by :meth:`open`. The alternative allele is the effect allele. Dosages are taken from DS,
+    else from GP, where the header declares one of them, and from the call where both are missing;
+    without either, calls.
+    """
+
+    path: Path
+    samples: SampleIds
+    n_variants: int
+    unit: float
+    kind: Kind
+    marks: NDArray[np.int64]
+    table: IO[bytes]
+    guarded: bool = True
+
+    @classmethod
+    def open(cls, path: Path) -> VcfFile:
+        """Go through a file once.
+
+        Raises
+        ------
+        InputError
+            With file and place, if it cannot be read, is cut short or malformed, has no people,
+            or has records of more than two alleles.
+        """
+        with ByteStream(path) as stream:
+            kind: Kind = "bcf" if stream.read(5) == _BCF else "vcf"
+        header, body = _header(path, kind)
+        text = header.decode(errors="replace")
+        samples = _people(path, text)
+        formats = set(_FORMAT.findall(text))
+        records = (
+            _bcf_records(path, body, text, len(samples))
+            if kind == "bcf"
+            else _vcf_records(path, body, len(samples))
+        )
+        with ExitStack() as stack:
+            # Lives as long as the object.
+            table = stack.enter_context(tempfile.TemporaryFile())
+            marks = _read_through(path, records, table)
+            n = marks.pop()
+            made = cls(
+                path=path,
+                samples=samples,
+                n_variants=n,
+                unit=FINEST if formats & {"DS", "GP"} else 0.0,
+                kind=kind,
+                marks=np.array(marks, dtype=np.int64),
+                table=table,
+            )
+            weakref.finalize(made, stack.pop_all().close)
+        return made
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def variants(self, rows: int) -> Iterator[VariantTable]:
+        """Yield the variant table."""
+        self.table.seek(0)
+        for start in range(0, self.n_variants, rows):
+            m = min(rows, self.n_variants - start)
+            cells = [self.table.readline().decode().rstrip("\n").split("\t") for _ in range(m)]
+            contig, position, name, reference, alternative = zip(*cells, strict=True)
+            yield VariantTable(
+                text_column(contig),
+                np.array([int(p) for p in position], dtype=np.int32),
+                text_column(name),
+                text_column(reference),
+                text_column(alternative),
+            )
+
+    def reader(self) -> VcfReader:
+        """Return what reads the calls."""
+        return VcfReader(self.path, self.kind, len(self.samples), self.unit, self.marks)
+
+
+@dataclass(frozen=True, eq=False)
+class VcfReader:
+    """Reads calls of a VCF or BCF file: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+
+    path: Path
+    kind: Kind
+    n_samples: int
+    unit: float
+    marks: NDArray[np.int64]
+
+    def read_block(self, start: int, stop: int) -> Calls:
+        """Read packed calls, or dosages and the information of GP, where there is that."""
+        try:
+            from cyvcf2 import VCF
+        except ImportError as error:
+            raise needs("vcf", "the library cyvcf2", self.path) from error
+        m = stop - start
+        copies = np.full((m, self.n_samples), -1, dtype=np.int8)
+        codes = np.empty((m, self.n_samples), dtype=np.uint16) if self.unit else None
+        info = np.full(m, np.nan)
+        row = -1
+        with as_file(self._span(start, stop)) as span:
+            try:
+                for row, record in enumerate(VCF(span) if m else ()):
+                    if row == m:
+                        break
+                    if codes is None:
+                        copies[row] = copies_of_alleles(self._alleles(record))
+                    else:
+                        codes[row], info[row] = self._dosages(record)
+            except (ValueError, OSError, KeyError) as error:
+                raise InputError(f"{self.path}: record {start + max(row, 0) + 1}: {error}") from (
+                    error
+                )
+        if row != m - 1:
+            raise InputError(f"{self.path}: record {start + row + 2} cannot be parsed")
+        if codes is None:
+            return Calls(pack(copies))
+        return Calls(Dosages(codes, self.unit), None if np.isnan(info).all() else info)
+
+    def _alleles(self, record: Any) -> NDArray[np.int16]:
+        genotype = record.genotype
+        if genotype is None:
+            return np.full((self.n_samples, 1), -1, dtype=np.int16)
+        alleles: NDArray[np.int16] = genotype.array()[:, :-1]
+        if len(alleles) != self.n_samples:
+            raise ValueError(f"{len(alleles)} calls of {self.n_samples} people")
+        return alleles
+
+    def _dosages(self, record: Any) -> tuple[NDArray[np.uint16], float]:
+        alleles = self._alleles(record)
+        hard, one = copies_of_alleles(alleles), haploid(alleles)
+        copies = np.where(hard >= 0, hard, np.nan)
+        fields = set(record.FORMAT)
+        info = float("nan")
+        if "GP" in fields:
+            p = self._numbers(record, "GP")
+            if p.shape[1] > 3:
+                raise ValueError(f"GP has {p.shape[1]} values a person")
+            third = p[:, 2] if p.shape[1] == 3 else np.full(len(p), np.nan)
+            one = one | np.isnan(third)
+            total = p[:, 0] + p[:, 1] + np.where(one, 0.0, third)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                p1, p2 = p[:, 1] / total, np.where(one, 0.0, third) / total
+            mean = p1 + 2 * p2
+            info = information(mean, p1 + 4 * p2, np.where(one, 1, 2))
+            copies = np.where(np.isnan(mean), copies, np.where(one, 2 * mean, mean))
+        if "DS" in fields:
+            given = self._numbers(record, "DS")[:, 0]
+            copies = np.where(np.isnan(given), copies, np.where(one, 2 * given, given))
+        return encode_dosages(copies, self.unit), info
+
+    def _numbers(self, record: Any, name: str) -> NDArray[np.float64]:
+        values = record.format(name)
+        if values.shape[0] != self.n_samples or values.dtype.kind not in "fi":
+            raise ValueError(f"{name} is not a number a person")
+        if values.dtype.kind == "i":
+            return np.where(values < 0, np.nan, values)
+        numbers: NDArray[np.float64] = values.astype(np.float64)
+        return numbers
+
+    def _span(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the header, and records found from the last mark before them."""
+        if start == stop:
+            return
+        yield _whole_header(self.path, self.kind)
+        with ByteStream(self.path, int(self.marks[start // MARKED_EVERY])) as stream:
+            for number in range(start // MARKED_EVERY * MARKED_EVERY, stop):
+                record = self._record(stream)
+                if not record:
+                    raise changed(self.path)
+                if number >= start:
+                    yield record
+
+    def _record(self, stream: ByteStream) -> bytes:
+        if self.kind == "vcf":
+            line = stream.readline()
+            while line.isspace():
+                line = stream.readline()
+            return line
+        lengths = stream.read(8)
+        return lengths + stream.read(sum(struct.unpack("<II", lengths))) if lengths else b""
+
+
+@lru_cache(maxsize=4)
+def _whole_header(path: Path, kind: Kind) -> bytes:
+    header, _ = _header(path, kind)
+    return header if kind == "vcf" else _BCF + struct.pack("<I", len(header)) + header
+
+
+def _header(path: Path, kind: Kind) -> tuple[bytes, int]:
+    """Return the text of the header, and where records begin."""
+    with ByteStream(path) as stream:
+        if kind == "bcf":
+            stream.skip(len(_BCF))
+            size = stream.read(4)
+            length = int.from_bytes(size, "little")
+            text = stream.read(length) if length < _MOST_HEADER else b""
+            if len(size) < 4 or len(text) < length or not text:
+                raise InputError(f"{path}: its header is damaged, or the file truncated")
+            return text, stream.tell()
+        lines: list[bytes] = []
+        while line := stream.readline():
+            if not lines and not line.startswith(b"##fileformat=VCF"):
+                break
+            lines.append(line)
+            if line.startswith(b"#CHROM"):
+                return b"".join(lines), stream.tell()
+            if not line.startswith(b"##"):
+                break
+    if not lines:
+        raise InputError(f"{path}: not a VCF: it does not begin with ##fileformat=VCF")
+    raise InputError(f"{path}, line {len(lines)}: no #CHROM line ends its header")
+
+
+def _people(path: Path, header: str) -> SampleIds:
+    last = header.rstrip("\0\n\r").rpartition("\n")[2]
+    ids = last.split("\t")[_FIXED:]
+    if not last.startswith("#CHROM\tPOS\tID\tREF\tALT") or not ids:
+        raise InputError(f"{path}: no people in its #CHROM line")
+    if again := repeated_id(text_column(ids)):
+        raise InputError(f"{path}: sample id {again} stands twice; sample ids must be unique")
+    return SampleIds(text_column(ids))
+
+
+_Row = tuple[int, str, str, int, str, str, str]
+"""Place, where it stands in words, contig, position, id, reference, alternative alleles."""
+
+
+def _read_through(path: Path, records: Iterator[_Row], table: IO[bytes]) -> list[int]:
+    """Write what records say of variants to a table; return their marks, and last their number."""
+    marks: list[int] = []
+    more, n = MoreThanTwoAlleles(), 0
+    for place, where, contig, position, name, reference, alternative in records:
+        if n % MARKED_EVERY == 0:
+            marks.append(place)
+        n += 1
+        if "," in alternative:
+            more.add(f"{where}, {name}", [reference, *alternative.split(",")])
+        table.write(f"{contig}\t{position}\t{name}\t{reference}\t{alternative}\n".encode())
+    if not n:
+        raise InputError(f"{path}: no variants in it")
+    more.refuse(path, n)
+    return [*marks, n]
+
+
+def _vcf_records(path: Path, body: int, n_samples: int) -> Iterator[_Row]:
+    with ByteStream(path) as stream:
+        number = 0
+        while line := stream.readline():
+            number += 1
+            if line.startswith(b"#CHROM"):
+                break
+        while True:
+            place = stream.tell()
+            line = stream.readline()
+            number += 1
+            if not line:
+                return
+            if line.isspace():
+                continue
+            if not line.endswith(b"\n"):
+                raise InputError(
+                    f"{path}, line {number}: the last line does not end with a line feed: cut short"
+                )
+            cells = line.split(b"\t", 5)
+            columns = line.count(b"\t") + 1
+            if columns != _FIXED + n_samples:
+                raise InputError(
+                    f"{path}, line {number}: {columns} columns where {n_samples} people make "
+                    f"{_FIXED + n_samples}; cut short, or damaged"
+                )
+            try:
+                contig, position, name, reference, alternative = (c.decode() for c in cells[:5])
+            except UnicodeDecodeError:
+                raise InputError(f"{path}, line {number}: not text in UTF-8") from None
+            yield (
+                place,
+                f"line {number}",
+                contig,
+                parse_position(position, path, number),
+                name,
+                reference,
+                alternative,
+            )
+
+
+def _bcf_records(path: Path, body: int, header: str, n_samples: int) -> Iterator[_Row]:
+    contigs = _bcf_contigs(header)
+    with ByteStream(path, body) as stream:
+        number = 0
+        while True:
+            place = stream.tell()
+            lengths = stream.read(8)
+            if not lengths:
+                return
+            number += 1
+            wrong = InputError(f"{path}: record {number} is cut short, or damaged")
+            if len(lengths) < 8:
+                raise wrong
+            n_shared, n_calls = struct.unpack("<II", lengths)
+            shared = stream.read(n_shared) if n_shared < _MOST_HEADER else b""
+            if len(shared) < max(n_shared, 24):
+                raise wrong
+            contig, position, _, _, counts, people = struct.unpack("<iiifII", shared[:24])
+            try:
+                stream.skip(n_calls)
+                if people & 0xFFFFFF != n_samples:
+                    raise wrong
+                name, at = _bcf_text(shared, 24)
+                alleles = []
+                for _ in range(counts >> 16):
+                    allele, at = _bcf_text(shared, at)
+                    alleles.append(allele)
+                row = (contigs[contig], position + 1, name or ".", alleles[0])
+            except (IndexError, KeyError, struct.error, UnicodeDecodeError):
+                raise wrong from None
+            yield (place, f"record {number}", *row, ",".join(alleles[1:]) or ".")
+
+
+def _bcf_contigs(header: str) -> dict[int, str]:
+    """Return the contigs of a BCF header by their numbers."""
+    contigs: dict[int, str] = {}
+    for line in header.splitlines():
+        if line.startswith("##contig=<"):
+            name = re.search(r"[<,]ID=([^,>]+)", line)
+            index = re.search(r"[<,]IDX=(\d+)", line)
+            if name is not None:
+                contigs[int(index[1]) if index else len(contigs)] = name[1]
+    return contigs
+
+
+def _bcf_text(data: bytes, at: int) -> tuple[str, int]:
+    """Return a typed string of a BCF record, and where the next value begins."""
+    length, kind = data[at] >> 4, data[at] & 0xF
+    at += 1
+    if length == 15:
+        code = _INTEGERS[data[at] & 0xF]
+        (length,) = struct.unpack_from(code, data, at + 1)
+        at += 1 + struct.calcsize(code)
+    if kind not in (0, 7) or length < 0 or at + length > len(data):
+        raise IndexError(at)
+    return data[at : at + length].rstrip(b"\0").decode(), at + length

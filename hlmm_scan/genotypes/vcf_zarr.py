@@ -1,0 +1,244 @@
+"""VCF-Zarr stores of other programs, read as they are.
+
+https://github.com/sgkit-dev/vcf-zarr-spec, in Zarr formats 2 and 3, as bio2zarr and sgkit write
+them. Chunks that are absent hold fill values there; that one was lost cannot be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from hlmm_scan.errors import DamagedError, InputError
+from hlmm_scan.genotypes.arrays import StoredArrays, open_group
+from hlmm_scan.genotypes.calls import (
+    copies_of_alleles,
+    count_calls,
+    encode_dosages,
+    haploid,
+    information,
+)
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
+from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
+from hlmm_scan.genotypes.samples import SampleIds, repeated_id
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable
+from hlmm_scan.storage import ObjectPath, Place
+
+GENOTYPES = "call_genotype"
+DOSAGE_FIELDS = ("call_DS", "call_dosage")
+PROBABILITIES = "call_GP"
+
+REMEDY = "make the store again"
+
+_DESCRIBING = ("variant_contig", "variant_position", "variant_allele", "sample_id", "contig_id")
+_CHECKED_AT_ONCE = 65_536
+
+
+def is_vcf_zarr(group: zarr.Group) -> bool:
+    """Return whether a group has what a VCF-Zarr store with genotypes or dosages must have."""
+    calls = any(name in group for name in (GENOTYPES, *DOSAGE_FIELDS))
+    return calls and all(name in group for name in _DESCRIBING)
+
+
+class VcfZarrDataset(GenotypeDataset):
+    """A VCF-Zarr store as a genotype dataset.
+
+    Dosages are taken where the store has ``call_DS`` or ``call_dosage``, else genotypes. The
+    second allele counts; a store with records of more is refused.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Over metadata, people and variants as they are stored; calls are not read for it.
+    """
+
+    @classmethod
+    def of(cls, path: Place) -> VcfZarrDataset:
+        """Open a store for which :func:`is_vcf_zarr` holds.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read as biallelic calls of one or two chromosomes a person.
+        """
+        group = open_group(path, whole=False)
+        assert group is not None
+        return cls(path, group)
+
+    def __init__(self, path: Place, group: zarr.Group) -> None:
+        self.path = path
+        arrays = self._arrays = StoredArrays(path, group, whole=False, remedy=REMEDY)
+        self._field = next(name for name in (*DOSAGE_FIELDS, GENOTYPES) if name in group)
+        self.unit = 0.0 if self._field == GENOTYPES else FINEST
+        calls = arrays[self._field]
+        self.n_variants, self.n_samples = int(calls.shape[0]), int(calls.shape[1])
+        self.chunk_variants = int(min(calls.chunks[0], max(1, self.n_variants)))
+        if not self.n_variants or not self.n_samples:
+            raise InputError(f"{path}: no variants or no people in it")
+        if calls.ndim == 3 and calls.shape[2] > (2 if self._field == GENOTYPES else 1):
+            raise InputError(
+                f"{path}: {self._field} has {calls.shape[2]} values a person; calls of one or two "
+                "chromosomes, or one dosage, are read"
+            )
+        for name, length in (("sample_id", self.n_samples), ("variant_position", self.n_variants)):
+            if arrays[name].shape != (length,):
+                raise InputError(
+                    f"{path}: {name} has shape {arrays[name].shape} where {self._field} has "
+                    f"{length}; {REMEDY}"
+                )
+        if repeated := repeated_id(self.samples.individual_id):
+            raise InputError(f"{path}: sample id {repeated} stands twice; they must be unique")
+        self._refuse_more_alleles()
+        self.fingerprint = self._fingerprint()
+
+    @cached_property
+    def samples(self) -> SampleIds:
+        """People in the order of the calls; the format knows neither family nor sex."""
+        return SampleIds(self._arrays.text("sample_id"))
+
+    @cached_property
+    def contigs(self) -> tuple[str, ...]:
+        """Chromosomes that have variants, in the order in which they first appear."""
+        names = self._arrays.text("contig_id")
+        return tuple(str(names[index]) for index in self._used_contigs)
+
+    @cached_property
+    def _used_contigs(self) -> NDArray[np.int64]:
+        used, first = np.unique(self._arrays.read("variant_contig"), return_index=True)
+        if used[0] < 0 or used[-1] >= self._arrays["contig_id"].shape[0]:
+            raise InputError(f"{self.path}: variant_contig points outside contig_id; {REMEDY}")
+        return used[np.argsort(first)].astype(np.int64)
+
+    def variant_contig(self) -> NDArray[np.int16]:
+        """Return the index into `contigs` of every variant, shape (m,)."""
+        place_of = np.zeros(int(self._arrays["contig_id"].shape[0]), dtype=np.int16)
+        place_of[self._used_contigs] = np.arange(len(self._used_contigs))
+        index: NDArray[np.int16] = place_of[self._arrays.read("variant_contig")]
+        return index
+
+    def variants(self, start: int, stop: int) -> VariantTable:
+        """Return the variant table of variants ``start`` to ``stop`` (exclusive)."""
+        alleles = self._arrays.text("variant_allele", start, stop)
+        # A record without an alternative allele has an empty second one here, "." in VCF.
+        effect = alleles[:, 1] if alleles.shape[1] > 1 else np.full(len(alleles), "", dtype=object)
+        effect = np.where(effect == "", ".", effect).astype(object)
+        ids = np.full(stop - start, ".", dtype=object)
+        if "variant_id" in self._arrays:
+            ids = self._arrays.text("variant_id", start, stop)
+        names = self._arrays.text("contig_id")
+        return VariantTable(
+            contig=names[self._arrays.read("variant_contig", start, stop)],
+            position=self._arrays.read("variant_position", start, stop).astype(np.int32),
+            variant_id=ids,
+            other_allele=alleles[:, 0],
+            effect_allele=effect,
+        )
+
+    def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Read packed calls of variants ``start`` to ``stop`` (exclusive)."""
+        block = self.read_block(start, stop)
+        if isinstance(block, Dosages):
+            raise InputError(f"{self.path}: the store has dosages ({self._field}), not hard calls")
+        return block
+
+    def read_block(self, start: int, stop: int) -> GenotypeBlock:
+        """Read variants ``start`` to ``stop`` (exclusive) as kernels take them."""
+        if self._field != GENOTYPES:
+            return self._read_dosages(start, stop)
+        packed = np.full((stop - start, packed_width(self.n_samples)), MISSING_BYTE, np.uint8)
+        for columns in self._columns(4):
+            calls = self._calls(start, stop, columns)
+            packed[:, columns.start // 4 : -(-columns.stop // 4)] = pack(
+                self._said(copies_of_alleles, calls, start)
+            )
+        return packed
+
+    def info(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """Return the imputation information, where the store has dosages and ``call_GP``."""
+        if self._field == GENOTYPES or PROBABILITIES not in self._arrays:
+            return None
+        p = self._arrays.read(PROBABILITIES, start, stop).astype(np.float64)
+        one = np.isnan(p[..., -1]) if p.shape[-1] == 3 else np.ones(p.shape[:2], dtype=bool)
+        p = np.where(np.isnan(p) & ~np.isnan(p[..., :1]), 0.0, p)
+        square = p[..., 1] + (4 * p[..., 2] if p.shape[-1] == 3 else 0.0)
+        mean = p[..., 1] + (2 * p[..., 2] if p.shape[-1] == 3 else 0.0)
+        ploidy = np.where(one, 1, 2)
+        return np.array([information(*row) for row in zip(mean, square, ploidy, strict=True)])
+
+    def genotype_counts(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return counts over all people for variants ``start`` to ``stop``, counted here."""
+        return count_calls(self.read_block(start, stop), self.n_samples)[0]
+
+    def _read_dosages(self, start: int, stop: int) -> Dosages:
+        codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)
+        for columns in self._columns(1):
+            values = self._arrays.read_columns(self._field, start, stop, columns)
+            values = values.reshape(values.shape[:2])
+            if values.dtype.kind != "f":
+                values = np.where(values < 0, np.nan, values)
+            if GENOTYPES in self._arrays:
+                alleles = self._arrays.read_columns(GENOTYPES, start, stop, columns)
+                hard = self._said(copies_of_alleles, alleles, start)
+                values = np.where(haploid(alleles), 2 * values, values)
+                # Some programs leave the dosage out where the call is certain.
+                values = np.where(np.isnan(values) & (hard >= 0), hard, values)
+            codes[:, columns] = self._said(lambda v: encode_dosages(v, FINEST), values, start)
+        return Dosages(codes, FINEST)
+
+    def _columns(self, multiple: int) -> list[slice]:
+        """Return ranges of people to read at once: whole chunks, in whole bytes of packed calls."""
+        width = int(self._arrays[self._field].chunks[1])
+        step = width if width % multiple == 0 else self.n_samples
+        n = self.n_samples
+        return [slice(first, min(first + step, n)) for first in range(0, n, step)]
+
+    def _calls(self, start: int, stop: int, columns: slice) -> NDArray[np.integer]:
+        calls = self._arrays.read_columns(GENOTYPES, start, stop, columns)
+        return calls if calls.ndim == 3 else calls[:, :, None]
+
+    def _said(self, decode: Any, values: NDArray[Any], start: int) -> Any:
+        """Decode values, and say of which variants they are where they make no sense."""
+        try:
+            return decode(values)
+        except ValueError as error:
+            raise DamagedError(
+                f"{self.path}: {self._field} at variants {start}:{start + len(values)}: {error}"
+            ) from error
+
+    def _refuse_more_alleles(self) -> None:
+        if self._arrays["variant_allele"].shape[1] <= 2:
+            return
+        seen = MoreThanTwoAlleles()
+        for start in range(0, self.n_variants, _CHECKED_AT_ONCE):
+            stop = min(start + _CHECKED_AT_ONCE, self.n_variants)
+            alleles = self._arrays.text("variant_allele", start, stop)
+            for row in np.flatnonzero((alleles[:, 2:] != "").any(axis=1)).tolist():
+                named = [str(a) for a in alleles[row] if a]
+                seen.add(f"variant {start + row + 1}", named)
+        seen.refuse(self.path, self.n_variants)
+
+    def _fingerprint(self) -> str:
+        """Return a checksum of the files of metadata, people and variants."""
+        hashed = hashlib.sha256()
+        names = [n for n in (*_DESCRIBING, "variant_id") if n in self._arrays]
+        for name in sorted({*names, self._field}):
+            array = self._arrays[name]
+            hashed.update(f"{name} {array.shape} {array.dtype} {array.fill_value}\n".encode())
+            if name == self._field:
+                continue
+            for file in _files(self.path / name):
+                hashed.update(f"{file}\n".encode())
+                hashed.update((self.path / name / file).read_bytes())
+        return f"sha256:{hashed.hexdigest()}"
+
+
+def _files(folder: Place) -> list[str]:
+    if isinstance(folder, ObjectPath):
+        return sorted(folder.objects())
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
