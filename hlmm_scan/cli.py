@@ -409,10 +409,10 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
 @click.option("--phenotype", multiple=True, help="Default: all.")
 @click.option(
     "--tests",
-    type=click.Choice(["robust", "model", "lrt", "sandwich"]),
+    type=click.Choice(["robust", "model", "likelihood-ratio", "sandwich"]),
     default="robust",
     show_default=True,
-    help="Which version of the tests Manhattan plots and tables show.",
+    help="Which kind of tests Manhattan plots and tables show.",
 )
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
 def report(
@@ -423,7 +423,7 @@ def report(
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
-    size = write_report(store, output, phenotype, version=tests, threshold=threshold)
+    size = write_report(store, output, phenotype, kind=tests, threshold=threshold)
     click.echo(f"{output}: {size / 2**20:.1f} MiB")
 
 

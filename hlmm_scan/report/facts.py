@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hlmm_scan.analysis.calibration import Calibration
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.report.trait import Trait
 from hlmm_scan.results.store import ResultStore, group_name
@@ -31,6 +32,10 @@ STATUS_WORDS: Mapping[str, str] = {
     "hwe": "left out: not in Hardy–Weinberg equilibrium",
     "task_failed": "not done: its task failed (see status)",
 }
+
+
+TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
+"""Tests, by what they ask for."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,19 @@ def statuses(trait: Trait) -> Table:
         for label, k in trait.statuses.items()
     ]
     return Table(("status", "meaning", "variants"), tuple(rows))
+
+
+def inflation(calibrated: Calibration) -> Table:
+    """Return λ of every test and kind, by frequency of the minor allele."""
+    bins = list(dict.fromkeys(test.frequency for test in calibrated.tests))
+    found = {(t.test, t.kind, t.frequency): t for t in calibrated.tests}
+    rows = []
+    for name, kind in dict.fromkeys((t.test, t.kind) for t in calibrated.tests):
+        cells = [found.get((name, kind, b)) for b in bins]
+        lambdas = ("–" if t is None or t.n < 50 else number(t.lambda_gc) for t in cells)
+        rows.append((TEST_WORDS[name], kind, *lambdas))
+    header = ("all" if b is None else f"{b[0]:g} to {b[1]:g}" for b in bins)
+    return Table(("test", "kind", *header), tuple(rows))
 
 
 def covariates(null: Mapping[str, Any]) -> Table:

@@ -17,9 +17,10 @@ import numpy as np
 import xarray as xr
 
 from hlmm_scan import __version__
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.analysis.calibration import calibration
+from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes
 from hlmm_scan.report import facts, plots
-from hlmm_scan.report.facts import Table, number
+from hlmm_scan.report.facts import TEST_WORDS, Table, number
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.leads import choose_leads
 from hlmm_scan.report.plots import Lead
@@ -27,7 +28,6 @@ from hlmm_scan.report.svg import inline_svg
 from hlmm_scan.report.trait import (
     GENOME_WIDE,
     ROWS_PER_READ,
-    TESTS,
     Trait,
     p_variable,
     read_trait,
@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 LARGE = 10 << 20
 """Bytes of a page from which on it says so, and how to have less."""
-
-TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,11 @@ class Section:
     key: str
     name: str
     overview: tuple[str, ...]
+    verdict: str
     pictures: tuple[Picture, ...]
     hits: Table
     n_hits: int
+    inflation: Table
     people: Table
     statuses: Table
     covariates: Table
@@ -73,7 +73,7 @@ def write_report(
     output: Path,
     phenotypes: Sequence[str] = (),
     *,
-    version: str = "robust",
+    kind: str = "robust",
     threshold: float = GENOME_WIDE,
 ) -> int:
     """Write a report of a scan, complete or not, as one self-contained HTML file.
@@ -83,7 +83,7 @@ def write_report(
     store : ResultStore
     output : Path
     phenotypes : sequence of str, default all
-    version : {"robust", "model", "lrt", "sandwich"}
+    kind : {"robust", "model", "likelihood-ratio", "sandwich"}
         Of the tests in Manhattan plots and tables.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
@@ -98,11 +98,8 @@ def write_report(
     InputError
         If a phenotype is unknown, there are no such tests, or the file cannot be written.
     """
-    known = store.phenotypes
-    for name in phenotypes:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    text = _page(store, list(dict.fromkeys(phenotypes)) or known, version, threshold)
+    numbers = list(dict.fromkeys(chosen_phenotypes(store, phenotypes)))
+    text = _page(store, numbers, kind, threshold)
     scratch = output.with_name(f".{output.name}.partial")
     try:
         scratch.write_text(text, encoding="utf-8")
@@ -122,15 +119,15 @@ def write_report(
     return size
 
 
-def _page(store: ResultStore, phenotypes: Sequence[str], version: str, threshold: float) -> str:
+def _page(store: ResultStore, phenotypes: Sequence[int], kind: str, threshold: float) -> str:
     with store.dataset() as results:
         genome = Genome.read(results, ROWS_PER_READ)
         sections = []
-        for index, name in enumerate(phenotypes):
-            logger.info("%s: drawing", name)
-            one = results.isel(phenotype=store.phenotypes.index(name))
-            trait = read_trait(one, version=version, threshold=threshold, genome=genome)
-            sections.append(_section(store, one, trait, f"p{index}"))
+        for number in phenotypes:
+            one = results.isel(phenotype=number)
+            trait = read_trait(one, kind=kind, threshold=threshold, genome=genome)
+            logger.info("%s: read, %d variants are hits", trait.phenotype, len(trait.hits))
+            sections.append(_section(store, one, trait, f"p{number}"))
     templates = resources.files("hlmm_scan.report") / "templates"
     script = (templates / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -169,13 +166,16 @@ _OVERVIEW = (
 def _section(store: ResultStore, results: xr.Dataset, trait: Trait, key: str) -> Section:
     null = facts.null_attributes(store, trait.phenotype)
     leads = choose_leads(trait)
+    (calibrated,) = calibration(store, [trait.phenotype])
     return Section(
         key=key,
         name=trait.phenotype,
         overview=_overview(trait, null),
+        verdict=calibrated.verdict.text,
         pictures=_pictures(trait, leads, results, key),
         hits=_hits(trait, leads, results, key),
         n_hits=len(trait.hits),
+        inflation=facts.inflation(calibrated),
         people=facts.people(null),
         statuses=facts.statuses(trait),
         covariates=facts.covariates(null),
@@ -189,9 +189,8 @@ def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
         found = trait.hits[shown_p(test)] >= trait.threshold
         cells.append(facts.count(found.sum()))
     for test in ("add", "var", "av"):
-        quantiles = trait.quantiles[p_variable(test, trait.version)]
-        lam = plots.inflation(*quantiles.expected_and_observed(), 2 if test == "av" else 1)
-        cells.append(number(lam))
+        quantiles = trait.quantiles[p_variable(test, trait.kind)]
+        cells.append(number(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
     return tuple(cells)
 
 
@@ -200,8 +199,12 @@ def _pictures(
 ) -> tuple[Picture, ...]:
     titles = dict(zip((lead.gid for lead in leads), _titles(trait, leads, results), strict=True))
     name = trait.phenotype
-    which = {"robust": "studentised", "model": "model-based", "lrt": "likelihood-ratio"}
-    words = which.get(trait.version, trait.version)
+    which = {
+        "robust": "studentised",
+        "model": "model-based",
+        "likelihood-ratio": "by likelihood ratio",
+    }
+    words = which.get(trait.kind, trait.kind)
     line = f"The dashed line is p = {10**-trait.threshold:.2g}."
 
     def picture(figure: Any, what: str, caption: str, *, wide: bool = True) -> Picture:
@@ -270,16 +273,15 @@ def _pictures(
 
 def _hits(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str) -> Table:
     """Return one row for each lead."""
-    shown = [test for test in TESTS if test in trait.tests]
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
-    header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in shown] + ["found by"]
+    header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
     rows = []
     for lead, place in zip(leads, _places(results, leads), strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()
         cells = [str(lead.number), *place]
         cells += [number(hit["effect_allele_frequency"]), facts.count(hit["n"])]
         cells += [f"{number(hit[t])} ± {number(hit[f'{t}_se'], 2)}" for t in ("add", "var")]
-        cells += [f"{hit[shown_p(test)]:.2f}" for test in shown]
+        cells += [f"{hit[shown_p(test)]:.2f}" for test in trait.tests]
         cells.append(", ".join(TEST_WORDS[test] for test in lead.tests))
         rows.append(tuple(cells))
     return Table(tuple(header), tuple(rows), tuple(f"{key}-{lead.gid}" for lead in leads))

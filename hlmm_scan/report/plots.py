@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri
-from scipy.stats import beta
 
+from hlmm_scan.analysis.quantiles import expected_neg_log10_p
+from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes as look
-from hlmm_scan.report.trait import VERSIONS, Trait, p_variable, read_trait, shown_p
+from hlmm_scan.report.trait import Trait, p_variable, read_trait, shown_p
 
 Float = NDArray[np.float64]
 
@@ -30,7 +31,6 @@ WIDE = 10.0
 """Inches; a figure beside another has half of it."""
 
 _NUMBERED = 12  # leads of each test that bear their number
-_QQ_POINTS = 1500
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _marker(axes: Axes, x: float, y: float, test: str, gid: str) -> None:
 
 
 def qq(results: xr.Dataset | Trait) -> Figure:
-    """Draw observed against expected −log10 p of every test, in every version there is.
+    """Draw observed against expected −log10 p of every test, of every kind there is.
 
     Parameters
     ----------
@@ -235,78 +235,47 @@ def qq(results: xr.Dataset | Trait) -> Figure:
     return look.finished(figure)
 
 
-_VERSION_LOOKS: Mapping[str, tuple[str, str, str]] = {
-    "model": ("x", "#6b6b6b", "model"),
-    "robust": ("o", "", "robust"),
-    "lrt": ("+", "#111111", "likelihood ratio"),
-    "sandwich": (".", "#B8860B", "sandwich"),
+_KIND_LOOKS: Mapping[str, tuple[str, str]] = {
+    "model": ("x", "#6b6b6b"),
+    "robust": ("o", ""),
+    "sandwich": (".", "#B8860B"),
+    "likelihood-ratio": ("+", "#111111"),
 }
 
 
 def _qq(axes: Axes, trait: Trait, test: str) -> None:
+    kinds = ["dispersion"] if test == "dispersion" else KINDS
+    quantiles = {
+        kind: trait.quantiles[name]
+        for kind in kinds
+        if (name := p_variable(test, kind)) in trait.quantiles and trait.quantiles[name].n
+    }
     highest = [1.0, 1.0]
-    drawn: set[str] = set()
-    for version in VERSIONS:
-        name = p_variable(test, version)
-        quantiles = trait.quantiles.get(name)
-        if name in drawn or quantiles is None or not quantiles.n:
-            continue
-        drawn.add(name)
-        expected, observed = quantiles.expected_and_observed()
-        if not highest[0] > expected[0]:
-            _band(axes, quantiles.n)
+    for kind, values in quantiles.items():
+        ranks = values.ranks_to_show()
+        expected, low, high = expected_neg_log10_p(ranks, values.n)
+        observed = values.at_rank(ranks)
         highest = [max(highest[0], expected[0]), max(highest[1], observed[0])]
-        few = _evenly(expected)
-        marker, colour, label = _VERSION_LOOKS[version]
-        label = label if test != "dispersion" else "dispersion"
+        marker, colour = _KIND_LOOKS.get(kind, ("o", ""))
         axes.plot(
-            expected[few],
-            observed[few],
+            expected,
+            observed,
             marker=marker,
-            markersize=3.2 if marker != "." else 4,
-            markeredgewidth=0.8 if marker in "x+" else 0,
+            markersize=3.4,
+            markeredgewidth=0.9 if marker in "x+" else 0,
             linestyle="none",
             color=colour or look.COLOURS[test],
-            label=f"{label}, λ = {inflation(expected, observed, 2 if test == 'av' else 1):.3g}",
+            label=f"{kind}, λ = {values.lambda_gc(2 if test == 'av' else 1):.3g}",
             rasterized=True,
         )
+    if quantiles:
+        # All kinds have the same number of tests, so that one band serves them.
+        axes.fill_between(expected, low, high, color="#dcdcdc", linewidth=0, zorder=0)
+        axes.legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1, markerscale=1.5)
     look.p_axis(axes, highest[1])
     axes.set_xlim(0, highest[0] * 1.04)
     axes.plot([0, highest[0]], [0, highest[0]], color=look.INK, linewidth=0.8, zorder=1)
     axes.set_title(look.NAMES[test].capitalize() + (", 2 df" if test == "av" else ""))
-    if drawn:
-        axes.legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1, markerscale=1.5)
-
-
-def _band(axes: Axes, n: int) -> None:
-    """Shade where each of n ranks lies with probability 95%."""
-    ranks = np.unique(np.geomspace(1, n, 200).round())
-    low, high = (beta.ppf(q, ranks, n + 1 - ranks) for q in (0.025, 0.975))
-    axes.fill_between(
-        -np.log10((ranks - 0.5) / n), -np.log10(high), -np.log10(low), color="#dcdcdc", zorder=0
-    )
-
-
-def _evenly(expected: Float) -> NDArray[np.intp]:
-    """Return points spread along the curve, the first (the largest) hundred among them."""
-    if len(expected) <= _QQ_POINTS:
-        return np.arange(len(expected))
-    cells = (expected / expected[0] * _QQ_POINTS).astype(np.int64)
-    new = np.flatnonzero(np.diff(cells, prepend=cells[0] + 1))
-    return np.union1d(np.arange(100), new)
-
-
-def inflation(expected: Float, observed: Float, df: int) -> float:
-    """Return λ: the median χ² over its median without effects.
-
-    Parameters
-    ----------
-    expected, observed : ndarray, shape (k,)
-        −log10 p as :meth:`~hlmm_scan.report.thinning.Quantiles.expected_and_observed` gives them.
-    df : int
-    """
-    median = float(np.interp(np.log10(2), expected[::-1], observed[::-1]))
-    return float(chdtri(df, 10**-median) / chdtri(df, 0.5))
 
 
 # Effects ----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ KEEP = 4.0
 
 _COLUMNS = 1600
 _LEVELS = 100
-_BINS_PER_UNIT = 1000
 
 
 class Thinner:
@@ -68,45 +67,3 @@ class Thinner:
         none = np.empty(0), np.empty(0), np.empty(0, dtype=np.int64)
         x, y, rows = zip(none, *self._parts, strict=True)
         return np.concatenate(x), np.concatenate(y), np.concatenate(rows)
-
-
-class Quantiles:
-    """The distribution of −log10 p, taken in some tests at a time: to 0.001 below 4, exact above.
-
-    Attributes
-    ----------
-    n : int
-        Tests taken in, NaN left out.
-    """
-
-    def __init__(self) -> None:
-        self.n = 0
-        self._counts = np.zeros(int(KEEP * _BINS_PER_UNIT), dtype=np.int64)
-        self._tail: list[Float] = []
-
-    def add(self, y: Float) -> None:
-        """Take in −log10 p, shape (m,)."""
-        self._tail.append(y[y >= KEEP])
-        dull = y[y < KEEP]
-        self.n += len(dull) + len(self._tail[-1])
-        bins = np.minimum((dull * _BINS_PER_UNIT).astype(np.int64), len(self._counts) - 1)
-        self._counts += np.bincount(bins, minlength=len(self._counts))
-
-    def expected_and_observed(self) -> tuple[Float, Float]:
-        """Return the points of a QQ plot, the largest first.
-
-        Returns
-        -------
-        expected : ndarray, shape (k,)
-            −log10 of (rank − ½)/n.
-        observed : ndarray, shape (k,)
-            For every test from 4 on its own value, below one point for each bin of 0.001 that
-            holds tests: the middle of the bin, at its last rank.
-        """
-        tail = np.sort(np.concatenate([np.empty(0), *self._tail]))[::-1]
-        filled = np.flatnonzero(self._counts)[::-1]
-        ranks = np.concatenate(
-            [np.arange(1, len(tail) + 1), len(tail) + np.cumsum(self._counts[filled])]
-        )
-        observed = np.concatenate([tail, (filled + 0.5) / _BINS_PER_UNIT])
-        return -np.log10((ranks - 0.5) / max(self.n, 1)), observed

@@ -11,18 +11,18 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from hlmm_scan.analysis import rows
+from hlmm_scan.analysis.quantiles import PValues
+from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome
-from hlmm_scan.report.thinning import KEEP, Quantiles, Thinner
+from hlmm_scan.report.thinning import KEEP, Thinner
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
-TESTS = ("add", "var", "av", "dispersion")
+TESTS = (*rows.TESTS, "dispersion")
 """What is tested: mean, log-variance, both (2 df), variance beyond what the mean brings along."""
-
-VERSIONS = ("model", "robust", "lrt", "sandwich")
-"""By which covariance, or by the likelihood ratio."""
 
 GENOME_WIDE = 5e-8
 """p-value below which a variant is a hit."""
@@ -34,15 +34,13 @@ _DISPERSION = ("dispersion", "dispersion_se")
 _HERITABLE = "random_variance_fraction"
 
 
-def p_variable(test: str, version: str) -> str:
+def p_variable(test: str, kind: str) -> str:
     """Return the stored name of −log10 p: ``p_variable("av", "robust")``; dispersion has one."""
-    if test == "dispersion" or version == "model":
-        return f"{test}_neg_log10_p"
-    return f"{test}_lrt_neg_log10_p" if version == "lrt" else f"{test}_neg_log10_p_{version}"
+    return rows.p_column(test, "model" if test == "dispersion" else kind)
 
 
 def shown_p(test: str) -> str:
-    """Return the column of −log10 p in tables of a :class:`Trait`, whichever version they show."""
+    """Return the column of −log10 p in tables of a :class:`Trait`, of whichever kind."""
     return p_variable(test, "model")
 
 
@@ -74,19 +72,19 @@ class Trait:
     ----------
     phenotype : str
     genome : Genome
-    version : str
-        Of the tests in `points` and `hits`, one of :data:`VERSIONS`.
+    kind : str
+        Of the tests in `points` and `hits`, one of :data:`KINDS`.
     threshold : float
         −log10 p from which on a variant is a hit.
     statuses : mapping of str to int
         Tests by status label, all of them.
     points : mapping of str to Points
         −log10 p by test, one of :data:`TESTS`.
-    quantiles : mapping of str to Quantiles
-        By the stored name of −log10 p: every test in every version.
+    quantiles : mapping of str to PValues
+        By the stored name of −log10 p: every test of every kind.
     hits : DataFrame
         Every variant that some test calls a hit, indexed by ``variant``: effects, standard errors,
-        frequency, and −log10 p of each test in `version` as :func:`shown_p` names it.
+        frequency, and −log10 p of each test of that kind as :func:`shown_p` names it.
     sample : DataFrame
         The same of some 20,000 variants, evenly spaced, hits or not.
     random_variance : Points or None
@@ -95,11 +93,11 @@ class Trait:
 
     phenotype: str
     genome: Genome
-    version: str
+    kind: str
     threshold: float
     statuses: Mapping[str, int]
     points: Mapping[str, Points]
-    quantiles: Mapping[str, Quantiles]
+    quantiles: Mapping[str, PValues]
     hits: pd.DataFrame
     sample: pd.DataFrame
     random_variance: Points | None
@@ -112,7 +110,7 @@ class Trait:
     @property
     def n_tested(self) -> int:
         """Variants whose tests are in."""
-        return self.quantiles[p_variable("av", self.version)].n
+        return self.quantiles[p_variable("av", self.kind)].n
 
 
 def one_phenotype(results: xr.Dataset) -> xr.Dataset:
@@ -134,7 +132,7 @@ def one_phenotype(results: xr.Dataset) -> xr.Dataset:
 def read_trait(
     results: xr.Dataset,
     *,
-    version: str = "robust",
+    kind: str = "robust",
     threshold: float = GENOME_WIDE,
     genome: Genome | None = None,
     rows_per_read: int = ROWS_PER_READ,
@@ -145,7 +143,7 @@ def read_trait(
     ----------
     results : Dataset
         Opened result store, one phenotype of it; complete or not.
-    version : {"robust", "model", "lrt", "sandwich"}
+    kind : {"robust", "model", "likelihood-ratio", "sandwich"}
         Of the tests.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
@@ -157,16 +155,16 @@ def read_trait(
     Raises
     ------
     InputError
-        If there are several phenotypes, no such version, or the threshold is no p-value.
+        If there are several phenotypes, no such kind, or the threshold is no p-value.
     """
     results = one_phenotype(results)
-    if version not in VERSIONS or p_variable("av", version) not in results:
-        there = ", ".join(v for v in VERSIONS if p_variable("av", v) in results)
-        raise InputError(f"these results have no tests '{version}'; they have: {there}")
+    if kind not in KINDS or p_variable("av", kind) not in results:
+        there = ", ".join(v for v in KINDS if p_variable("av", v) in results)
+        raise InputError(f"these results have no tests '{kind}'; they have: {there}")
     if not 0 < threshold < 1:
         raise InputError(f"the threshold must be a p-value between 0 and 1, not {threshold}")
     genome = genome or Genome.read(results, rows_per_read)
-    reader = _Reader(results, version, -np.log10(threshold), genome)
+    reader = _Reader(results, kind, -np.log10(threshold), genome)
     for start in range(0, results.sizes["variant"], rows_per_read):
         reader.take(start, min(start + rows_per_read, results.sizes["variant"]))
     return reader.trait()
@@ -175,20 +173,18 @@ def read_trait(
 class _Reader:
     """Takes results in, some rows at a time."""
 
-    def __init__(self, results: xr.Dataset, version: str, threshold: float, genome: Genome) -> None:
-        self.results, self.version, self.threshold, self.genome = (
+    def __init__(self, results: xr.Dataset, kind: str, threshold: float, genome: Genome) -> None:
+        self.results, self.kind, self.threshold, self.genome = (
             results,
-            version,
+            kind,
             threshold,
             genome,
         )
         self.shown = {
-            test: p_variable(test, version)
-            for test in TESTS
-            if p_variable(test, version) in results
+            test: p_variable(test, kind) for test in TESTS if p_variable(test, kind) in results
         }
-        every = (p_variable(test, v) for test in TESTS for v in VERSIONS)
-        self.quantiles = {name: Quantiles() for name in dict.fromkeys(every) if name in results}
+        every = (p_variable(test, v) for test in TESTS for v in KINDS)
+        self.quantiles = {name: PValues() for name in dict.fromkeys(every) if name in results}
         self.effects = [name for name in (*_EFFECTS, *_DISPERSION) if name in results]
         keep = min(KEEP, threshold)
         self.thinners = {test: Thinner(genome.width, keep) for test in self.shown}
@@ -207,27 +203,27 @@ class _Reader:
         values = {name: np.asarray(part[name].values) for name in self.names}
         status = values.pop("status")
         self.statuses.update(dict(zip(*np.unique(status, return_counts=True), strict=True)))
-        trusted = np.flatnonzero((status > Status.PENDING) & (status < Status.NOT_CONVERGED))
-        rows = trusted + start
-        values = {name: column[trusted] for name, column in values.items()}
-        x = self.genome.x(rows)
+        kept = np.flatnonzero(rows.trusted(status))
+        variants = kept + start
+        values = {name: column[kept] for name, column in values.items()}
+        x = self.genome.x(variants)
         for name, quantiles in self.quantiles.items():
             quantiles.add(values[name])
-        hit = np.zeros(len(rows), dtype=bool)
+        hit = np.zeros(len(variants), dtype=bool)
         for test, name in self.shown.items():
-            self.thinners[test].add(x, values[name], rows)
+            self.thinners[test].add(x, values[name], variants)
             hit |= values[name] >= self.threshold
         if self.random:
-            self.random.add(x, values[_HERITABLE], rows)
-        self.hits.append(self._table(values, rows, hit))
-        self.sample.append(self._table(values, rows, rows % self.every == 0))
+            self.random.add(x, values[_HERITABLE], variants)
+        self.hits.append(self._table(values, variants, hit))
+        self.sample.append(self._table(values, variants, variants % self.every == 0))
 
     def _table(
-        self, values: Mapping[str, Float], rows: NDArray[np.intp], chosen: NDArray[np.bool_]
+        self, values: Mapping[str, Float], variants: NDArray[np.intp], chosen: NDArray[np.bool_]
     ) -> pd.DataFrame:
         columns = {name: values[name][chosen] for name in self.effects}
         columns |= {shown_p(test): values[name][chosen] for test, name in self.shown.items()}
-        return pd.DataFrame(columns, index=pd.Index(rows[chosen], name="variant"))
+        return pd.DataFrame(columns, index=pd.Index(variants[chosen], name="variant"))
 
     def trait(self) -> Trait:
         # At least one part, so that tables of nothing have their columns.
@@ -236,7 +232,7 @@ class _Reader:
         return Trait(
             phenotype=str(self.results["phenotype"].values),
             genome=self.genome,
-            version=self.version,
+            kind=self.kind,
             threshold=self.threshold,
             statuses={Status(int(s)).label: k for s, k in sorted(self.statuses.items())},
             points={test: Points(*thinner.points()) for test, thinner in self.thinners.items()},

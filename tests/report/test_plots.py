@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from report_results import NASTY_VARIANT, by_hand
-from scipy.stats import chi2
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes, plots
 from hlmm_scan.report.leads import choose_leads
 from hlmm_scan.report.svg import inline_svg
-from hlmm_scan.report.thinning import Quantiles
 from hlmm_scan.report.trait import read_trait
 from hlmm_scan.schema import Status
 
@@ -88,16 +86,6 @@ def test_the_compressed_scale_goes_there_and_back():
     (part,) = plots.manhattan(results).axes
     assert part.get_ylim()[1] > 1234
     assert {0, 20, 1000} <= {float(t) for t in part.get_yticks()}
-
-
-def test_inflation_is_that_of_the_tests():
-    rng = np.random.default_rng(3)
-    for df in (1, 2):
-        quantiles = Quantiles()
-        statistic = 1.7 * chi2.rvs(df, size=100_000, random_state=rng)
-        quantiles.add(-chi2.logsf(statistic, df) / np.log(10))
-        found = plots.inflation(*quantiles.expected_and_observed(), df)
-        assert found == pytest.approx(np.median(statistic) / chi2.median(df), rel=2e-3)
 
 
 def test_random_variance_needs_random_effects():

@@ -12,7 +12,7 @@ from report_results import by_hand
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome, contig_order
 from hlmm_scan.report.leads import choose_leads
-from hlmm_scan.report.thinning import KEEP, Quantiles, Thinner
+from hlmm_scan.report.thinning import KEEP, Thinner
 from hlmm_scan.report.trait import p_variable, read_trait, shown_p
 from hlmm_scan.schema import Status
 
@@ -86,20 +86,6 @@ def test_a_million_dull_points_become_few():
     assert 10_000 < len(thinner.points()[0]) < 160_000
 
 
-def test_quantiles_are_those_of_all_tests():
-    y = np.random.default_rng(2).exponential(1 / np.log(10), 50_000)
-    y[:3] = [50, 300.5, 4.0]
-    quantiles = Quantiles()
-    for part in np.array_split(np.append(y, np.nan), 7):
-        quantiles.add(part)
-    expected, observed = quantiles.expected_and_observed()
-    assert quantiles.n == 50_000
-    assert observed[:2].tolist() == [300.5, 50.0]
-    exact = np.sort(y)[::-1]
-    rank = np.clip((10**-expected * 50_000 + 0.5).round().astype(int), 1, 50_000)
-    assert np.abs(exact[rank - 1] - observed).max() <= 0.001
-
-
 def test_one_pass_in_pieces_is_one_pass():
     results = by_hand(4001)
     results["status"].values[:50] = Status.NOT_CONVERGED
@@ -114,11 +100,11 @@ def test_one_pass_in_pieces_is_one_pass():
     assert one.n_tested == 3951
 
 
-@pytest.mark.parametrize("version", ["robust", "model"])
-def test_hits_are_all_there_is_beyond_the_threshold(version):
+@pytest.mark.parametrize("kind", ["robust", "model"])
+def test_hits_are_all_there_is_beyond_the_threshold(kind):
     results = by_hand(3000, hits=20)
-    trait = read_trait(results, version=version, threshold=1e-3)
-    p = np.stack([results[p_variable(test, version)] for test in ("add", "var", "av")])
+    trait = read_trait(results, kind=kind, threshold=1e-3)
+    p = np.stack([results[p_variable(test, kind)] for test in ("add", "var", "av")])
     assert trait.hits.index.tolist() == np.flatnonzero((p >= 3).any(axis=0)).tolist()
     for k, test in enumerate(("add", "var", "av")):
         np.testing.assert_array_equal(trait.hits[shown_p(test)], p[k][trait.hits.index])
@@ -129,7 +115,7 @@ def test_hits_are_all_there_is_beyond_the_threshold(version):
 def test_what_is_missing_or_wrong_is_said():
     results = by_hand(10)
     with pytest.raises(InputError, match="no tests 'sandwich'; they have: model, robust"):
-        read_trait(results, version="sandwich")
+        read_trait(results, kind="sandwich")
     with pytest.raises(InputError, match="between 0 and 1"):
         read_trait(results, threshold=0.0)
     two = results.expand_dims(phenotype=["a", "b"])
