@@ -34,6 +34,8 @@ STATUS_WORDS: Mapping[str, str] = {
 }
 
 
+_FEWEST = 50  # tests whose median is worth telling
+
 TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
 """Tests, by what they ask for."""
 
@@ -93,6 +95,11 @@ def p_value(neg_log10: float) -> str:
     return f"{mantissa:.1f}e−{exponent}"
 
 
+def inflation_factor(value: float) -> str:
+    """Return a λ to two or three decimals."""
+    return f"{value:.{3 if value < 10 else 2}f}" if np.isfinite(value) else "–"
+
+
 def null_attributes(store: ResultStore, phenotype: str) -> dict[str, Any]:
     """Return what the store says of a phenotype's null model; nothing where it has none."""
     nulls, name = store.group("null"), group_name(phenotype)
@@ -126,7 +133,9 @@ def inflation(calibrated: Calibration) -> Table:
     rows = []
     for name, kind in dict.fromkeys((t.test, t.kind) for t in calibrated.tests):
         cells = [found.get((name, kind, b)) for b in bins]
-        lambdas = ("–" if t is None or t.n < 50 else number(t.lambda_gc) for t in cells)
+        lambdas = (
+            "–" if t is None or t.n < _FEWEST else inflation_factor(t.lambda_gc) for t in cells
+        )
         rows.append((TEST_WORDS[name], kind, *lambdas))
     header = ("all" if b is None else f"{b[0]:g} to {b[1]:g}" for b in bins)
     return Table(("test", "kind", *header), tuple(rows))

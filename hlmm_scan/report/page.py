@@ -42,6 +42,10 @@ LARGE = 10 << 20
 """Bytes of a page from which on it says so, and how to have less."""
 
 
+Place = tuple[str, str, str]
+"""Id, chromosome and position, alleles."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure of the page: an ``<svg>`` element and what stands below it."""
@@ -166,14 +170,15 @@ _OVERVIEW = (
 def _section(store: ResultStore, results: xr.Dataset, trait: Trait, key: str) -> Section:
     null = facts.null_attributes(store, trait.phenotype)
     leads = choose_leads(trait)
+    places = _places(results, leads)
     (calibrated,) = calibration(store, [trait.phenotype])
     return Section(
         key=key,
         name=trait.phenotype,
         overview=_overview(trait, null),
         verdict=calibrated.verdict.text,
-        pictures=_pictures(trait, leads, results, key),
-        hits=_hits(trait, leads, results, key),
+        pictures=_pictures(trait, leads, places, key),
+        hits=_hits(trait, leads, places, key),
         n_hits=len(trait.hits),
         inflation=facts.inflation(calibrated),
         people=facts.people(null),
@@ -190,14 +195,14 @@ def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
         cells.append(facts.count(found.sum()))
     for test in ("add", "var", "av"):
         quantiles = trait.quantiles[p_variable(test, trait.kind)]
-        cells.append(number(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
+        cells.append(facts.inflation_factor(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
     return tuple(cells)
 
 
 def _pictures(
-    trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str
+    trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: str
 ) -> tuple[Picture, ...]:
-    titles = dict(zip((lead.gid for lead in leads), _titles(trait, leads, results), strict=True))
+    titles = dict(zip((lead.gid for lead in leads), _titles(trait, leads, places), strict=True))
     name = trait.phenotype
     which = {
         "robust": "studentised",
@@ -271,12 +276,12 @@ def _pictures(
     return tuple(made)
 
 
-def _hits(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str) -> Table:
+def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: str) -> Table:
     """Return one row for each lead."""
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
     header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
     rows = []
-    for lead, place in zip(leads, _places(results, leads), strict=True):
+    for lead, place in zip(leads, places, strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()
         cells = [str(lead.number), *place]
         cells += [number(hit["effect_allele_frequency"]), facts.count(hit["n"])]
@@ -287,10 +292,10 @@ def _hits(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset, key: str) 
     return Table(tuple(header), tuple(rows), tuple(f"{key}-{lead.gid}" for lead in leads))
 
 
-def _titles(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset) -> list[str]:
+def _titles(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place]) -> list[str]:
     """Return what a mark says without a script."""
     titles = []
-    for lead, place in zip(leads, _places(results, leads), strict=True):
+    for lead, place in zip(leads, places, strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()
         tests = ", ".join(
             f"{TEST_WORDS[t]} p = {facts.p_value(hit[shown_p(t)])}" for t in trait.tests
@@ -299,7 +304,7 @@ def _titles(trait: Trait, leads: tuple[Lead, ...], results: xr.Dataset) -> list[
     return titles
 
 
-def _places(results: xr.Dataset, leads: tuple[Lead, ...]) -> list[tuple[str, str, str]]:
+def _places(results: xr.Dataset, leads: tuple[Lead, ...]) -> list[Place]:
     """Return id, place and alleles (the effect's first) of some variants."""
     names = ["variant_id", "contig", "position", "effect_allele", "other_allele"]
     rows = np.array([lead.variant for lead in leads], dtype=np.int64)

@@ -30,6 +30,7 @@ Float = NDArray[np.float64]
 WIDE = 10.0
 """Inches; a figure beside another has half of it."""
 
+_CLOUD = "#9c9c9c"
 _NUMBERED = 12  # leads of each test that bear their number
 
 
@@ -265,7 +266,7 @@ def _qq(axes: Axes, trait: Trait, test: str) -> None:
             markeredgewidth=0.9 if marker in "x+" else 0,
             linestyle="none",
             color=colour or look.COLOURS[test],
-            label=f"{kind}, λ = {values.lambda_gc(2 if test == 'av' else 1):.3g}",
+            label=f"{kind}, λ = {values.lambda_gc(2 if test == 'av' else 1):.2f}",
             rasterized=True,
         )
     if quantiles:
@@ -311,7 +312,7 @@ def additive_against_variance(
         figure = look.new_figure(WIDE / 2, 4.6)
         axes = figure.subplots()
         cloud, hits = trait.sample, trait.hits
-        _scatter(axes, cloud["add"], cloud["var"], "#bdbdbd", ".", 2.0, "")
+        _scatter(axes, cloud["add"], cloud["var"], _CLOUD, "o", 1.4, "")
         for test, rest in _by_test(trait):
             label = f"{look.NAMES[test]} ({len(rest):,})"
             marker, colour = look.MARKERS[test], look.COLOURS[test]
@@ -327,7 +328,7 @@ def additive_against_variance(
                 linewidth=0.6,
                 alpha=0.6,
             )
-            _marker(axes, row["add"], row["var"], lead.tests[-1], lead.gid)
+            _marker(axes, row["add"], row["var"], min(lead.tests, key=_TELLING.index), lead.gid)
         if slope is not None:
             label = f"slope {slope:.3g}"
             axes.axline((0, 0), slope=slope, color=look.INK, linewidth=1.1, label=label)
@@ -382,7 +383,7 @@ def effect_by_frequency(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = (
 
 def _frequency_panel(axes: Axes, trait: Trait, test: str, leads: tuple[Lead, ...]) -> None:
     cloud, hits = trait.sample, trait.hits[trait.hits[shown_p(test)] >= trait.threshold]
-    _scatter(axes, _minor(cloud), cloud[test].abs(), "#bdbdbd", ".", 2.0, "")
+    _scatter(axes, _minor(cloud), cloud[test].abs(), _CLOUD, "o", 1.4, "")
     _scatter(axes, _minor(hits), hits[test].abs(), look.COLOURS[test], look.MARKERS[test], 4, "")
     if len(cloud) > 50:
         edges = np.quantile(_minor(cloud), np.linspace(0, 1, 21))
@@ -453,11 +454,15 @@ def _trait(results: xr.Dataset | Trait) -> Trait:
     return results if isinstance(results, Trait) else read_trait(results)
 
 
+_TELLING = ("dispersion", "var", "add", "av")
+"""Tests by how much they tell of a hit, the most first."""
+
+
 def _by_test(trait: Trait) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each hit once, under the most telling of the tests that find it."""
     hits = trait.hits
     left = np.ones(len(hits), dtype=bool)
-    for test in ("dispersion", "var", "add", "av"):
+    for test in _TELLING:
         if test in trait.tests:
             mine = left & (hits[shown_p(test)] >= trait.threshold).to_numpy()
             left &= ~mine
