@@ -415,15 +415,24 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
     help="Which kind of tests Manhattan plots and tables show.",
 )
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
+@click.option("--genotypes", type=_STORE, help="Dataset scanned, if it moved: for linkage.")
+@click.option("--checks/--no-checks", default=True, help="Check variance effects of hits.")
 def report(
-    results: storage.Place, output: Path, phenotype: Sequence[str], tests: str, threshold: float
+    results: storage.Place,
+    output: Path,
+    phenotype: Sequence[str],
+    tests: str,
+    genotypes: storage.Place | None,
+    **options: Any,
 ) -> None:
     """Write pictures, hits and what was run as one HTML file that opens offline."""
     from hlmm_scan.report.page import write_report
+    from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
-    size = write_report(store, output, phenotype, kind=tests, threshold=threshold)
+    dataset = scanned_genotypes(store, genotypes)
+    size = write_report(store, output, phenotype, kind=tests, genotypes=dataset, **options)
     click.echo(f"{output}: {size / 2**20:.1f} MiB")
 
 

@@ -89,9 +89,9 @@ def hits(
     -------
     pandas.DataFrame
         One row for each phenotype, test that found it (``test``) and lead variant, in that order
-        and along the genome: place and alleles, ``clumped`` (other significant variants that
-        belong to it), every variable of the store under its own name, and the columns of
-        :data:`hlmm_scan.analysis.confounders.CHECKS`, which
+        and along the genome: place and alleles, ``row`` (index along the dimension ``variant``),
+        ``clumped`` (other significant variants that belong to it), every variable of the store
+        under its own name, and the columns of :data:`hlmm_scan.analysis.confounders.CHECKS`, which
         :func:`~hlmm_scan.analysis.confounders.check_variance_effect` explains; NaN or empty where
         nothing was checked.
 
@@ -211,6 +211,7 @@ class _Search:
                 "phenotype": np.full(len(rows), self.store.phenotypes[number], object),
                 "test": np.array([test for test, _, _ in order], object),
                 **{name: columns[name] for name in _VARIANT},
+                "row": rows,
                 "clumped": np.array([n for _, _, n in order], np.int64),
                 **{name: columns[name] for name in names},
             }

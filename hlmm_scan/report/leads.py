@@ -1,45 +1,98 @@
-"""Which hits are marked and numbered: the strongest of each neighbourhood."""
+"""Which hits are marked in the pictures and numbered: the leads of every test."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from hlmm_scan.report.plots import Lead
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hlmm_scan.analysis.clumping import clump
+from hlmm_scan.analysis.hits import DISTANCE
 from hlmm_scan.report.trait import Trait, shown_p
 
-APART = 500_000
-"""Base pairs within which the strongest hit of a test stands for the others."""
-
 MOST = 40
-"""Leads of one test."""
+"""Leads of one test that are shown, the strongest; `hlmm-scan hits` lists them all."""
 
 
-def choose_leads(trait: Trait, apart: int = APART, most: int = MOST) -> tuple[Lead, ...]:
-    """Return the strongest hits of every test, in the order of the genome.
+@dataclass(frozen=True)
+class Lead:
+    """A hit that is marked in the pictures.
+
+    Attributes
+    ----------
+    variant : int
+        Index along the dimension ``variant``.
+    number : int
+        As in the table of hits, along the genome from 1.
+    tests : tuple of str
+        Those it leads, of :data:`~hlmm_scan.report.trait.TESTS`.
+    doubt : str
+        What else could make its variance effect; empty where nothing is known.
+    """
+
+    variant: int
+    number: int
+    tests: tuple[str, ...]
+    doubt: str = ""
+
+    @property
+    def gid(self) -> str:
+        """Id of its marks in an SVG file."""
+        return f"hit-{self.number}"
+
+
+def choose_leads(
+    trait: Trait, hits: pd.DataFrame | None = None, most: int = MOST
+) -> tuple[Lead, ...]:
+    """Return the strongest leads of every test, in the order of the genome.
 
     Parameters
     ----------
     trait : Trait
-    apart : int, default 500,000
+    hits : DataFrame, optional
+        What :func:`hlmm_scan.analysis.hits.hits` found for this phenotype. Without it, and for
+        dispersion effects always, leads are told apart by distance alone.
     most : int, default 40
+        Of one test.
     """
-    variants = trait.hits.index.to_numpy()
-    contig = trait.genome.contig[variants]
-    position = trait.genome.position[variants].astype(np.int64)
-    chosen: set[int] = set()
+    found: dict[int, list[str]] = {}
     for test in trait.tests:
-        p = trait.hits[shown_p(test)].to_numpy(copy=True)
-        for _ in range(most):
-            if not len(p) or not (best := int(np.argmax(np.nan_to_num(p, nan=-1)))) >= 0:
-                break
-            if not p[best] >= trait.threshold:
-                break
-            chosen.add(best)
-            near = (contig == contig[best]) & (np.abs(position - position[best]) <= apart)
-            p[near] = -np.inf
-    order = sorted(chosen, key=lambda k: (contig[k], position[k], variants[k]))
-    found = {test: trait.hits[shown_p(test)].to_numpy() >= trait.threshold for test in trait.tests}
+        strength = trait.hits[shown_p(test)]
+        if hits is None or test == "dispersion":
+            variants = _by_distance(trait, strength)
+        else:
+            variants = hits.loc[hits["test"] == test, "row"].to_numpy()
+        strongest = strength.loc[list(variants)].sort_values(ascending=False, kind="stable")
+        for variant in strongest.index[:most].tolist():
+            found.setdefault(variant, []).append(test)
+    doubts = {} if hits is None else dict(_doubts(hits))
+    genome = trait.genome
+    order = sorted(found, key=lambda v: (genome.contig[v], genome.position[v], v))
     return tuple(
-        Lead(int(variants[k]), rank + 1, tuple(t for t in trait.tests if found[t][k]))
-        for rank, k in enumerate(order)
+        Lead(variant, rank, tuple(found[variant]), doubts.get(variant, ""))
+        for rank, variant in enumerate(order, 1)
     )
+
+
+def _by_distance(
+    trait: Trait, strength: pd.Series[float]
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    hit = strength[strength > trait.threshold]
+    rows = hit.index.to_numpy()
+    contig, position = trait.genome.contig[rows], trait.genome.position[rows]
+    leads, _ = clump(contig, position, hit.to_numpy(dtype=np.float64), DISTANCE)
+    return np.asarray(rows[leads], dtype=np.int64)
+
+
+def _doubts(hits: pd.DataFrame) -> Iterator[tuple[int, str]]:
+    """Yield rows whose variance effect something else could make, and what."""
+    for hit in hits.loc[hits["flags"] != ""].to_dict("records"):
+        words = {
+            "dominance": "dominance",
+            "neighbour": f"{hit['neighbour']} (r² {hit['neighbour_r2']:.2f})",
+            "low_info": "poor imputation",
+        }
+        yield hit["row"], ", ".join(words.get(flag, flag) for flag in hit["flags"].split(","))

@@ -6,24 +6,27 @@ import base64
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from hlmm_scan import __version__
 from hlmm_scan.analysis.calibration import calibration
+from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes
+from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.report import facts, plots
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
 from hlmm_scan.report.genome import Genome
-from hlmm_scan.report.leads import choose_leads
-from hlmm_scan.report.plots import Lead
+from hlmm_scan.report.leads import MOST, Lead, choose_leads
 from hlmm_scan.report.svg import inline_svg
 from hlmm_scan.report.trait import (
     GENOME_WIDE,
@@ -79,6 +82,8 @@ def write_report(
     *,
     kind: str = "robust",
     threshold: float = GENOME_WIDE,
+    genotypes: GenotypeDataset | None = None,
+    checks: bool = True,
 ) -> int:
     """Write a report of a scan, complete or not, as one self-contained HTML file.
 
@@ -91,6 +96,11 @@ def write_report(
         Of the tests in Manhattan plots and tables.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
+    genotypes : GenotypeDataset, optional
+        Those that were scanned: then hits are told apart by linkage, else by distance alone.
+    checks : bool, default True
+        Whether the variance effects of hits are checked where there are genotypes, see
+        :func:`hlmm_scan.analysis.hits.hits`.
 
     Returns
     -------
@@ -103,7 +113,8 @@ def write_report(
         If a phenotype is unknown, there are no such tests, or the file cannot be written.
     """
     numbers = list(dict.fromkeys(chosen_phenotypes(store, phenotypes)))
-    text = _page(store, numbers, kind, threshold)
+    find = partial(hits, store, threshold=threshold, kind=kind, genotypes=genotypes, checks=checks)
+    text = _page(store, numbers, kind, threshold, find)
     scratch = output.with_name(f".{output.name}.partial")
     try:
         scratch.write_text(text, encoding="utf-8")
@@ -123,7 +134,13 @@ def write_report(
     return size
 
 
-def _page(store: ResultStore, phenotypes: Sequence[int], kind: str, threshold: float) -> str:
+def _page(
+    store: ResultStore,
+    phenotypes: Sequence[int],
+    kind: str,
+    threshold: float,
+    find: Callable[[Sequence[str]], pd.DataFrame],
+) -> str:
     with store.dataset() as results:
         genome = Genome.read(results, ROWS_PER_READ)
         sections = []
@@ -131,7 +148,8 @@ def _page(store: ResultStore, phenotypes: Sequence[int], kind: str, threshold: f
             one = results.isel(phenotype=number)
             trait = read_trait(one, kind=kind, threshold=threshold, genome=genome)
             logger.info("%s: read, %d variants are hits", trait.phenotype, len(trait.hits))
-            sections.append(_section(store, one, trait, f"p{number}"))
+            leads = choose_leads(trait, find([trait.phenotype]))
+            sections.append(_section(store, one, trait, leads, f"p{number}"))
     templates = resources.files("hlmm_scan.report") / "templates"
     script = (templates / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -148,6 +166,7 @@ def _page(store: ResultStore, phenotypes: Sequence[int], kind: str, threshold: f
         model=attributes.get("parameters", {}).get("model", ""),
         n_variants=results.sizes["variant"],
         sections=sections,
+        most=MOST,
         overview=Table(_OVERVIEW, tuple(section.overview for section in sections)),
         threshold=f"{threshold:g}",
         provenance=facts.provenance(store),
@@ -167,9 +186,10 @@ _OVERVIEW = (
 )
 
 
-def _section(store: ResultStore, results: xr.Dataset, trait: Trait, key: str) -> Section:
+def _section(
+    store: ResultStore, results: xr.Dataset, trait: Trait, leads: tuple[Lead, ...], key: str
+) -> Section:
     null = facts.null_attributes(store, trait.phenotype)
-    leads = choose_leads(trait)
     places = _places(results, leads)
     (calibrated,) = calibration(store, [trait.phenotype])
     return Section(
@@ -191,7 +211,7 @@ def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
     cells = [trait.phenotype, facts.count(null["people"]) if null else "–"]
     cells.append(facts.count(facts.fitted(trait)))
     for test in ("add", "var", "av"):
-        found = trait.hits[shown_p(test)] >= trait.threshold
+        found = trait.hits[shown_p(test)] > trait.threshold
         cells.append(facts.count(found.sum()))
     for test in ("add", "var", "av"):
         quantiles = trait.quantiles[p_variable(test, trait.kind)]
@@ -280,6 +300,8 @@ def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: s
     """Return one row for each lead."""
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
     header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
+    doubtful = any(lead.doubt for lead in leads)
+    header += ["may be"] * doubtful
     rows = []
     for lead, place in zip(leads, places, strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()
@@ -288,6 +310,7 @@ def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: s
         cells += [f"{number(hit[t])} ± {number(hit[f'{t}_se'], 2)}" for t in ("add", "var")]
         cells += [f"{hit[shown_p(test)]:.2f}" for test in trait.tests]
         cells.append(", ".join(TEST_WORDS[test] for test in lead.tests))
+        cells += [lead.doubt] * doubtful
         rows.append(tuple(cells))
     return Table(tuple(header), tuple(rows), tuple(f"{key}-{lead.gid}" for lead in leads))
 

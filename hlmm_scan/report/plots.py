@@ -9,7 +9,6 @@ to no pyplot state: save them by their own ``savefig``, or show them in a notebo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from hlmm_scan.analysis.quantiles import expected_neg_log10_p
 from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes as look
+from hlmm_scan.report.leads import Lead
 from hlmm_scan.report.trait import Trait, p_variable, read_trait, shown_p
 
 Float = NDArray[np.float64]
@@ -32,30 +32,6 @@ WIDE = 10.0
 
 _CLOUD = "#9c9c9c"
 _NUMBERED = 12  # leads of each test that bear their number
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A hit that is marked in the pictures.
-
-    Attributes
-    ----------
-    variant : int
-        Index along the dimension ``variant``.
-    number : int
-        As in the table of hits.
-    tests : tuple of str
-        Which found it, of :data:`~hlmm_scan.report.trait.TESTS`.
-    """
-
-    variant: int
-    number: int
-    tests: tuple[str, ...]
-
-    @property
-    def gid(self) -> str:
-        """Id of its marks in an SVG file."""
-        return f"hit-{self.number}"
 
 
 def mirrored_manhattan(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = ()) -> Figure:
@@ -136,7 +112,7 @@ def _manhattan(
     highest = float(max(points.y.max(initial=0), trait.threshold))
     look.p_axis(axes, highest, downwards=downwards)
     look.chromosome_axis(axes, trait.genome)
-    hit = points.y >= trait.threshold
+    hit = points.y > trait.threshold
     odd = trait.genome.contig[points.variant] % 2 == 1
     for chosen, size, colour in (
         (~hit & ~odd, 1.9, look.COLOURS[test]),
@@ -382,7 +358,7 @@ def effect_by_frequency(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = (
 
 
 def _frequency_panel(axes: Axes, trait: Trait, test: str, leads: tuple[Lead, ...]) -> None:
-    cloud, hits = trait.sample, trait.hits[trait.hits[shown_p(test)] >= trait.threshold]
+    cloud, hits = trait.sample, trait.hits[trait.hits[shown_p(test)] > trait.threshold]
     _scatter(axes, _minor(cloud), cloud[test].abs(), _CLOUD, "o", 1.4, "")
     _scatter(axes, _minor(hits), hits[test].abs(), look.COLOURS[test], look.MARKERS[test], 4, "")
     if len(cloud) > 50:
@@ -464,7 +440,7 @@ def _by_test(trait: Trait) -> Iterator[tuple[str, pd.DataFrame]]:
     left = np.ones(len(hits), dtype=bool)
     for test in _TELLING:
         if test in trait.tests:
-            mine = left & (hits[shown_p(test)] >= trait.threshold).to_numpy()
+            mine = left & (hits[shown_p(test)] > trait.threshold).to_numpy()
             left &= ~mine
             if mine.any():
                 yield test, hits[mine]

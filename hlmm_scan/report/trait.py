@@ -75,7 +75,7 @@ class Trait:
     kind : str
         Of the tests in `points` and `hits`, one of :data:`KINDS`.
     threshold : float
-        −log10 p from which on a variant is a hit.
+        −log10 p beyond which a variant is a hit.
     statuses : mapping of str to int
         Tests by status label, all of them.
     points : mapping of str to Points
@@ -212,7 +212,7 @@ class _Reader:
         hit = np.zeros(len(variants), dtype=bool)
         for test, name in self.shown.items():
             self.thinners[test].add(x, values[name], variants)
-            hit |= values[name] >= self.threshold
+            hit |= values[name] > self.threshold
         if self.random:
             self.random.add(x, values[_HERITABLE], variants)
         self.hits.append(self._table(values, variants, hit))

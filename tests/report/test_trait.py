@@ -126,16 +126,46 @@ def test_what_is_missing_or_wrong_is_said():
 
 def test_leads_are_the_strongest_of_their_neighbourhood_in_genome_order():
     results = by_hand(6, contigs=("2", "1"), hits=0)
-    results["position"].values[:] = [100, 400_000, 900_000, 100, 200, 3_000_000]
+    results["position"].values[:] = [100, 200_000, 900_000, 100, 200, 3_000_000]
     results["add_neg_log10_p_robust"].values[:] = [9, 12, 8, 10, 9, 1]
     results["var_neg_log10_p_robust"].values[:] = [1, 1, 1, 1, 11, 1]
-    for test in ("av_neg_log10_p_robust",):
-        results[test].values[:] = 1
+    results["av_neg_log10_p_robust"].values[:] = 1
     leads = choose_leads(read_trait(results))
     assert [(lead.variant, lead.number, lead.tests) for lead in leads] == [
         (3, 1, ("add",)),
-        (4, 2, ("add", "var")),
+        (4, 2, ("var",)),
         (1, 3, ("add",)),
+        (2, 4, ("add",)),
     ]
     assert [lead.variant for lead in choose_leads(read_trait(results), most=1)] == [4, 1]
     assert choose_leads(read_trait(by_hand(50, hits=0))) == ()
+
+
+def test_dispersion_hits_lead_beside_those_of_the_hits_table():
+    results = by_hand(5, contigs=("1",), hits=0)
+    results["position"].values[:] = [10, 20, 30, 10**6, 2 * 10**6]
+    for test in ("add", "var", "av"):
+        results[f"{test}_neg_log10_p_robust"].values[:] = [9, 1, 8, 1, 1]
+    for name, values in (
+        ("dispersion", np.zeros(5)),
+        ("dispersion_se", np.ones(5)),
+        ("dispersion_neg_log10_p", np.array([1, 1, 8, 9, 1.0])),
+    ):
+        results[name] = "variant", values
+    trait = read_trait(results)
+    assert trait.tests == ("add", "var", "av", "dispersion")
+    table = pd.DataFrame(
+        {
+            "test": ["add", "var"],
+            "row": [0, 2],
+            "flags": ["", "neighbour,dominance"],
+            "neighbour": ["", "rs0"],
+            "neighbour_r2": [np.nan, 0.25],
+        }
+    )
+    leads = choose_leads(trait, table)
+    assert [(lead.variant, lead.tests, lead.doubt) for lead in leads] == [
+        (0, ("add",), ""),
+        (2, ("var", "dispersion"), "rs0 (r² 0.25), dominance"),
+        (3, ("dispersion",), ""),
+    ]
