@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hlmm_scan.analysis.clumping import clump
 from hlmm_scan.analysis.hits import DISTANCE
@@ -65,7 +64,7 @@ def choose_leads(
             variants = _by_distance(trait, strength)
         else:
             variants = hits.loc[hits["test"] == test, "row"].to_numpy()
-        strongest = strength.loc[list(variants)].sort_values(ascending=False, kind="stable")
+        strongest = strength.loc[pd.Index(variants)].sort_values(ascending=False, kind="stable")
         for variant in strongest.index[:most].tolist():
             found.setdefault(variant, []).append(test)
     doubts = {} if hits is None else dict(_doubts(hits))
@@ -83,7 +82,7 @@ def _by_distance(
     hit = strength[strength > trait.threshold]
     rows = hit.index.to_numpy()
     contig, position = trait.genome.contig[rows], trait.genome.position[rows]
-    leads, _ = clump(contig, position, hit.to_numpy(dtype=np.float64), DISTANCE)
+    leads, _ = clump(contig, position, np.asarray(hit, dtype=np.float64), DISTANCE)
     return np.asarray(rows[leads], dtype=np.int64)
 
 

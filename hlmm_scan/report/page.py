@@ -31,6 +31,7 @@ from hlmm_scan.report.svg import inline_svg
 from hlmm_scan.report.trait import (
     GENOME_WIDE,
     ROWS_PER_READ,
+    TESTS,
     Trait,
     p_variable,
     read_trait,
@@ -141,7 +142,7 @@ def _page(
     threshold: float,
     find: Callable[[Sequence[str]], pd.DataFrame],
 ) -> str:
-    with store.dataset() as results:
+    with store.dataset(chunks=None) as results:
         genome = Genome.read(results, ROWS_PER_READ)
         sections = []
         for number in phenotypes:
@@ -181,8 +182,8 @@ def _page(
 # One phenotype ----------------------------------------------------------------------------
 
 _OVERVIEW = (
-    *("phenotype", "people", "variants tested", "hits: mean", "variance", "joint"),
-    *("λ mean", "λ variance", "λ joint"),
+    *("phenotype", "people", "variants tested", "significant: mean", "variance", "joint"),
+    *("dispersion", "λ mean", "λ variance", "λ joint"),
 )
 
 
@@ -210,10 +211,10 @@ def _section(
 def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
     cells = [trait.phenotype, facts.count(null["people"]) if null else "–"]
     cells.append(facts.count(facts.fitted(trait)))
-    for test in ("add", "var", "av"):
-        found = trait.hits[shown_p(test)] > trait.threshold
-        cells.append(facts.count(found.sum()))
-    for test in ("add", "var", "av"):
+    for test in TESTS:
+        found = trait.hits[shown_p(test)] > trait.threshold if test in trait.tests else None
+        cells.append("–" if found is None else facts.count(found.sum()))
+    for test in DEGREES_OF_FREEDOM:
         quantiles = trait.quantiles[p_variable(test, trait.kind)]
         cells.append(facts.inflation_factor(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
     return tuple(cells)
@@ -271,7 +272,7 @@ def _pictures(
             plots.additive_against_variance(trait, leads),
             "effects",
             "Effects on the variance against effects on the mean: hits with 95% intervals, and in "
-            "grey a sample of all variants.",
+            f"grey a sample of all variants.{_along(trait)}",
             wide=False,
         )
     )
@@ -294,6 +295,13 @@ def _pictures(
             )
         )
     return tuple(made)
+
+
+def _along(trait: Trait) -> str:
+    """Say what the line is, where there is one."""
+    if trait.slope is None:
+        return ""
+    return " The line is the change in variance that a change in mean brings along."
 
 
 def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: str) -> Table:

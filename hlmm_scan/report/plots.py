@@ -258,9 +258,7 @@ def _qq(axes: Axes, trait: Trait, test: str) -> None:
 # Effects ----------------------------------------------------------------------------------
 
 
-def additive_against_variance(
-    results: xr.Dataset | Trait, leads: tuple[Lead, ...] = (), slope: float | None = None
-) -> Figure:
+def additive_against_variance(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = ()) -> Figure:
     """Draw variance effects against additive ones: hits over what all variants look like.
 
     Parameters
@@ -269,14 +267,12 @@ def additive_against_variance(
         Of one phenotype.
     leads : tuple of Lead, optional
         Hits that are marked, with standard errors.
-    slope : float, optional
-        Of variance on additive effects, where it is known: what a change in mean alone brings
-        along (math.md §6).
 
     Returns
     -------
     Figure
-        5 by 4.6 inches.
+        5 by 4.6 inches. Where there are dispersion effects, the line is what a change in mean
+        alone brings along (math.md §6).
 
     Raises
     ------
@@ -305,9 +301,9 @@ def additive_against_variance(
                 alpha=0.6,
             )
             _marker(axes, row["add"], row["var"], min(lead.tests, key=_TELLING.index), lead.gid)
-        if slope is not None:
-            label = f"slope {slope:.3g}"
-            axes.axline((0, 0), slope=slope, color=look.INK, linewidth=1.1, label=label)
+        if trait.slope is not None:
+            label = f"slope {trait.slope:.3g}"
+            axes.axline((0, 0), slope=trait.slope, color=look.INK, linewidth=1.1, label=label)
         axes.axhline(0, color=look.FAINT, linewidth=0.6, zorder=0)
         axes.axvline(0, color=look.FAINT, linewidth=0.6, zorder=0)
         axes.set_xlim(*_range(cloud["add"], hits["add"]))

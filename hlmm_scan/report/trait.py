@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from hlmm_scan.analysis import rows
+from hlmm_scan.analysis.dispersion import ATTRIBUTE
 from hlmm_scan.analysis.quantiles import PValues
 from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
@@ -89,6 +90,8 @@ class Trait:
         The same of some 20,000 variants, evenly spaced, hits or not.
     random_variance : Points or None
         The random effects' share of the variance along the genome.
+    slope : float or None
+        Of variance on additive effects, where dispersion effects were made.
     """
 
     phenotype: str
@@ -101,6 +104,7 @@ class Trait:
     hits: pd.DataFrame
     sample: pd.DataFrame
     random_variance: Points | None
+    slope: float | None
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -229,8 +233,9 @@ class _Reader:
         # At least one part, so that tables of nothing have their columns.
         none = np.empty(0, dtype=np.intp)
         empty = self._table({name: np.empty(0) for name in self.names}, none, none.astype(np.bool_))
+        phenotype = str(self.results["phenotype"].values)
         return Trait(
-            phenotype=str(self.results["phenotype"].values),
+            phenotype=phenotype,
             genome=self.genome,
             kind=self.kind,
             threshold=self.threshold,
@@ -240,4 +245,13 @@ class _Reader:
             hits=pd.concat(self.hits) if self.hits else empty,
             sample=pd.concat(self.sample) if self.sample else empty,
             random_variance=Points(*self.random.points()) if self.random else None,
+            slope=_slope(self.results, phenotype),
         )
+
+
+def _slope(results: xr.Dataset, phenotype: str) -> float | None:
+    """Return the slope that dispersion effects of a phenotype were made with."""
+    for fit in results.attrs.get(ATTRIBUTE, {}).get("phenotypes", ()):
+        if fit["phenotype"] == phenotype:
+            return None if fit["slope"] is None else float(fit["slope"])
+    return None
