@@ -476,7 +476,7 @@ def hits(
 ) -> None:
     """List independent hits of each test, and what could fake their variance effects."""
     from hlmm_scan.analysis.hits import hits as find_hits
-    from hlmm_scan.analysis.hits import hits_to_json, write_hits
+    from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.store import ResultStore
 
@@ -489,9 +489,9 @@ def hits(
         )
     table = find_hits(store, phenotype, genotypes=dataset, **options)
     if output is not None:
-        write_hits(table, output)
+        write_table(table, output)
     if as_json:
-        click.echo(json.dumps(hits_to_json(table)))
+        click.echo(json.dumps(to_records(table)))
         return
     if output is not None:
         click.echo(f"{output}: {len(table):,} hits")
@@ -503,6 +503,70 @@ def hits(
             f"{hit['phenotype']}  {hit['test']:<4}{hit['variant_id']}  "
             f"{hit['contig']}:{hit['position']:,}  -log10 p: {tests}{flags}"
         )
+
+
+@cli.command()
+@click.argument("results", type=_STORE)
+@click.option(
+    "--variants", type=_FILE, required=True, help="Ids, one a line, or a table that hits wrote."
+)
+@click.option("-o", "--output", type=_FILE, help="Table to write.")
+@click.option("--phenotype", multiple=True, help="Default: all.")
+@click.option("--permutations", type=int, default=10_000, show_default=True, help="At most.")
+@click.option(
+    "--exceedances",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Permuted statistics beyond the observed one after which to stop.",
+)
+@click.option("--bootstraps", type=int, default=0, help="Data sets drawn for standard errors.")
+@click.option(
+    "--noise",
+    type=click.Choice(["residual", "normal"]),
+    default="residual",
+    show_default=True,
+    help="Of those data sets: residuals drawn again, or normal.",
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--genotypes", type=_STORE, help="Those scanned. Default: where they were.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def check(
+    results: storage.Place,
+    variants: Path,
+    output: Path | None,
+    phenotype: Sequence[str],
+    genotypes: storage.Place | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Give empirical p-values of chosen variants: their residuals permuted."""
+    from hlmm_scan.analysis.tables import to_records, write_table
+    from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.scan.check import check as run_check
+    from hlmm_scan.scan.check import read_variants
+
+    ids = read_variants(variants)
+    store = ResultStore.open(results)
+    dataset = scanned_genotypes(store, genotypes)
+    if dataset is None:
+        raise InputError(f"{results}: the genotypes are not where they were; name --genotypes")
+    table = run_check(store, ids, dataset, phenotype, **options)
+    if output is not None:
+        write_table(table, output)
+    if as_json:
+        click.echo(json.dumps(to_records(table)))
+        return
+    if output is not None:
+        click.echo(f"{output}: {len(table):,} rows")
+        return
+    for row in table.to_dict("records"):
+        tests = ", ".join(
+            f"{t} {row[f'{t}_neg_log10_p_permutation']:.2f} ({row[f'{t}_neg_log10_p_robust']:.2f})"
+            for t in ("add", "var", "av")
+        )
+        click.echo(f"{row['phenotype']}  {row['variant_id']}  -log10 p permuted (robust): {tests}")
 
 
 @cli.command()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +20,6 @@ from hlmm_scan.analysis.confounders import (
     strongest_neighbour,
 )
 from hlmm_scan.analysis.linkage import ChosenGenotypes
-from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.analysis.rows import (
     TESTS,
     Positions,
@@ -38,8 +34,8 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import COORDINATES, Status
-from hlmm_scan.staging import write_error
 
 logger = logging.getLogger(__name__)
 
@@ -267,30 +263,3 @@ class _Search:
             found["neighbour_r2"] = linkage
             found["neighbour_add_neg_log10_p"] = float(strength[around == there][0])
         return found
-
-
-def write_hits(table: pd.DataFrame, output: Path) -> None:
-    """Write hits as a tab-separated table, all at once; what does not exist is ``NA``.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written.
-    """
-    scratch = output.with_name(f".{output.name}.partial")
-    try:
-        with scratch.open("w", newline="") as file:
-            table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
-        scratch.replace(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
-
-
-def hits_to_json(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return hits as JSON types, what does not exist as None."""
-    return cast(
-        list[dict[str, Any]], json.loads(table.to_json(orient="records", double_precision=15))
-    )

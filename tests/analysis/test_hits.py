@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from hlmm_scan.analysis.confounders import CHECKS
-from hlmm_scan.analysis.hits import hits, hits_to_json, write_hits
+from hlmm_scan.analysis.hits import hits
+from hlmm_scan.analysis.tables import to_records, write_table
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.store import ResultStore
@@ -78,7 +79,7 @@ def test_the_table_is_written_whole(store, tmp_path, capsys):
     np.testing.assert_array_equal(table["var_neg_log10_p_robust"], [9, 1, 2, 9, 9])
     assert main(["hits", str(store.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == hits_to_json(hits(store))
+    assert found == to_records(hits(store))
     assert found[0]["dominance"] is None
     assert main(["hits", str(store.path)]) == 0
     assert "var v1  2:200" in capsys.readouterr().out
@@ -86,10 +87,10 @@ def test_the_table_is_written_whole(store, tmp_path, capsys):
 
 def test_no_hits_leave_a_header(store, tmp_path):
     table = hits(store, threshold=1e-60)
-    write_hits(table, tmp_path / "none.tsv")
+    write_table(table, tmp_path / "none.tsv")
     (header,) = (tmp_path / "none.tsv").read_text().splitlines()
     assert header.split("\t")[:3] == ["phenotype", "test", "variant_id"]
-    assert hits_to_json(table) == []
+    assert to_records(table) == []
 
 
 @pytest.mark.parametrize(

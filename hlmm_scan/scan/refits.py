@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.hlmm_exact import studentised
-from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE
+from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.inference import wald_neg_log10_p
@@ -20,6 +20,28 @@ Float = NDArray[np.float64]
 
 _MOST_OPERATIONS = 1e10
 """n·l² up to which random effects are fitted at every variant."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedVariant:
+    """The model of one variant with all it was fitted to, in standardised units.
+
+    Attributes
+    ----------
+    y : ndarray, shape (n,)
+    X, V : ndarray, shapes (n, c) and (n, v)
+        Designs of the null model, then what was put beside the variant, with the variant before
+        that in X and last in V; columns put in have mean 0 and standard deviation 1.
+    G : ndarray, shape (n, l), or None
+        Random effects; None for the HLM.
+    fit : Fit
+    """
+
+    y: Float
+    X: Float
+    V: Float
+    G: Float | None
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -90,39 +112,22 @@ class Refits:
         mean, variance : tuple of ndarray, shape (n,)
             Further columns of the two designs, complete.
         """
-        null = self.null
-        called = ~np.isnan(genotype)
-        everyone = bool(called.all())
-        rows = slice(None) if everyone else np.flatnonzero(called)
-        key = null.random_effect_set(contig)
-        g = _scaled(genotype[rows])
-        X = np.column_stack([null.mean_design[rows], g, *(_scaled(c[rows]) for c in mean)])
-        V = np.column_stack([null.variance_design[rows], *(_scaled(c[rows]) for c in variance), g])
-        if len(g) < X.shape[1] + V.shape[1] + 2:
+        fitted = self.fitted(contig, genotype, mean, variance)
+        if not fitted.fit.success:
             return Refit()
-        beta = np.append(null.fits[key].beta, np.zeros(V.shape[1] - null.variance_design.shape[1]))
-        exact = null.random_effects is not None and not self._too_dear(key)
-        if exact:
-            assert null.random_effects is not None
-            G = null.random_effects.design(key)[rows]
-            model = HLMM(null.y[rows], X, V, G)
-            h2 = max(null.fits[key].random_variance, LEAST_RANDOM_VARIANCE)
-            fit = model.fit(start=(beta, h2))
-        else:
-            y = self._offset(key)[rows]
-            fit = HLM(y, X, V).fit(start=beta)
-        if not fit.success:
-            return Refit()
-        if exact:
+        fit, X, V = fitted.fit, fitted.X, fitted.V
+        if fitted.G is not None:
+            model = HLMM(fitted.y, X, V, fitted.G)
             at = model.at(fit.alpha, fit.beta, fit.random_variance)
             C = studentised(at, noise_moments(at), held=fit.random_variance == 0)
             last = X.shape[1] + V.shape[1] - 1
             var_se, effect_se = np.sqrt(C[last, last]), np.sqrt(C[X.shape[1] - 1, X.shape[1] - 1])
         else:
-            t = (y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
+            t = (fitted.y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
             # B_bb = ¼(m₄ − 1)VᵀV beside A_bb = ½VᵀV (math.md §2): one factor for all of b.
             inflation = np.sqrt((pooled_moments(t)[1] - 1) / 2)
             var_se, effect_se = fit.beta_se[-1] * inflation, fit.alpha_se[-1]
+        rows = ~np.isnan(genotype)
         unit = float(np.std(genotype[rows]))
         found = {
             "var": fit.beta[-1] / unit,
@@ -130,11 +135,34 @@ class Refits:
             "var_neg_log10_p": float(wald_neg_log10_p(fit.beta[-1], var_se)),
         }
         if mean:
-            scale = null.y_scale / float(np.std(mean[-1][rows]))
+            scale = self.null.y_scale / float(np.std(mean[-1][rows]))
             found["effect"] = fit.alpha[-1] * scale
             found["effect_se"] = effect_se * scale
             found["effect_neg_log10_p"] = float(wald_neg_log10_p(fit.alpha[-1], effect_se))
         return Refit(**{name: float(value) for name, value in found.items()})
+
+    def fitted(
+        self,
+        contig: str,
+        genotype: Float,
+        mean: tuple[Float, ...] = (),
+        variance: tuple[Float, ...] = (),
+    ) -> FittedVariant:
+        """Fit as :meth:`fit` does, and return the model itself."""
+        null = self.null
+        called = ~np.isnan(genotype)
+        rows = slice(None) if called.all() else np.flatnonzero(called)
+        key = null.random_effect_set(contig)
+        g = _scaled(genotype[rows])
+        X = np.column_stack([null.mean_design[rows], g, *(_scaled(c[rows]) for c in mean)])
+        V = np.column_stack([null.variance_design[rows], *(_scaled(c[rows]) for c in variance), g])
+        beta = np.append(null.fits[key].beta, np.zeros(V.shape[1] - null.variance_design.shape[1]))
+        if null.random_effects is None or self._too_dear(key):
+            y = self._offset(key)[rows]
+            return FittedVariant(y, X, V, None, HLM(y, X, V).fit(start=beta))
+        G, y = null.random_effects.design(key)[rows], null.y[rows]
+        h2 = max(null.fits[key].random_variance, LEAST_RANDOM_VARIANCE)
+        return FittedVariant(y, X, V, G, HLMM(y, X, V, G).fit(start=(beta, h2)))
 
     def _too_dear(self, key: str) -> bool:
         assert self.null.random_effects is not None

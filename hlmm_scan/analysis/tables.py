@@ -1,0 +1,39 @@
+"""Tables of hits and checks as files and as JSON."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from hlmm_scan.staging import write_error
+
+
+def write_table(table: pd.DataFrame, output: Path) -> None:
+    """Write a table as a tab-separated table, all at once; what does not exist is ``NA``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    scratch = output.with_name(f".{output.name}.partial")
+    try:
+        with scratch.open("w", newline="") as file:
+            table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        scratch.replace(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON types, what does not exist as None."""
+    return cast(
+        list[dict[str, Any]], json.loads(table.to_json(orient="records", double_precision=15))
+    )

@@ -1,0 +1,302 @@
+"""Chosen variants held against permuted residuals, and their standard errors bootstrapped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.null.model import NullModel
+from hlmm_scan.results.inputs import stored_null_model
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.bootstrap import NOISE, bootstrap
+from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, Statistic, count
+from hlmm_scan.scan.refits import Refits
+from hlmm_scan.schema import Status
+
+logger = logging.getLogger(__name__)
+
+Float = NDArray[np.float64]
+
+PERMUTATIONS = 10_000
+EXCEEDANCES = 20
+_TESTS = ("add", "var", "av")
+_WORKING_BYTES = 256 << 20
+_STORED = (
+    "n", "effect_allele_frequency", "add", "add_se", "add_se_robust", "var", "var_se",
+    "var_se_robust", *(f"{t}_neg_log10_p{kind}" for t in _TESTS for kind in ("", "_robust")),
+)  # fmt: skip
+
+
+def check(
+    store: ResultStore,
+    variants: Sequence[str],
+    genotypes: GenotypeDataset,
+    phenotypes: Sequence[str] = (),
+    *,
+    permutations: int = PERMUTATIONS,
+    exceedances: int = EXCEEDANCES,
+    bootstraps: int = 0,
+    noise: str = "residual",
+    seed: int = 1,
+) -> pd.DataFrame:
+    """Give empirical p-values, and bootstrapped standard errors, for chosen variants.
+
+    Parameters
+    ----------
+    store : ResultStore
+    variants : sequence of str
+        Ids in the genotypes.
+    genotypes : GenotypeDataset
+        Those that were scanned.
+    phenotypes : sequence of str, default all
+    permutations : int, default 10,000
+        At most; p-values are no smaller than about one over this.
+    exceedances : int, default 20
+        A test of a variant is no longer counted once so many permuted statistics reached the
+        observed one: its p is then known to a quarter of itself, and is not small.
+    bootstraps : int, default 0
+        Data sets drawn for the standard errors of each variant.
+    noise : {"residual", "normal"}, default "residual"
+        Of those data sets: residuals drawn with replacement, or normal ones (parametric).
+    seed : int, default 1
+        The same seed gives the same numbers, whatever else is checked.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each phenotype and variant, in the order given: place, the scan's estimates and
+        tests, ``statistic`` (what was permuted: ``refit`` or ``score``), and for each test
+        ``*_p_permutation``, ``*_neg_log10_p_permutation``, ``*_permutations``, ``*_exceedances``
+        and ``*_level_at_0.001``, the share of permuted statistics whose asymptotic p is below
+        0.001; ``add_se_bootstrap``, ``var_se_bootstrap`` and ``bootstraps`` (those that had a
+        maximum) where asked for. NaN where a variant cannot be tested.
+
+    Raises
+    ------
+    InputError
+        If a phenotype or variant is unknown, or a number out of range.
+
+    Notes
+    -----
+    Residuals of the null model over their standard deviations, whitened first where there are
+    random effects, are dealt to people anew; covariates and genotypes stay (Freedman & Lane 1983).
+    Without covariates, random effects and dosages every permuted phenotype is fitted as the scan
+    fits (``refit``), else one step is taken from the null model
+    (:class:`~hlmm_scan.scan.permuted.ScoreStatistic`, ``score``). All statistics are studentised,
+    so that permuted residuals, which have no variance effect, say what the test does under this
+    trait's own distribution; also the observed one is of the same kind. Missing genotypes are
+    left out of refits, and are their variant's mean in scores.
+    """
+    _check_numbers(permutations, exceedances, bootstraps, noise, seed)
+    known = store.phenotypes
+    for name in phenotypes:
+        if name not in known:
+            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
+    rows = genotypes.find_variants(list(dict.fromkeys(variants)))
+    tables = []
+    for name in phenotypes or known:
+        null = stored_null_model(store, name)
+        table = _stored(store, genotypes, known.index(name), rows)
+        for part in _parts(null, genotypes, rows):
+            _permute(table, null, part, permutations, exceedances, seed)
+            if bootstraps:
+                _bootstrap(table, null, part, bootstraps, noise, seed)
+        counted = [f"{test}_{what}" for test in _TESTS for what in ("permutations", "exceedances")]
+        counted += ["bootstraps"] if bootstraps else []
+        tables.append(table.astype(dict.fromkeys(counted, np.int64)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_variants(path: Path) -> list[str]:
+    """Read which variants to check.
+
+    Parameters
+    ----------
+    path : Path
+        One id a line, or a tab-separated table with a column ``variant_id``, as ``hits`` writes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is empty, or has lines that are no ids.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file of variant ids, one a line") from None
+    header = lines[0].split("\t") if lines else []
+    if "variant_id" in header:
+        at = header.index("variant_id")
+        cells = [line.split("\t") for line in lines[1:] if line.strip()]
+        short = next((k for k, c in enumerate(cells, start=2) if len(c) <= at), None)
+        if short is not None:
+            raise InputError(f"{path}, line {short}: has no variant_id")
+        ids = [c[at] for c in cells]
+    else:
+        for number, line in enumerate(lines, start=1):
+            if len(line.split()) > 1:
+                raise InputError(
+                    f"{path}, line {number}: expected one variant id, or a table whose header "
+                    "has variant_id"
+                )
+        ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise InputError(f"{path}: no variant ids in it")
+    return list(dict.fromkeys(ids))
+
+
+def _check_numbers(
+    permutations: int, exceedances: int, bootstraps: int, noise: str, seed: int
+) -> None:
+    if permutations < 1:
+        raise InputError(f"permutations must be 1 or more, not {permutations}")
+    if exceedances < 1:
+        raise InputError(f"exceedances must be 1 or more, not {exceedances}")
+    if bootstraps < 0 or bootstraps == 1:
+        raise InputError(f"bootstraps must be 0, or 2 or more, not {bootstraps}")
+    if noise not in NOISE:
+        raise InputError(f"noise must be one of {', '.join(NOISE)}, not '{noise}'")
+    if seed < 0:
+        raise InputError(f"seed must not be negative, as {seed} is")
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Variants that go together: of one random-effect set and kind, and not too many.
+
+    Attributes
+    ----------
+    lines : list of int
+        Their lines in the table of the phenotype.
+    contigs : list of str
+    key : str
+        Random effects left out.
+    copies : ndarray, shape (m, n)
+        Of the people analysed, NaN where missing.
+    packed : ndarray of uint8, shape (m, bytes), or None
+        Where they are hard calls.
+    """
+
+    lines: list[int]
+    contigs: list[str]
+    key: str
+    copies: Float
+    packed: NDArray[np.uint8] | None
+
+
+def _parts(null: NullModel, genotypes: GenotypeDataset, rows: NDArray[np.int64]) -> Iterator[_Part]:
+    """Read the variants in groups that fit into memory."""
+    most = max(1, _WORKING_BYTES // (40 * null.n))
+    table = [(line, str(genotypes.variants(r, r + 1).contig[0])) for line, r in enumerate(rows)]
+    by_key: dict[str, list[tuple[int, str]]] = {}
+    for line, contig in table:
+        by_key.setdefault(null.random_effect_set(contig), []).append((line, contig))
+    for key, all_lines in by_key.items():
+        for start in range(0, len(all_lines), most):
+            chosen = all_lines[start : start + most]
+            lines = [line for line, _ in chosen]
+            blocks = [genotypes.read_block(int(rows[k]), int(rows[k]) + 1) for k in lines]
+            copies = [
+                b.copies(null.samples)
+                if isinstance(b, Dosages)
+                else unpack_samples(b, null.samples)
+                for b in blocks
+            ]
+            packed = [b for b in blocks if not isinstance(b, Dosages)]
+            yield _Part(
+                lines,
+                [contig for _, contig in chosen],
+                key,
+                np.concatenate(copies),
+                np.concatenate(packed) if len(packed) == len(blocks) else None,
+            )
+
+
+def _stored(
+    store: ResultStore, genotypes: GenotypeDataset, phenotype: int, rows: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Return what the scan found of the variants."""
+    tables = [genotypes.variants(int(r), int(r) + 1) for r in rows]
+    columns: dict[str, Any] = {"phenotype": store.phenotypes[phenotype]}
+    for name in ("variant_id", "contig", "position", "effect_allele", "other_allele"):
+        columns[name] = [getattr(table, name)[0] for table in tables]
+    for name in (*_STORED, "status"):
+        array = store.array(name)
+        columns[name] = [np.asarray(array[phenotype, int(r)]).item() for r in rows]
+    columns["status"] = [Status(s).label for s in columns["status"]]
+    return pd.DataFrame(columns)
+
+
+def _permute(
+    table: pd.DataFrame, null: NullModel, part: _Part, most: int, enough: int, seed: int
+) -> None:
+    """Fill in the columns of the permutations."""
+    statistic: Statistic
+    refit = null.intercept_only and null.random_effects is None and part.packed is not None
+    if refit:
+        assert part.packed is not None
+        statistic = RefitStatistic(null, part.packed)
+    else:
+        called = ~np.isnan(part.copies)
+        mean = np.where(called, part.copies, 0).sum(axis=1) / np.maximum(called.sum(axis=1), 1)
+        complete = np.where(called, part.copies, mean[:, None])
+        statistic = ScoreStatistic(null, part.key, complete)
+    counts = count(
+        statistic,
+        len(part.lines),
+        most=most,
+        enough=enough,
+        seed=(seed, _digest(null.phenotype)),
+        at_once=int(np.clip(_WORKING_BYTES // (64 * null.n), 4, 200)),
+    )
+    table.loc[part.lines, "statistic"] = "refit" if refit else "score"
+    p = counts.p(enough)
+    with np.errstate(invalid="ignore"):
+        level = np.where(counts.testable, counts.beyond_1e3 / counts.permutations, np.nan)
+    for k, test in enumerate(_TESTS):
+        table.loc[part.lines, f"{test}_p_permutation"] = p[:, k]
+        table.loc[part.lines, f"{test}_neg_log10_p_permutation"] = -np.log10(p[:, k])
+        table.loc[part.lines, f"{test}_permutations"] = counts.permutations[:, k]
+        table.loc[part.lines, f"{test}_exceedances"] = counts.exceedances[:, k]
+        table.loc[part.lines, f"{test}_level_at_0.001"] = level[:, k]
+    logger.info(
+        "%s: %d variants, up to %s permutations",
+        *(null.phenotype, len(part.lines), f"{counts.permutations.max(initial=0):,}"),
+    )
+
+
+def _bootstrap(
+    table: pd.DataFrame, null: NullModel, part: _Part, times: int, noise: str, seed: int
+) -> None:
+    """Fill in the columns of the bootstrap."""
+    refits = Refits(null)
+    for line, contig, copies in zip(part.lines, part.contigs, part.copies, strict=True):
+        name = str(table.loc[line, "variant_id"])
+        fitted = refits.fitted(contig, copies)
+        found = np.empty((0, 2))
+        if fitted.fit.success:
+            rng = np.random.default_rng([seed, _digest(null.phenotype), _digest(name)])
+            drawn = bootstrap(fitted, null.mean_design.shape[1], times, noise, rng)
+            found = drawn[~np.isnan(drawn).any(axis=1)]
+        unit = float(np.nanstd(copies))
+        se = found.std(axis=0, ddof=1) / unit if len(found) > 1 else np.full(2, np.nan)
+        table.loc[line, "add_se_bootstrap"] = se[0] * null.y_scale
+        table.loc[line, "var_se_bootstrap"] = se[1]
+        table.loc[line, "bootstraps"] = len(found)
+        logger.info("%s: %s fitted to %d drawn data sets", null.phenotype, name, len(found))
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())

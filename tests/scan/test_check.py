@@ -1,0 +1,370 @@
+"""Permutation p-values and bootstrapped standard errors of chosen variants."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hlmm_scan.cli import main
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
+from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS
+from hlmm_scan.results.inputs import scanned_genotypes
+from hlmm_scan.scan.check import check, read_variants
+from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, count
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
+from small_scans import scan_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from cohorts_by_hand import null_model_of, random_effects_of
+
+N = 600
+EVERYONE = np.arange(N)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """60 variants; the first has both effects on each trait, v1 is monomorphic, v2 rare."""
+    rng = np.random.default_rng(3)
+    copies = rng.binomial(2, rng.uniform(0.2, 0.5, 60)[:, None], (60, N)).astype(np.int8)
+    copies[1] = 0
+    copies[2] = rng.binomial(2, 0.03, N)
+    copies[3, :20] = -1
+    g = copies[0]
+    traits = {
+        "normal": 0.4 * g + np.exp(0.3 * g) * rng.standard_normal(N),
+        "gamma": 0.4 * g + np.exp(0.3 * g) * (rng.gamma(1.0, size=N) - 1),
+    }
+    traits["gamma"][-50:] = np.nan
+    folder = tmp_path_factory.mktemp("check")
+    return scan_of(folder, copies, traits, min_maf=0.0, min_mac=1)
+
+
+def ids(k: int) -> list[str]:
+    return [f"v{j}" for j in range(k)]
+
+
+def checked(store, variants, phenotypes=(), **options):
+    return check(store, variants, scanned_genotypes(store), phenotypes, **options)
+
+
+def test_the_observed_statistic_is_the_scan_s(store):
+    table = checked(store, ids(6), ["gamma"], permutations=5)
+    assert set(table["statistic"]) == {"refit"}
+    null = null_of(store, "gamma")
+    packed = scanned_genotypes(store).read_packed(0, 6)
+    observed = RefitStatistic(null, packed).at([np.arange(null.n)], np.arange(6))[0]
+    for k, (test, df) in enumerate((("add", 1), ("var", 1), ("av", 2))):
+        expected = table[f"{test}_neg_log10_p_robust"].to_numpy()
+        np.testing.assert_allclose(neg_log10_p(observed[:, k], df), expected, rtol=1e-9)
+    assert np.isnan(table["var_p_permutation"][1])
+    assert table["var_permutations"][1] == 0
+    assert table["status"][1] == "monomorphic"
+
+
+def null_of(store, phenotype):
+    from hlmm_scan.results.inputs import stored_null_model
+
+    return stored_null_model(store, phenotype)
+
+
+@pytest.mark.parametrize("phenotype", ["normal", "gamma"])
+def test_permutation_agrees_with_the_robust_test(store, phenotype):
+    table = checked(store, ids(60), [phenotype], permutations=200, exceedances=999).drop(
+        index=[0, 1, 2]
+    )
+    for test in ("add", "var", "av"):
+        permuted = table[f"{test}_p_permutation"].to_numpy()
+        assert stats.kstest(permuted, "uniform").pvalue > 1e-3
+        robust = 10 ** -table[f"{test}_neg_log10_p_robust"].to_numpy()
+        assert stats.spearmanr(permuted, robust)[0] > 0.95
+        np.testing.assert_allclose(permuted, robust, atol=0.16)
+
+
+def test_a_skewed_trait_shows_what_the_model_gets_wrong(store):
+    table = checked(store, ids(60), permutations=200)
+    for phenotype, inflated in (("normal", False), ("gamma", True)):
+        mine = table[table["phenotype"].eq(phenotype)].iloc[3:]
+        model = mine["var_neg_log10_p"].to_numpy() * np.log(10)
+        permuted = -np.log(mine["var_p_permutation"].to_numpy())
+        # Mean of −log p is 1 where p is uniform.
+        assert bool(model.mean() > 2 * permuted.mean()) is inflated
+        assert permuted.mean() == pytest.approx(1, abs=0.35)
+
+
+def test_an_effect_is_seen_up_to_what_permutations_can_tell(store):
+    table = checked(store, ["v0"], permutations=999)
+    assert (table["av_exceedances"] <= 2).all()
+    assert (table["av_p_permutation"] <= 3 / 1000).all()
+    np.testing.assert_allclose(
+        table["av_neg_log10_p_permutation"], -np.log10(table["av_p_permutation"])
+    )
+    assert (table["av_level_at_0.001"] < 0.01).all()
+
+
+def test_numbers_depend_on_nothing_else_that_is_checked(store):
+    together = checked(store, ["v5", "v0", "v3"], permutations=250)
+    alone = checked(store, ["v0"], ["gamma"], permutations=250)
+    mine = together[together["phenotype"].eq("gamma") & together["variant_id"].eq("v0")]
+    pd.testing.assert_frame_equal(mine.reset_index(drop=True), alone)
+    other = checked(store, ["v4"], ["gamma"], permutations=250, seed=2)
+    again = checked(store, ["v4"], ["gamma"], permutations=250, seed=1)
+    assert other["add_permutations"].item() != again["add_permutations"].item()
+
+
+class Drawn:
+    """Statistics that are drawn by permutation, the observed one given."""
+
+    n = 9
+
+    def __init__(self, observed):
+        self.observed = np.asarray(observed, float)
+
+    def at(self, orders, rows):
+        found = []
+        for order in orders:
+            rng = np.random.default_rng(order)
+            value = rng.random(self.observed.shape)
+            found.append(self.observed if (order == np.arange(9)).all() else value)
+        return np.array(found)[:, rows]
+
+
+def test_counting_stops_at_the_permutation_that_is_enough():
+    observed = [[0.2, 0.9, 2.0], [0.5, np.nan, 0.0]]
+    counts = [
+        count(Drawn(observed), 2, most=300, enough=5, seed=(7,), at_once=size)
+        for size in (1, 7, 300)
+    ]
+    for other in counts[1:]:
+        np.testing.assert_array_equal(counts[0].permutations, other.permutations)
+        np.testing.assert_array_equal(counts[0].exceedances, other.exceedances)
+    first = counts[0]
+    assert first.exceedances[0].tolist() == [5, 5, 0]
+    assert first.permutations[1, 2] == 5
+    assert first.permutations[0, 2] == 300
+    p = first.p(5)
+    assert p[0, 2] == 1 / 301
+    assert p[1, 2] == 1
+    assert p[0, 1] == 5 / first.permutations[0, 1]
+    assert np.isnan(p[1, 1])
+    assert first.permutations[1, 1] == 0
+
+
+# the one-step statistic ---------------------------------------------------------------------
+
+
+def test_without_covariates_a_score_is_a_refit_to_first_order(store):
+    null = null_of(store, "normal")
+    dataset = scanned_genotypes(store)
+    rows = np.array([4, 5, 6, 7])
+    packed = dataset.read_packed(4, 8)
+    copies = dataset.read_packed(4, 8)
+    from hlmm_scan.genotypes.packing import unpack_samples
+
+    score = ScoreStatistic(null, ALL_RANDOM_EFFECTS, unpack_samples(copies, null.samples))
+    rng = np.random.default_rng(1)
+    orders = [rng.permutation(null.n) for _ in range(200)]
+    refit = RefitStatistic(null, packed)
+    a, b = (s.at(orders, rows - 4) for s in (score, refit))
+    for k in range(3):
+        assert np.corrcoef(a[..., k].ravel(), b[..., k].ravel())[0, 1] > 0.98
+        assert a[..., k].mean() == pytest.approx(b[..., k].mean(), rel=0.08)
+
+
+def cohort(random: bool, seed: int = 2):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((N, 2))
+    copies = rng.binomial(2, 0.3, (50, N)).astype(float)
+    copies[0] = rng.binomial(2, np.where(x[:, 0] > 0, 0.5, 0.2))
+    noise = rng.standard_normal(N) if random else rng.gamma(2.0, size=N)
+    y = x[:, 0] + np.exp(0.3 * x[:, 1]) * noise
+    effects = random_effects_of(N, ["1"] * 20 + ["2"] * 25, seed) if random else None
+    if effects is not None:
+        y = y + 0.15 * effects.columns @ rng.standard_normal(45)
+    null = null_model_of(y, x, x, effects=effects, left_out=["1", "2"] if random else ())
+    return null, copies
+
+
+def dense(null, key, g):
+    """The same statistics from n×n matrices, but for their scale: z_add, s and P^-½."""
+    fit = null.fits[key]
+    D = np.exp(null.variance_design @ fit.beta)
+    root = np.eye(null.n)
+    leverage = np.empty((null.n, 0))
+    if null.random_effects is not None:
+        G = null.random_effects.design(key) / np.sqrt(D)[:, None]
+        P = np.eye(null.n) + fit.random_variance * G @ G.T
+        values, vectors = np.linalg.eigh(P)
+        root = vectors / np.sqrt(values) @ vectors.T
+        leverage = np.diag(G @ G.T @ np.linalg.inv(P))[:, None]
+    X = root @ (null.mean_design / np.sqrt(D)[:, None])
+    t = root @ ((null.y - null.mean_design @ fit.alpha) / np.sqrt(D))
+
+    def without(A, b):
+        return b - A @ np.linalg.lstsq(A, b, rcond=None)[0]
+
+    t = without(X, t)
+    t /= np.sqrt((t**2).mean())
+    x = without(X, root @ ((g - g.mean()) / np.sqrt(D)))
+    x /= np.linalg.norm(x)
+    v = without(np.hstack([null.variance_design, leverage]), g - g.mean())
+    v /= np.linalg.norm(v)
+    z = x @ t
+    return z, v @ (root @ (t - z * x)) ** 2
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_the_score_is_that_of_dense_matrices(random):
+    null, copies = cohort(random)
+    key = null.random_effect_set("1")
+    assert key == ("1" if random else "")
+    score = ScoreStatistic(null, key, copies)
+    z, s = score._parts([EVERYONE], np.arange(3))
+    for k in range(3):
+        np.testing.assert_allclose((z[0, k], s[0, k]), dense(null, key, copies[k]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_scores_are_uniform_under_the_null_with_covariates_and_random_effects(random):
+    null, copies = cohort(random)
+    score = ScoreStatistic(null, null.random_effect_set("3"), copies)
+    counts = count(score, 50, most=300, enough=300, seed=(1,), at_once=100)
+    for k in range(3):
+        assert stats.kstest(counts.p(300)[:, k], "uniform").pvalue > 1e-3
+    # The scale is right: asymptotic p below 0.001 is as rare as that.
+    assert counts.beyond_1e3.sum(axis=0) == pytest.approx([15, 15, 15], abs=20)
+    observed = score.at([EVERYONE], np.arange(50))[0]
+    assert stats.kstest(observed[:, 0], stats.chi2(1).cdf).pvalue > 1e-3
+    assert stats.kstest(observed[:, 1], stats.chi2(1).cdf).pvalue > 1e-3
+
+
+def test_a_genotype_that_covariates_explain_cannot_be_tested():
+    null, copies = cohort(False)
+    copies[1] = 1.0
+    copies[2] = 1 + null.mean_design[:, 1]
+    observed = ScoreStatistic(null, "", copies[:4]).at([EVERYONE], np.arange(4))[0]
+    assert np.isnan(observed[1:3]).all()
+    assert np.isfinite(observed[[0, 3]]).all()
+
+
+def test_covariates_random_effects_and_dosages_take_the_score(store, tmp_path, monkeypatch):
+    rng = np.random.default_rng(5)
+    copies = rng.binomial(2, 0.4, (12, N))
+    x = rng.standard_normal((N, 1))
+    y = x[:, 0] + np.exp(0.35 * copies[0]) * rng.standard_normal(N)
+    made = scan_of(tmp_path, copies, {"y": y}, covariates=x)
+    table = checked(made, ids(12), permutations=200)
+    assert set(table["statistic"]) == {"score"}
+    assert table["var_p_permutation"][0] < 0.02
+    dataset = scanned_genotypes(store)
+    codes = np.array([[0, 255, 510, 255, 100]] * 4, np.uint16).repeat(N // 5, axis=1)
+    monkeypatch.setattr(
+        type(dataset), "read_block", lambda self, a, b: Dosages(codes[a:b], BGEN_8_BIT)
+    )
+    table = check(store, ["v0"], dataset, ["normal"], permutations=50)
+    assert set(table["statistic"]) == {"score"}
+    assert np.isfinite(table["add_p_permutation"]).all()
+
+
+# bootstrap ----------------------------------------------------------------------------------
+
+
+def test_bootstrapped_standard_errors_are_the_robust_ones(store):
+    table = checked(store, ["v0", "v1"], permutations=1, bootstraps=150)
+    for row in table[table["variant_id"].eq("v0")].to_dict("records"):
+        assert row["add_se_bootstrap"] == pytest.approx(row["add_se"], rel=0.25)
+        # The scan's takes the moments of the null model, without the variance effect.
+        assert row["var_se_bootstrap"] == pytest.approx(row["var_se_robust"], rel=0.35)
+        assert row["bootstraps"] == 150
+    gamma = table[table["phenotype"].eq("gamma")].iloc[0]
+    assert gamma["var_se_bootstrap"] > 1.4 * gamma["var_se"]
+    normal = checked(store, ["v0"], ["gamma"], permutations=1, bootstraps=150, noise="normal")
+    assert normal["var_se_bootstrap"].item() == pytest.approx(normal["var_se"].item(), rel=0.25)
+    none = table[table["variant_id"].eq("v1")]
+    assert none["var_se_bootstrap"].isna().all()
+    assert (none["bootstraps"] == 0).all()
+
+
+def test_bootstrap_with_random_effects(tmp_path):
+    rng = np.random.default_rng(6)
+    copies = rng.binomial(2, 0.4, (14, 300))
+    y = copies[4:].T @ rng.normal(0, 0.4, 10) + rng.standard_normal(300)
+    made = scan_of(
+        tmp_path, copies, {"y": y}, contig=["1"] * 4 + ["2"] * 10, random_effects=ids(14)[2:]
+    )
+    table = checked(made, ["v0"], permutations=20, bootstraps=40)
+    assert table["statistic"].item() == "score"
+    assert table["add_se_bootstrap"].item() == pytest.approx(table["add_se"].item(), rel=0.45)
+    assert table["var_se_bootstrap"].item() == pytest.approx(table["var_se"].item(), rel=0.45)
+
+
+# the command --------------------------------------------------------------------------------
+
+
+def test_the_command_takes_ids_and_tables(store, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("v3\nv0\n\nv3\n")
+    (tmp_path / "hits.tsv").write_text("phenotype\tvariant_id\tx\nnormal\tv3\t1\ngamma\tv0\t2\n")
+    command = ["check", str(store.path), "--permutations", "20", "--phenotype", "normal"]
+    output = tmp_path / "checked.tsv"
+    for name in ("ids.txt", "hits.tsv"):
+        assert read_variants(tmp_path / name) == ["v3", "v0"]
+        assert main([*command, "--variants", str(tmp_path / name), "-o", str(output)]) == 0
+        assert list(pd.read_csv(output, sep="\t")["variant_id"]) == ["v3", "v0"]
+    capsys.readouterr()
+    assert main([*command, "--variants", str(tmp_path / "ids.txt"), "--json"]) == 0
+    (row, _) = json.loads(capsys.readouterr().out)
+    assert row["add_permutations"] > 0
+    assert main([*command, "--variants", str(tmp_path / "ids.txt")]) == 0
+    assert "v3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no variant ids in it"),
+        ("v1 v2\n", "line 1: expected one variant id"),
+        ("a\tvariant_id\nx\n", "line 2: has no variant_id"),
+        ("variant_id\n", "no variant ids in it"),
+        ("\xff", None),
+    ],
+)
+def test_bad_lists_are_one_line(store, tmp_path, capsys, text, words):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text.encode("latin-1"))
+    assert main(["check", str(store.path), "--variants", str(path)]) == 2
+    assert (words or "not a text file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"permutations": 0}, "permutations must be 1"),
+        ({"exceedances": 0}, "exceedances must be 1"),
+        ({"bootstraps": 1}, "bootstraps must be 0, or 2"),
+        ({"noise": "cauchy"}, "noise must be one of"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"phenotypes": ["nomal"]}, "did you mean 'normal'"),
+        ({"variants": ["v99"]}, "v99 is not among"),
+    ],
+)
+def test_bad_requests_are_one_line(store, options, words):
+    with pytest.raises(InputError, match=words):
+        checked(store, **{"variants": ["v0"], **options})
+
+
+def test_calls_are_packed_as_the_statistic_takes_them():
+    copies = np.random.default_rng(9).binomial(2, 0.4, (2, N)).astype(np.int8)
+    y = np.random.default_rng(10).standard_normal(N)
+    null = null_model_of(y)
+    refit = RefitStatistic(null, pack(copies))
+    assert refit.n == N
+    assert refit.at([EVERYONE, EVERYONE[::-1]], np.array([1])).shape == (2, 1, 3)
