@@ -184,6 +184,14 @@ DERIVED_RESULTS = DISPERSION_RESULTS
 """Variables over (phenotype, variant) that no scan writes: they are worked out from a complete
 store, and are in it or not; partitions and their checksums know nothing of them."""
 
+INFO_RESULTS: tuple[Variable, ...] = (
+    Variable("info", _TEST, "float64", "", "Info score of the imputation; 1 for hard calls"),
+)
+
+HWE_RESULTS: tuple[Variable, ...] = (
+    Variable("hwe_neg_log10_p", _TEST, "float64", _P, "Exact test of Hardy-Weinberg proportions"),
+)
+
 GENOTYPES: tuple[Variable, ...] = (
     Variable("variant_contig", ("variants",), "int16", "", "Index into contig_id"),
     Variable("variant_position", ("variants",), "int32", "base pairs", "1-based position"),
@@ -247,7 +255,12 @@ GENOTYPES: tuple[Variable, ...] = (
 
 
 def result_variables(
-    *, random_effects: bool, sandwich: bool = False, likelihood_ratio: bool = False
+    *,
+    random_effects: bool,
+    sandwich: bool = False,
+    likelihood_ratio: bool = False,
+    info: bool = False,
+    hwe: bool = False,
 ) -> tuple[Variable, ...]:
     """Variables of a result store over (phenotype, variant).
 
@@ -255,7 +268,7 @@ def result_variables(
     ----------
     random_effects : bool
         Whether the model has random effects (HLMM).
-    sandwich, likelihood_ratio : bool, default False
+    sandwich, likelihood_ratio, info, hwe : bool, default False
         Whether these were asked for.
     """
     return (
@@ -264,10 +277,14 @@ def result_variables(
         + SANDWICH_RESULTS * sandwich
         + LIKELIHOOD_RATIO_RESULTS * likelihood_ratio
         + RANDOM_EFFECT_RESULTS * random_effects
+        + INFO_RESULTS * info
+        + HWE_RESULTS * hwe
     )
 
 
-ALL_RESULTS = result_variables(random_effects=True, sandwich=True, likelihood_ratio=True)
+ALL_RESULTS = result_variables(
+    random_effects=True, sandwich=True, likelihood_ratio=True, info=True, hwe=True
+)
 
 
 def find(name: str, variables: Iterable[Variable]) -> Variable:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import count_genotypes
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
 from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.filters import Filters, GenotypeCounts
+from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
 from hlmm_scan.kernels.hlm_classes import fit_class_sums, powers_needed
+from hlmm_scan.kernels.hlm_dosages import fit_dosages
 from hlmm_scan.kernels.hlm_scoring import fit_scoring
-from hlmm_scan.kernels.hlm_scoring_tile import PackedCalls
+from hlmm_scan.kernels.hlm_scoring_tile import DosageCodes, PackedCalls
 from hlmm_scan.kernels.hlm_screen import fit_screen
+from hlmm_scan.kernels.hlm_screen_dosages import fit_screen_dosages
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_screen import fit_random_screen
 from hlmm_scan.kernels.hlmm_weighted import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.kernels.prepared import (
     class_sums_plan,
+    dosage_screen_design,
+    dosage_sums_plan,
     eigenstructure,
     gram_basis,
     quasi_basis,
@@ -39,17 +45,11 @@ Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """What a fit depends on besides the null model and the genotypes.
+class FitOptions(Filters):
+    """What a fit depends on besides the null model and the genotypes: filters first.
 
     Attributes
     ----------
-    min_maf : float
-        Smallest minor allele frequency of a kept variant.
-    min_mac : float
-        Smallest minor allele count of a kept variant.
-    max_missing : float
-        Largest fraction of missing calls of a kept variant.
     inference : Inference
         Which standard errors and tests.
     screen : bool, default False
@@ -57,18 +57,16 @@ class FitOptions:
     refine_below : float, default 0
         Maximise after all where any of a screened variant's three model-based tests has a smaller
         p.
-
-    Notes
-    -----
-    The first three are counted in the people of the phenotype.
+    info, hwe : bool, default False
+        Whether info scores and tests for Hardy–Weinberg proportions are reported; where they
+        filter they must be.
     """
 
-    min_maf: float = 0.01
-    min_mac: float = 20
-    max_missing: float = 0.05
     inference: Inference = DEFAULT_INFERENCE
     screen: bool = False
     refine_below: float = 0.0
+    info: bool = field(default=False, kw_only=True)
+    hwe: bool = field(default=False, kw_only=True)
 
 
 def fit_block(
@@ -76,17 +74,23 @@ def fit_block(
     genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     options: FitOptions,
+    info: Float | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit every variant of a block that passes the filters.
 
     Parameters
     ----------
     null : NullModel
-    genotypes : ndarray of uint8, shape (m, bytes)
-        Codes of all samples of the genotype dataset, PLINK bit order.
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+        Codes of all samples of the genotype dataset, PLINK bit order; or their dosages. Dosages
+        that are whole copies in everybody are fitted as hard calls, so that the container does not
+        change a bit.
     contigs : ndarray of object (str), shape (m,)
         Chromosome of each variant: it chooses the random effects left out.
     options : FitOptions
+    info : ndarray, shape (m,), optional
+        Info scores that came with the genotypes; NaN where none did. Otherwise they are made of
+        the dosages, where they are asked for.
 
     Returns
     -------
@@ -94,106 +98,123 @@ def fit_block(
         Every variable of :func:`hlmm_scan.schema.result_variables`, in reported units. A variant
         never raises: its status says what became of it.
     """
-    if isinstance(genotypes, Dosages):
-        raise NotImplementedError("kernels on dosages")
-    packed = genotypes
-    kernel = ModelSize.of(null, options.screen).kernel
+    given = np.full(len(genotypes), np.nan) if info is None else info
+    if not isinstance(genotypes, Dosages):
+        return _fit_alike(null, genotypes, contigs, options, given)
+    whole = whole_copies(genotypes)
+    if not whole.any():
+        return _fit_alike(null, genotypes, contigs, options, given)
+    rows, others = np.flatnonzero(whole), np.flatnonzero(~whole)
+    calls = packed_calls(genotypes, rows)
+    columns = _fit_alike(null, calls, contigs[rows], options, given[rows])
+    if not len(others):
+        return columns
+    rest = genotypes.take(others)
+    found = _fit_alike(null, rest, contigs[others], options, given[others])
+    back = np.argsort(np.concatenate([rows, others]))
+    return {name: np.concatenate([columns[name], found[name]])[back] for name in columns}
+
+
+def _fit_alike(
+    null: NullModel,
+    genotypes: GenotypeBlock,
+    contigs: NDArray[np.object_],
+    options: FitOptions,
+    given: Float,
+) -> dict[str, NDArray[Any]]:
+    """Fit a block of hard calls, or one of dosages."""
+    size = ModelSize.of(null, options.screen, dosages=isinstance(genotypes, Dosages))
+    kernel = size.kernel
     sums: Float | None = None
-    if kernel is Kernel.CLASS_SUMS:
+    if kernel is Kernel.CLASS_SUMS and not isinstance(genotypes, Dosages):
         # The pass over the calls that the fits need counts genotypes as well.
         powers = powers_needed(options.inference)
-        (sums,) = class_sums_plan(null, packed.shape[1], powers).sums(packed)
-        in_class = sums[:, :, 0].astype(np.int64)
-        counts = np.column_stack([in_class, null.n - in_class.sum(axis=1)])
+        (sums,) = class_sums_plan(null, genotypes.shape[1], powers).sums(genotypes)
+        counts = GenotypeCounts.of_calls(sums[:, :, 0].astype(np.int64), null.n)
     else:
-        counts = count_genotypes(packed, packed.shape[1] * 4, null.samples)
-    called = counts[:, :3].sum(axis=1)
-    copies = counts[:, 1] + 2 * counts[:, 2]
-    with np.errstate(invalid="ignore"):
-        frequency = copies / (2 * called)
-    estimates = Estimates.empty(len(packed))
-    estimates.status[:] = filter_status(counts, options)
+        counts = GenotypeCounts.of(genotypes, null.samples)
+    info = np.where(np.isnan(given), counts.info, given) if options.info else None
+    hwe = hwe_neg_log10_p(counts.genotypes) if options.hwe else None
+    estimates = Estimates.empty(len(genotypes))
+    estimates.status[:] = counts.status(options, info, hwe)
     rows = np.flatnonzero(estimates.status == Status.PENDING)
     if len(rows) and sums is not None:
         moments = null.fits[ALL_RANDOM_EFFECTS].moments
         estimates.put(rows, fit_class_sums(sums[rows], moments, options.inference))
     elif len(rows):
-        estimates.put(rows, _fit(kernel, null, packed[rows], contigs[rows], options.inference))
+        kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
+        estimates.put(rows, _fit(size, null, kept, contigs[rows], options.inference))
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
         rows = screened[_interesting(estimates, -np.log10(options.refine_below))[screened]]
         if len(rows):
-            kernel = ModelSize.of(null).kernel
-            fitted = _fit(kernel, null, packed[rows], contigs[rows], options.inference)
+            again = replace(size, screen=False)
+            fitted = _fit(again, null, take(genotypes, rows), contigs[rows], options.inference)
             fitted.status[fitted.status == Status.OK] = Status.REFINED
             estimates.put(rows, fitted)
-    return _columns(null, estimates, called, frequency, options.inference)
-
-
-def filter_status(counts: NDArray[np.int64], options: FitOptions) -> NDArray[np.int8]:
-    """Return why each variant is not fitted, or PENDING where it is.
-
-    Parameters
-    ----------
-    counts : ndarray of int64, shape (m, 4)
-        People with 0, 1 and 2 copies and without a call.
-    options : FitOptions
-
-    Notes
-    -----
-    The first reason in the order of the status codes is given. A variant nobody has a call for
-    is not monomorphic but missing.
-    """
-    called = counts[:, :3].sum(axis=1)
-    copies = counts[:, 1] + 2 * counts[:, 2]
-    minor = np.minimum(copies, 2 * called - copies)
-    missing = counts[:, 3] / np.maximum(counts.sum(axis=1), 1)
-    status = np.full(len(counts), Status.PENDING, np.int8)
-    # Last to first, so that the first reason stands.
-    status[(missing > options.max_missing) | (called == 0)] = Status.HIGH_MISSING
-    status[(minor < options.min_mac) & (called > 0)] = Status.LOW_MAC
-    # A quotient is rounded as the user's decimal is: 7 of 100 alleles are not below 0.07.
-    maf = minor / np.maximum(2 * called, 1)
-    status[(maf < options.min_maf) & (called > 0)] = Status.LOW_MAF
-    status[(minor == 0) & (called > 0)] = Status.MONOMORPHIC
-    return status
+    quality = {"info": info, "hwe_neg_log10_p": hwe}
+    return _columns(null, estimates, counts, quality, options.inference)
 
 
 def _fit(
-    kernel: Kernel,
+    size: ModelSize,
     null: NullModel,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     inference: Inference,
 ) -> Estimates:
-    """Fit variants whose class sums do not decide: random effects or covariates."""
-    if kernel is Kernel.JOINT:
-        return fit_scoring(scoring_design(null), PackedCalls(packed, null.samples), inference)
-    if kernel is Kernel.SCREEN:
-        return fit_screen(screen_design(null, packed.shape[1]), packed, inference)
+    """Fit variants whose class sums are not at hand: random effects, covariates or dosages."""
+    kernel = size.kernel
+    if isinstance(genotypes, Dosages):
+        if kernel is Kernel.CLASS_SUMS:
+            plan = dosage_sums_plan(null, powers_needed(inference))
+            moments = null.fits[ALL_RANDOM_EFFECTS].moments
+            return fit_dosages(plan, genotypes, moments, inference)
+        if kernel is Kernel.JOINT:
+            codes = DosageCodes(genotypes, null.samples)
+            return fit_scoring(scoring_design(null), codes, inference)
+        if kernel is Kernel.SCREEN:
+            return fit_screen_dosages(dosage_screen_design(null), genotypes, inference)
+    elif kernel is Kernel.JOINT:
+        return fit_scoring(scoring_design(null), PackedCalls(genotypes, null.samples), inference)
+    elif kernel is Kernel.SCREEN:
+        return fit_screen(screen_design(null, genotypes.shape[1]), genotypes, inference)
+    return _fit_random(size, null, genotypes, contigs, inference)
+
+
+def _fit_random(
+    size: ModelSize,
+    null: NullModel,
+    genotypes: GenotypeBlock,
+    contigs: NDArray[np.object_],
+    inference: Inference,
+) -> Estimates:
+    """Fit variants with random effects."""
+    kernel = size.kernel
     if kernel is Kernel.PLAIN:
-        return fit_exact(null, packed, contigs, inference)
+        return fit_exact(null, genotypes, contigs, inference)
     keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
     if kernel is Kernel.RANDOM_SCREEN:
         designs = {key: random_screen_design(null, key) for key in keys}
-        return fit_random_screen(null, packed, contigs, designs, inference)
+        return fit_random_screen(null, genotypes, contigs, designs, inference)
     if kernel is Kernel.WEIGHTED:
         weighted = {key: weighted_basis(null, key) for key in keys}
-        if not ModelSize.of(null).refitted_plainly:
-            return fit_weighted(null, packed, contigs, weighted, inference)
+        if not size.refitted_plainly:
+            return fit_weighted(null, genotypes, contigs, weighted, inference)
         # What is interesting need not be made exact twice.
-        estimates = fit_weighted(null, packed, contigs, weighted, inference, exact_beyond=np.inf)
+        estimates = fit_weighted(null, genotypes, contigs, weighted, inference, exact_beyond=np.inf)
         rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))
         if len(rows):
-            estimates.put(rows, fit_exact(null, packed[rows], contigs[rows], inference))
+            estimates.put(rows, fit_exact(null, take(genotypes, rows), contigs[rows], inference))
         return estimates
+    assert not isinstance(genotypes, Dosages)
     eigen = {key: eigenstructure(null, key) for key in keys}
     if kernel is Kernel.CLASS_GRAMS:
         grams = {key: gram_basis(null, key) for key in keys}
-        return fit_grams(null, packed, contigs, eigen, inference, bases=grams)
+        return fit_grams(null, genotypes, contigs, eigen, inference, bases=grams)
     bases = {key: quasi_basis(null, key) for key in keys}
     exact = partial(gram_basis, null, second_order=True)
-    return fit_quasi(null, packed, contigs, eigen, inference, bases=bases, exact_basis=exact)
+    return fit_quasi(null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact)
 
 
 def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:
@@ -208,20 +229,20 @@ def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:
 def _columns(
     null: NullModel,
     estimates: Estimates,
-    called: NDArray[np.int64],
-    frequency: Float,
+    counts: GenotypeCounts,
+    quality: dict[str, Float | None],
     inference: Inference,
 ) -> dict[str, NDArray[Any]]:
     """Put units and tests on the estimates, under the names of the result store."""
-    scale = null.y_scale
+    scale, called = null.y_scale, counts.called
     with np.errstate(invalid="ignore"):
         fraction = estimates.random_variance / (
             estimates.random_variance + estimates.residual_variance
         )
         random_variance_se = np.sqrt(estimates.random_variance_variance)
-    everything: dict[str, NDArray[Any]] = {
+    everything: dict[str, Any] = {
         "n": called.astype(np.int32),
-        "effect_allele_frequency": frequency,
+        "effect_allele_frequency": counts.frequency,
         "add": estimates.add * scale,
         "var": estimates.var,
         "log_likelihood": estimates.log_likelihood - called * np.log(scale),
@@ -232,6 +253,7 @@ def _columns(
         "random_variance_se": random_variance_se * scale**2,
         "random_variance_fraction": fraction,
         "status": estimates.status,
+        **quality,
     }
     for suffix in ("", "_robust", "_sandwich"):
         everything.update(_tests(estimates, suffix, scale))
@@ -239,6 +261,8 @@ def _columns(
         random_effects=null.random_effects is not None,
         sandwich=inference.sandwich,
         likelihood_ratio=inference.likelihood_ratio,
+        info=quality["info"] is not None,
+        hwe=quality["hwe_neg_log10_p"] is not None,
     )
     return {v.name: everything[v.name] for v in variables}
 

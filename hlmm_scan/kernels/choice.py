@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from hlmm_scan.kernels import (
     class_sums,
+    hlm_dosages,
     hlm_scoring,
     hlm_screen,
+    hlm_screen_dosages,
     hlmm_eigen,
     hlmm_screen,
     hlmm_weighted,
@@ -24,6 +26,10 @@ _CHEAP = 50_000_000
 
 _CHEAP_FOR_FEW = 1_000_000_000
 """The same, where only the variants that are interesting are fitted plainly."""
+
+
+_MOST_STEPS = 65_535
+"""Code of two copies in the finest dosages."""
 
 
 class Kernel(StrEnum):
@@ -48,6 +54,9 @@ class ModelSize:
     people, mean, variance, random : int
         People, columns of the mean and variance designs, random effects.
     screen : bool, default False
+    dosages : bool, default False
+        Whether the genotypes are dosages. Those that are whole copies in everybody go the way of
+        hard calls all the same.
     """
 
     people: int
@@ -55,9 +64,10 @@ class ModelSize:
     variance: int
     random: int
     screen: bool = False
+    dosages: bool = False
 
     @classmethod
-    def of(cls, null: NullModel, screen: bool = False) -> ModelSize:
+    def of(cls, null: NullModel, screen: bool = False, *, dosages: bool = False) -> ModelSize:
         """Measure a null model."""
         effects = null.random_effects
         return cls(
@@ -66,6 +76,7 @@ class ModelSize:
             null.variance_design.shape[1],
             0 if effects is None else len(effects.contigs),
             screen,
+            dosages,
         )
 
     @property
@@ -76,7 +87,8 @@ class ModelSize:
         sums costs less than reading the genotypes. With random effects and intercepts only, few
         people with many random effects are fitted with weights by person: Gram matrices cost l³.
         Where covariates or many random effects meet very few people, the plain estimator is cheap,
-        and exact in its standard errors too.
+        and exact in its standard errors too. Dosages have no classes to make Gram matrices of:
+        with random effects they are fitted with weights by person.
         """
         intercepts = self.mean == self.variance == 1
         if not self.random:
@@ -85,10 +97,11 @@ class ModelSize:
             return Kernel.SCREEN if self.screen else Kernel.JOINT
         if self.screen:
             return Kernel.RANDOM_SCREEN
-        if intercepts and self.people >= QUASI_EXACT_PEOPLE:
+        classes = intercepts and not self.dosages
+        if classes and self.people >= QUASI_EXACT_PEOPLE:
             return Kernel.SECOND_ORDER
         rank = min(self.people, self.random)
-        if intercepts and _MANY * rank < self.people:
+        if classes and _MANY * rank < self.people:
             return Kernel.CLASS_GRAMS
         return Kernel.PLAIN if self.people * rank**2 <= _CHEAP else Kernel.WEIGHTED
 
@@ -106,8 +119,12 @@ class ModelSize:
         """Estimate (within a factor of three) the time of fitting m variants on one core."""
         n, designs, rank = self.people, self.mean + self.variance, min(self.people, self.random)
         kernel = self.kernel
+        if kernel is Kernel.CLASS_SUMS and self.dosages:
+            return m * (n * 1e-8 + 2e-5)
         if kernel is Kernel.CLASS_SUMS:
             return m * (n * 1e-9 + 4e-6)
+        if kernel is Kernel.SCREEN and self.dosages:
+            return m * n * (4 * designs / 30e9 + 8e-9)
         if kernel is Kernel.SCREEN:
             return m * (n * (2.5e-10 + 3e-11 * designs) + 1e-5)
         if kernel is Kernel.JOINT:
@@ -144,22 +161,27 @@ class ModelSize:
         designs = 8 * self.people * (self.mean + self.variance + 2)
         # Codes as stored, as decoded and as handed over, of which one goes on to those of the
         # variants that pass; counts, sums, estimates and results.
-        block = m * 3 * (n_total // 4 + 1) + m * 100 * 8
-        working = self._working_bytes(m, n_total)
-        if self.kernel in (Kernel.SCREEN, Kernel.RANDOM_SCREEN):
-            fitted = ModelSize(self.people, self.mean, self.variance, self.random)
-            working = max(working, fitted._working_bytes(m, n_total))
+        bytes_each = 2 * n_total if self.dosages else n_total // 4 + 1
+        block = m * 3 * bytes_each + m * 100 * 8
+        ways = [self, replace(self, screen=False)] if self.screen else [self]
+        if self.dosages:
+            ways += [replace(way, dosages=False) for way in ways]
+        working = max(way._working_bytes(m, n_total) for way in ways)
         return 2 * designs + block + working
 
     def _working_bytes(self, m: int, n_total: int) -> int:
         n, c, v, k = self.people, self.mean, self.variance, self.random
         kernel = self.kernel
+        if kernel is Kernel.CLASS_SUMS and self.dosages:
+            return hlm_dosages.work_bytes(n, _MOST_STEPS)
         if kernel is Kernel.CLASS_SUMS:
             return class_sums.work_bytes(m, n_total, 1, 4)
+        if kernel is Kernel.SCREEN and self.dosages:
+            return hlm_screen_dosages.work_bytes(n, c, v)
         if kernel is Kernel.SCREEN:
             return hlm_screen.work_bytes(m, n_total, n, c, v)
         if kernel is Kernel.JOINT:
-            return hlm_scoring.work_bytes(n, c, v)
+            return hlm_scoring.work_bytes(n, c, v, dosages=self.dosages)
         if kernel is Kernel.RANDOM_SCREEN:
             return hlmm_screen.work_bytes(n, c, v, k)
         if kernel in (Kernel.SECOND_ORDER, Kernel.CLASS_GRAMS):

@@ -172,11 +172,9 @@ def plan_class_sums(
         for power in range(powers):
             with np.errstate(over="ignore"):  # refused on the next line
                 values = values * y
-            exponent = _exponent(float(np.abs(values).sum()), p)
-            whole = np.rint(np.ldexp(values, exponent)).astype(np.int64)
+            whole, quanta[p, power] = quantised(values, p)
             weights[people, powers * p + power] = whole
             totals[p, 1 + power] = whole.sum()
-            quanta[p, power] = math.ldexp(1.0, -exponent)
     places = _ONE << np.arange(0, 2 * PEOPLE, 2, dtype=np.uint64)
     by_word = present.reshape(words, PEOPLE, n_phenotypes)
     masks = np.zeros((words, n_phenotypes), np.uint64)
@@ -184,6 +182,31 @@ def plan_class_sums(
         masks |= by_word[:, i] * places[i]
     anyone = np.bitwise_or.reduce(masks, axis=1)
     return ClassSumsPlan(width, masks, anyone, weights, totals, quanta)
+
+
+def quantised(values: Float, p: int = 0) -> tuple[Int, float]:
+    """Round values to a quantum just large enough that any sum of them fits into 64 bits.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+    p : int, default 0
+        The phenotype, for the error.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Whole quanta.
+    float
+        The quantum, a power of two.
+
+    Raises
+    ------
+    ValueError
+        If their sum is not finite.
+    """
+    exponent = _exponent(float(np.abs(values).sum()), p)
+    return np.rint(np.ldexp(values, exponent)).astype(np.int64), math.ldexp(1.0, -exponent)
 
 
 def _exponent(magnitude: float, p: int) -> int:

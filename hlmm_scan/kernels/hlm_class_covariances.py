@@ -2,7 +2,7 @@
 
 Each function fills (variance of a_g, variance of b_g, their covariance). Classes have n_c people,
 x = copies − mean copies, and D = exp(log common variance + b_g·x). What a design without covariates
-leaves of a matrix formula is a sum over three classes of *efficient* scores: the genotype less its
+leaves of a matrix formula is a sum over classes of *efficient* scores: the genotype less its
 projection on the intercept, with weights 1/D for the mean.
 """
 
@@ -22,7 +22,7 @@ _SINGULAR = 1e-12  # pivot of an information of unit diagonal at which it has no
 @njit(nogil=True, cache=True, error_model="numpy")
 def expected_covariances(
     n_c: Float,
-    centre: float,
+    x_c: Float,
     log_variance: float,
     bg: float,
     third_moment: float,
@@ -40,9 +40,9 @@ def expected_covariances(
     which are (A⁻¹BA⁻¹) of the two effects (Koenker 1981).
     """
     s0 = s1 = s2 = squares = r1 = r2 = 0.0
-    for c in range(3):
+    for c in range(len(n_c)):
         if n_c[c] > 0.0:
-            x = c - centre
+            x = x_c[c]
             root = math.exp(-0.5 * (log_variance + bg * x))
             w = n_c[c] * root * root
             s0 += w
@@ -62,8 +62,8 @@ def expected_covariances(
 @njit(nogil=True, cache=True, error_model="numpy")
 def observed_covariance(
     n_c: Float,
+    x_c: Float,
     mean_c: Float,
-    centre: float,
     a0: float,
     ag: float,
     log_variance: float,
@@ -81,9 +81,9 @@ def observed_covariance(
     """
     information = np.zeros((4, 4))
     common = math.exp(-log_variance)
-    for c in range(3):
+    for c in range(len(n_c)):
         if n_c[c] > 0.0:
-            x = c - centre
+            x = x_c[c]
             w = n_c[c] * math.exp(-log_variance - bg * x)
             wr = w * (mean_c[c] - a0 - ag * x)
             k = 0.5 * common * q_c[c]
@@ -128,7 +128,7 @@ def higher_moments(sums: Float, class_c: Float) -> None:  # pragma: no cover
     Of a class that lies μ of its own standard deviations from 0 the latter keeps a relative
     accuracy of about 10⁻¹⁵·μ⁴; the second moment holds rounding within what is possible at all.
     """
-    for c in range(3):
+    for c in range(class_c.shape[1]):
         n, mean, within = class_c[0, c], class_c[1, c], class_c[2, c]
         class_c[3, c] = class_c[4, c] = 0.0
         if n > 0.0:
@@ -145,7 +145,6 @@ def higher_moments(sums: Float, class_c: Float) -> None:  # pragma: no cover
 @njit(nogil=True, cache=True, error_model="numpy")
 def sandwich_covariance(
     class_c: Float,
-    centre: float,
     a0: float,
     ag: float,
     log_variance: float,
@@ -154,15 +153,16 @@ def sandwich_covariance(
 ) -> None:  # pragma: no cover
     """Fill the covariance from every person's own scores.
 
-    `class_c` holds n, ȳ and Σ(y − ȳ)ᵏ, k = 2, 3, 4, of each class in its rows. With x̃ as above and
-    v = x less its mean under weights r²/D, I_a = Σ x̃²/D, I_b = ½Σ v²r²/D, and people's scores are
-    x̃r/D and ½v(r²/D − 1), whose sums of squares and products need Σrᵏ of each class up to k = 4.
+    `class_c` holds n, ȳ and Σ(y − ȳ)ᵏ, k = 2, 3, 4, of each class in its rows, then x. With x̃ as
+    above and v = x less its mean under weights r²/D, I_a = Σ x̃²/D, I_b = ½Σ v²r²/D, and people's
+    scores are x̃r/D and ½v(r²/D − 1), whose sums of squares and products need Σrᵏ of each class up
+    to k = 4.
     """
     s0 = s1 = k0 = k1 = 0.0
-    for c in range(3):
+    for c in range(class_c.shape[1]):
         n = class_c[0, c]
         if n > 0.0:
-            x = c - centre
+            x = class_c[5, c]
             w = math.exp(-log_variance - bg * x)
             shift = class_c[1, c] - a0 - ag * x
             k = w * (class_c[2, c] + n * shift * shift)
@@ -172,14 +172,14 @@ def sandwich_covariance(
             k1 += k * x
     mean_x, mean_v = s1 / s0, k1 / k0
     information_a = information_b = aa = bb = ab = 0.0
-    for c in range(3):
+    for c in range(class_c.shape[1]):
         n = class_c[0, c]
         if n > 0.0:
-            x, v = c - centre - mean_x, c - centre - mean_v
-            w = math.exp(-log_variance - bg * (c - centre))
+            x, v = class_c[5, c] - mean_x, class_c[5, c] - mean_v
+            w = math.exp(-log_variance - bg * class_c[5, c])
             # Σrᵏ, r = (y − ȳ) + shift, in units of √D.
             root = math.sqrt(w)
-            shift = root * (class_c[1, c] - a0 - ag * (c - centre))
+            shift = root * (class_c[1, c] - a0 - ag * class_c[5, c])
             m2, m3, m4 = w * class_c[2, c], w * root * class_c[3, c], w * w * class_c[4, c]
             square = shift * shift
             r2 = m2 + n * square

@@ -1,9 +1,10 @@
 """HLM without covariates, on sums within genotype classes.
 
-A hard call takes three values. With intercept-only designs the likelihood of a variant depends on
-the data only through, per class c ∈ {0, 1, 2}, the number of people, Σy and Σy² (math.md §3), so
-one pass over the packed genotypes leaves a fit that is free of n. So are its likelihood-ratio tests
-and its covariances, of which the sandwich also takes Σy³ and Σy⁴.
+A hard call takes three values, a dosage as many as its container has steps. With intercept-only
+designs the likelihood of a variant depends on the data only through, per value, a *class*, the
+number of people, Σy and Σy² (math.md §3), so one pass over the genotypes leaves a fit that is free
+of n. So are its likelihood-ratio tests and its covariances, of which the sandwich also takes Σy³
+and Σy⁴.
 
 Everything is scalar arithmetic, one variant after the other: a variant's numbers are the same bit
 for bit whatever block it stands in.
@@ -41,13 +42,13 @@ _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
 _GAIN = 1e-6  # statistic below zero that is more than rounding, even of a million people
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
 
-# What a fit of one variant leaves, in this order.
 _COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
-_COLUMNS = (
+COLUMNS = (
     *("add", "var"),
     *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in _COVARIANCE),
     *("add_lrt", "var_lrt", "av_lrt", "log_likelihood"),
 )
+"""What a fit of one variant leaves, in this order."""
 _MODEL = slice(2, 5)
 _ROBUST = slice(5, 8)
 _SANDWICH = slice(8, 11)
@@ -93,15 +94,15 @@ def class_sums(
     return sums
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _profile(
-    n_c: Float, mean_c: Float, within_c: Float, centre: float, bg: float, level: bool, q_c: Float
+    n_c: Float, x_c: Float, mean_c: Float, within_c: Float, bg: float, level: bool, q_c: Float
 ) -> tuple[float, float, float, float, float, float]:  # pragma: no cover
     """Maximise over the mean and the variance intercept at a fixed variance effect.
 
-    Fills `q_c` with e^{-bg·x}·Σr² of each class, x = copies − centre. Returns the intercept and
-    slope of the mean, log of the common variance, −2·log L/n − log 2π − 1, and its first and second
-    derivatives in bg. Where `level`, the mean has no slope.
+    Fills `q_c` with e^{-bg·x}·Σr² of each class, x = copies − mean copies. Returns the intercept
+    and slope of the mean, log of the common variance, −2·log L/n − log 2π − 1, and its first and
+    second derivatives in bg. Where `level`, the mean has no slope.
 
     With w_c = n_c·e^{−bg·x_c} the mean is a weighted regression on three class means, free of the
     variance intercept, whose maximum is e^{b0} = Σ q_c/n. So F(bg) = log Σ q_c + bg·Σ n_c x_c/n up
@@ -110,9 +111,9 @@ def _profile(
     which a level mean has the first element only.
     """
     n = s0 = s1 = s2 = t0 = t1 = mean_x = 0.0
-    for c in range(3):
+    for c in range(len(n_c)):
         if n_c[c] > 0.0:
-            x = c - centre
+            x = x_c[c]
             w = n_c[c] * math.exp(-bg * x)
             n += n_c[c]
             mean_x += n_c[c] * x
@@ -126,10 +127,10 @@ def _profile(
     slope = 0.0 if level else (s0 * t1 - s1 * t0) / determinant
     intercept = (t0 - slope * s1) / s0
     total = first = second = h0 = h1 = 0.0
-    for c in range(3):
+    for c in range(len(n_c)):
         q_c[c] = 0.0
         if n_c[c] > 0.0:
-            x = c - centre
+            x = x_c[c]
             weight = math.exp(-bg * x)
             residual = mean_c[c] - intercept - slope * x
             q = weight * (within_c[c] + n_c[c] * residual * residual)
@@ -159,9 +160,9 @@ def _profile(
 @njit(nogil=True, cache=True)
 def _maximise(
     n_c: Float,
+    x_c: Float,
     mean_c: Float,
     within_c: Float,
-    centre: float,
     spread: float,
     variance: float,
     level: bool,
@@ -171,17 +172,19 @@ def _maximise(
 
     Returns the status, bg, and of :func:`_profile` there all but the gradient; leaves `q_c` there.
     """
-    lowest = 0 if n_c[0] > 0.0 else 1
-    highest = 2 if n_c[2] > 0.0 else 1
+    lowest, highest = math.inf, -math.inf
+    for c in range(len(n_c)):
+        if n_c[c] > 0.0:
+            lowest, highest = min(lowest, x_c[c]), max(highest, x_c[c])
     limit = _MAX_STEP / (highest - lowest)
     scale = math.sqrt(spread)
     bg = 0.0
     a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, mean_c, within_c, centre, bg, level, q_c
+        n_c, x_c, mean_c, within_c, bg, level, q_c
     )
     status = _NOT_CONVERGED
     for _ in range(_MAX_ITERATIONS):
-        bottom = log_variance + min(bg * (lowest - centre), bg * (highest - centre))
+        bottom = log_variance + min(bg * lowest, bg * highest)
         if bottom < math.log(variance) + _FLOOR:
             return _UNBOUNDED, bg, a0, ag, log_variance, value, curvature
         if abs(gradient) <= _TOLERANCE * scale:
@@ -195,7 +198,7 @@ def _maximise(
         for _ in range(60):
             trial = bg + step
             b0, bs, log_v, new_value, new_gradient, new_curvature = _profile(
-                n_c, mean_c, within_c, centre, trial, level, q_c
+                n_c, x_c, mean_c, within_c, trial, level, q_c
             )
             # At machine precision the value no longer tells: then the gradient must shrink.
             if new_value < value - 1e-14 * abs(value) or (
@@ -215,14 +218,15 @@ def _maximise(
         )  # fmt: skip
     # The last trial may have been refused: leave q_c at the accepted point.
     a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, mean_c, within_c, centre, bg, level, q_c
+        n_c, x_c, mean_c, within_c, bg, level, q_c
     )
     return status, bg, a0, ag, log_variance, value, curvature
 
 
 @njit(nogil=True, cache=True)
-def _fit_one(
+def fit_one(
     sums: Float,
+    copies_c: Float,
     third_moment: float,
     fourth_moment: float,
     observed: bool,
@@ -232,29 +236,34 @@ def _fit_one(
     class_c: Float,
     out: Float,
 ) -> int:  # pragma: no cover
-    """Fit one variant from its class sums; fill `out`, return the status."""
-    n_c, mean_c, within_c = class_c[0], class_c[1], class_c[2]
+    """Fit one variant from the sums of C classes; fill `out`, return the status.
+
+    Shapes: `sums` (C, 1 + powers), `copies_c` and `q_c` (C,), `class_c` (6, C), `out` as
+    :data:`COLUMNS`. The latter three are filled.
+    """
+    n_c, mean_c, within_c, x_c = class_c[0], class_c[1], class_c[2], class_c[5]
     n = total_y = total_y2 = copies = 0.0
-    for c in range(3):
+    for c in range(len(n_c)):
         n_c[c] = sums[c, 0]
         mean_c[c] = sums[c, 1] / sums[c, 0] if sums[c, 0] > 0.0 else 0.0
         within_c[c] = max(sums[c, 2] - sums[c, 1] * mean_c[c], 0.0)
         n += sums[c, 0]
         total_y += sums[c, 1]
         total_y2 += sums[c, 2]
-        copies += c * sums[c, 0]
+        copies += copies_c[c] * sums[c, 0]
     if n < 5.0:
         return _NOT_UNIQUE
     centre = copies / n
     spread = 0.0
-    for c in range(3):
-        spread += n_c[c] * (c - centre) ** 2
+    for c in range(len(n_c)):
+        x_c[c] = copies_c[c] - centre
+        spread += n_c[c] * x_c[c] ** 2
     spread /= n
     variance = total_y2 / n - (total_y / n) ** 2
     if spread < 1e-12 or variance <= 0.0:
         return _NOT_UNIQUE
     status, bg, a0, ag, log_variance, value, _ = _maximise(
-        n_c, mean_c, within_c, centre, spread, variance, False, q_c
+        n_c, x_c, mean_c, within_c, spread, variance, False, q_c
     )
     if status == _UNBOUNDED:
         return status
@@ -262,30 +271,30 @@ def _fit_one(
     out[1] = bg
     out[_LOG_LIKELIHOOD] = -0.5 * n * (math.log(2.0 * math.pi) + 1.0 + value)
     expected_covariances(
-        n_c, centre, log_variance, bg, third_moment, fourth_moment, out[_MODEL], out[_ROBUST]
+        n_c, x_c, log_variance, bg, third_moment, fourth_moment, out[_MODEL], out[_ROBUST]
     )
     # Off the maximum the observed information may be singular; a stationary point at which it is
     # not positive definite is none.
     if observed and not (
         status == _OK
-        and observed_covariance(n_c, mean_c, centre, a0, ag, log_variance, bg, q_c, out[_MODEL])
+        and observed_covariance(n_c, x_c, mean_c, a0, ag, log_variance, bg, q_c, out[_MODEL])
     ):
         out[_MODEL] = np.nan
         status = _NOT_CONVERGED
     if sandwich:
         higher_moments(sums, class_c)
-        sandwich_covariance(class_c, centre, a0, ag, log_variance, bg, out[_SANDWICH])
+        sandwich_covariance(class_c, a0, ag, log_variance, bg, out[_SANDWICH])
     if likelihood_ratio and status == _OK:
-        _likelihood_ratios(n_c, mean_c, within_c, centre, spread, variance, value, q_c, out)
+        _likelihood_ratios(n_c, x_c, mean_c, within_c, spread, variance, value, q_c, out)
     return status
 
 
 @njit(nogil=True, cache=True)
 def _likelihood_ratios(
     n_c: Float,
+    x_c: Float,
     mean_c: Float,
     within_c: Float,
-    centre: float,
     spread: float,
     variance: float,
     value: float,
@@ -297,13 +306,13 @@ def _likelihood_ratios(
     Without the variance effect, and without both, the maximum is the profile at bg = 0. Without the
     additive effect it is searched for, and the statistic is NaN where none is found.
     """
-    n = n_c[0] + n_c[1] + n_c[2]
-    without_var = _profile(n_c, mean_c, within_c, centre, 0.0, False, q_c)[3]
-    without_both = _profile(n_c, mean_c, within_c, centre, 0.0, True, q_c)[3]
+    n = n_c.sum()
+    without_var = _profile(n_c, x_c, mean_c, within_c, 0.0, False, q_c)[3]
+    without_both = _profile(n_c, x_c, mean_c, within_c, 0.0, True, q_c)[3]
     out[_VAR_LRT] = _statistic(n * (without_var - value))
     out[_AV_LRT] = _statistic(n * (without_both - value))
     status, _, _, _, _, without_add, curvature = _maximise(
-        n_c, mean_c, within_c, centre, spread, variance, True, q_c
+        n_c, x_c, mean_c, within_c, spread, variance, True, q_c
     )
     if status == _OK and curvature > 0.0:
         out[_ADD_LRT] = _statistic(n * (without_add - value))
@@ -327,10 +336,11 @@ def _fit_all(
     status: NDArray[np.int8],
 ) -> None:  # pragma: no cover
     q_c = np.empty(3)
-    class_c = np.empty((5, 3))
+    class_c = np.empty((6, 3))
+    copies_c = np.arange(3.0)
     for j in range(sums.shape[0]):
-        status[j] = _fit_one(
-            sums[j], third_moment, fourth_moment, observed, sandwich, likelihood_ratio,
+        status[j] = fit_one(
+            sums[j], copies_c, third_moment, fourth_moment, observed, sandwich, likelihood_ratio,
             q_c, class_c, out[j],
         )  # fmt: skip
 
@@ -374,16 +384,15 @@ def fit_class_sums(
     needed = 1 + powers_needed(inference)
     if sums.ndim != 3 or sums.shape[1] != 3 or sums.shape[2] < needed:
         raise ValueError(f"class sums must be (variants, 3, {needed}), not {sums.shape}")
-    # One signature for all, so that nothing compiles twice: C order, read-only.
-    rows = np.ascontiguousarray(sums, np.float64).view()
-    rows.flags.writeable = False
+    # One signature for all, so that nothing compiles twice.
+    rows = np.require(sums, np.float64, ["C", "W"])
     estimates = Estimates.empty(len(sums))
-    out = np.full((len(sums), len(_COLUMNS)), np.nan)
+    out = np.full((len(sums), len(COLUMNS)), np.nan)
     _fit_all(
         rows, float(moments[0]), float(moments[1]),
         inference.observed, inference.sandwich, inference.likelihood_ratio, out, estimates.status,
     )  # fmt: skip
-    for k, name in enumerate(_COLUMNS):
+    for k, name in enumerate(COLUMNS):
         getattr(estimates, name)[:] = out[:, k]
     return estimates
 

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.hlm_scoring_lanes import MISSING, WIDTH
 
@@ -81,6 +82,33 @@ def _describe(
 
 
 @njit(nogil=True, cache=True)
+def _spread_codes(
+    codes: Any, samples: Any, steps: int, g: Any, people: Any, total: Any, high: Any
+) -> None:  # pragma: no cover
+    """Fill g with the copies of the chosen people, less the smallest of each variant."""
+    n = len(samples)
+    least = np.empty(len(codes), np.int64)
+    for j in range(len(codes)):
+        low, most, called, added = steps, 0, 0, 0
+        for i in range(n):
+            code: Any = np.int64(codes[j, samples[i]])
+            there: Any = code <= steps
+            called += there
+            added += code if there else 0
+            low = min(low, code)
+            most = max(most, code if there else 0)
+        least[j] = low
+        people[j], total[j] = called, (added - called * low) * 2.0 / steps
+        high[j] = max(most - low, 0) * 2.0 / steps
+    for start in range(0, n, _BLOCK):
+        for j in range(len(codes)):
+            for i in range(start, min(start + _BLOCK, n)):
+                code = np.int64(codes[j, samples[i]])
+                copies = np.float32((code - least[j]) * 2.0 / steps)
+                g[i, j] = copies if code <= steps else np.float32(MISSING)
+
+
+@njit(nogil=True, cache=True)
 def centred(
     g: Any, centre: Any, x: Any, squares: Any, cubes: Any, absent: Any
 ) -> None:  # pragma: no cover
@@ -132,19 +160,40 @@ class PackedCalls:
         return len(self.packed)
 
 
-Genotypes = Float | PackedCalls
-"""Dosages of shape (n, m), NaN where missing, or hard calls as they are stored."""
+@dataclass(frozen=True)
+class DosageCodes:
+    """Dosages of a block of variants as they are stored.
+
+    Attributes
+    ----------
+    dosages : Dosages
+    samples : ndarray of int64, shape (n,)
+        People analysed.
+    """
+
+    dosages: Dosages
+    samples: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of variants."""
+        return len(self.dosages)
+
+
+Genotypes = Float | PackedCalls | DosageCodes
+"""Dosages of shape (n, m), NaN where missing, or hard calls or dosages as they are stored."""
 
 
 def count(genotypes: Genotypes) -> int:
     """Return the number of variants."""
-    return len(genotypes) if isinstance(genotypes, PackedCalls) else genotypes.shape[1]
+    return genotypes.shape[1] if isinstance(genotypes, np.ndarray) else len(genotypes)
 
 
 def dosages(genotypes: Genotypes, rows: Rows) -> Float:
     """Return the chosen variants as numbers, shape (n, len(rows)), NaN where missing."""
     if isinstance(genotypes, PackedCalls):
         return unpack_samples(genotypes.packed[rows], genotypes.samples).T
+    if isinstance(genotypes, DosageCodes):
+        return genotypes.dosages.take(rows).copies(genotypes.samples).T
     return genotypes[:, rows]
 
 
@@ -182,6 +231,11 @@ class Tile:
             people += called
             total += copies
             low, high = least.astype(np.float64), most.astype(np.float64)
+        elif isinstance(genotypes, DosageCodes):
+            part = genotypes.dosages.take(rows)
+            g = np.zeros((len(genotypes.samples), TILE), np.float32)
+            low, high = np.zeros(TILE), np.zeros(TILE)
+            _spread_codes(part.codes, genotypes.samples, part.steps, g, people, total, high)
         else:
             g = np.zeros((len(genotypes), TILE), np.float32)
             low, high = np.full(TILE, np.inf), np.zeros(TILE)

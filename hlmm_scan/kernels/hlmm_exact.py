@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import COLLINEAR
 from hlmm_scan.kernels.hlmm_robust import between, person_scores
@@ -23,7 +23,7 @@ Float = NDArray[np.float64]
 
 def fit_exact(
     null: NullModel,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
@@ -33,7 +33,7 @@ def fit_exact(
     ----------
     null : NullModel
         With random effects.
-    packed : ndarray of uint8, shape (m, bytes)
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
     contigs : ndarray of object (str), shape (m,)
     inference : Inference, optional
         Which standard errors and tests to give.
@@ -45,13 +45,13 @@ def fit_exact(
         neighbour, so a row does not depend on the block it stands in.
     """
     assert null.random_effects is not None
-    estimates = Estimates.empty(len(packed))
+    estimates = Estimates.empty(len(genotypes))
     keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
     for key in dict.fromkeys(keys):
         G = null.random_effects.design(key)
         fit = null.fits[key]
         for row in np.flatnonzero(keys == key):
-            genotype = unpack_samples(packed[row : row + 1], null.samples)[0]
+            genotype = copies(take(genotypes, slice(row, row + 1)), null.samples)[0]
             _fit_one(null, fit, G, genotype, inference, estimates, int(row))
     return estimates
 

@@ -29,8 +29,9 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from hlmm_scan.genotypes.packing import count_genotypes, unpack_samples
+from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, joined, take
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.hlmm_screen_design import (
     PEOPLE_PER_STRIP,
     WRITTEN_OUT_PEOPLE,
@@ -107,7 +108,7 @@ class _Variants:
 
     Attributes
     ----------
-    packed : ndarray of uint8, shape (m, width)
+    genotypes : ndarray of uint8, shape (m, width), or Dosages
     middle : ndarray, shape (m,)
         Mean genotype of the people called.
     gamma, delta : ndarray, shapes (m, c) and (m, q)
@@ -118,7 +119,7 @@ class _Variants:
     unique : ndarray of bool, shape (m,)
     """
 
-    packed: NDArray[np.uint8]
+    genotypes: GenotypeBlock
     middle: Float
     gamma: Float
     delta: Float
@@ -130,23 +131,25 @@ class _Variants:
     unique: NDArray[np.bool_]
 
     def take(self, rows: NDArray[np.intp]) -> _Variants:
-        return _Variants(*(getattr(self, f.name)[rows] for f in fields(self)))
+        others = (getattr(self, f.name)[rows] for f in fields(self)[1:])
+        return _Variants(take(self.genotypes, rows), *others)
 
     @staticmethod
     def join(parts: list[_Variants]) -> _Variants:
-        names = [f.name for f in fields(_Variants)]
-        return _Variants(*(np.concatenate([getattr(p, k) for p in parts]) for k in names))
+        names = [f.name for f in fields(_Variants)[1:]]
+        others = (np.concatenate([getattr(p, k) for p in parts]) for k in names)
+        return _Variants(joined([p.genotypes for p in parts]), *others)
 
-    def genotypes(self, samples: NDArray[np.int64]) -> Float:
+    def centred(self, samples: NDArray[np.int64]) -> Float:
         """Return h = g − ḡ, 0 where missing."""
-        h = unpack_samples(self.packed, samples)
+        h = copies(self.genotypes, samples)
         _centre(h, self.middle)
         return h
 
 
 def fit_random_screen(
     null: NullModel,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     designs: Mapping[str, RandomScreenDesign],
     inference: Inference = DEFAULT_INFERENCE,
@@ -157,7 +160,7 @@ def fit_random_screen(
     ----------
     null : NullModel
         With random effects; any covariates.
-    packed : ndarray of uint8, shape (m, width)
+    genotypes : ndarray of uint8, shape (m, width), or Dosages
     contigs : ndarray of object (str), shape (m,)
     designs : mapping of str to RandomScreenDesign
         By left-out chromosome, at least those that `contigs` ask for.
@@ -171,14 +174,14 @@ def fit_random_screen(
         the null fit. `log_likelihood` is the null model's plus half of both score statistics.
     """
     del inference
-    out = Estimates.empty(len(packed))
+    out = Estimates.empty(len(genotypes))
     keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
     for key in dict.fromkeys(keys):
         design, rows = designs[key], np.flatnonzero(keys == key)
         again: list[tuple[_Variants, NDArray[np.intp]]] = []
         for start in range(0, len(rows), _TILE):
             part = rows[start : start + _TILE]
-            variants = _first_product(design, packed[_filled(part)])
+            variants = _first_product(design, take(genotypes, _filled(part)))
             _put(design, variants, out, part, exactly=design.squares is not None)
             with np.errstate(invalid="ignore"):
                 z = variants.a**2 * variants.I_a
@@ -200,21 +203,20 @@ def _filled(rows: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.resize(rows, _TILE)
 
 
-def _first_product(design: RandomScreenDesign, packed: NDArray[np.uint8]) -> _Variants:
+def _first_product(design: RandomScreenDesign, genotypes: GenotypeBlock) -> _Variants:
     """Work out everything of a tile that takes one pass over people, a_g among it."""
     n, c, h2 = len(design.samples), design.X.shape[1], design.fit.random_variance
-    counts = count_genotypes(packed, 4 * packed.shape[1], design.samples)
-    people = counts[:, :3].sum(axis=1)
-    middle = (counts[:, 1] + 2 * counts[:, 2]) / np.maximum(people, 1)
+    counts = GenotypeCounts.of(genotypes, design.samples)
+    people, middle = counts.called, counts.mean_copies
     empty = np.zeros((_TILE, 0))
     none = np.zeros(_TILE)
     variants = _Variants(
-        packed, middle, empty, empty, empty, none, none, none, none, none.astype(bool)
+        genotypes, middle, empty, empty, empty, none, none, none, none, none.astype(bool)
     )
     products, thin = np.zeros((_TILE, design.R.shape[1])), np.zeros((_TILE, design.thin.shape[1]))
     spread, total = np.zeros(_TILE), np.zeros(_TILE)
     for s in strips(n):
-        h = variants.genotypes(design.samples[s])
+        h = variants.centred(design.samples[s])
         products += h.astype(np.float32) @ design.R[s]
         thin += h @ design.thin[s]
         _squares(h, design.w[s], spread)
@@ -261,7 +263,7 @@ def _put(
     with np.errstate(all="ignore"):
         coefficients = (h2 * variants.projected).astype(np.float32)
         for s in strips(len(design.samples)):
-            h = variants.genotypes(design.samples[s])
+            h = variants.centred(design.samples[s])
             derivative = h * design.diagonal[s]
             if design.squares is not None:
                 derivative = (h.astype(np.float32) @ design.squares).astype(np.float64)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE, quasi_tolerance
 from hlmm_scan.kernels.hlmm_exact import fit_exact
@@ -44,7 +44,7 @@ _LIKELIHOOD_RATIO_TOLERANCE = 1e-3  # standard errors to which the restricted fi
 
 def fit_weighted(
     null: NullModel,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     bases: Mapping[str, WeightedBasis],
     inference: Inference = DEFAULT_INFERENCE,
@@ -52,13 +52,13 @@ def fit_weighted(
     tolerance: float | None = None,
     exact_beyond: float | None = None,
 ) -> Estimates:
-    """Fit the HLMM of hard-called variants.
+    """Fit the HLMM of a block of variants.
 
     Parameters
     ----------
     null : NullModel
         With random effects.
-    packed : ndarray of uint8, shape (m, bytes)
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
     contigs : ndarray of object (str), shape (m,)
     bases : mapping of str to WeightedBasis
         By left-out chromosome, those that `contigs` ask for.
@@ -71,13 +71,13 @@ def fit_weighted(
     Estimates
         m rows; what does not converge here is as :func:`hlmm_exact.fit_exact` finds it.
     """
-    estimates = Estimates.empty(len(packed))
+    estimates = Estimates.empty(len(genotypes))
     keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
     for key in dict.fromkeys(keys):
         rows = np.flatnonzero(keys == key)
 
         def read(chosen: Rows, rows: Rows = rows) -> Float:
-            return unpack_samples(packed[rows[chosen]], null.samples)
+            return copies(take(genotypes, rows[chosen]), null.samples)
 
         found = fit_genotypes(
             bases[key], read, len(rows), inference, tolerance=tolerance, exact_beyond=exact_beyond
@@ -85,7 +85,7 @@ def fit_weighted(
         estimates.put(rows, found)
     left = np.flatnonzero(estimates.status == Status.PENDING)
     if len(left):
-        estimates.put(left, fit_exact(null, packed[left], contigs[left], inference))
+        estimates.put(left, fit_exact(null, take(genotypes, left), contigs[left], inference))
     return estimates
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
+from hlmm_scan.kernels.hlm_dosages import DosageSumsPlan
 from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_screen import ScreenDesign
+from hlmm_scan.kernels.hlm_screen_dosages import DosageScreenDesign
 from hlmm_scan.kernels.hlmm_eigen import quasi_bases
 from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
 from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
@@ -25,6 +27,12 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel, RandomEffects
 def class_sums_plan(null: NullModel, width: int, powers: int = 2) -> ClassSumsPlan:
     """Return what class sums need of a phenotype, for packed rows of `width` bytes."""
     return plan_class_sums(width, [null.samples], [null.y], powers)
+
+
+@lru_cache(maxsize=2)
+def dosage_sums_plan(null: NullModel, powers: int = 2) -> DosageSumsPlan:
+    """Return what class sums of dosages need of a phenotype."""
+    return DosageSumsPlan.of(null.samples, null.y, powers)
 
 
 @lru_cache(maxsize=2)
@@ -42,6 +50,12 @@ def scoring_design(null: NullModel) -> ScoringDesign:
 def screen_design(null: NullModel, width: int) -> ScreenDesign:
     """Return what the score screen needs of a phenotype, for packed rows of `width` bytes."""
     return ScreenDesign.of(null, width)
+
+
+@lru_cache(maxsize=2)
+def dosage_screen_design(null: NullModel) -> DosageScreenDesign:
+    """Return what the score screen of dosages needs of a phenotype."""
+    return DosageScreenDesign.of(null)
 
 
 @lru_cache(maxsize=2)

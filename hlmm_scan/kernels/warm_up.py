@@ -15,6 +15,7 @@ from llvmlite.binding import get_host_cpu_name
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import Kernel, ModelSize
@@ -42,10 +43,12 @@ def smallest_alike(model: ModelSize) -> ModelSize:
         for people, random in _SMALL
     ]
 
-    def ways(size: ModelSize) -> tuple[Kernel, Kernel, bool]:
+    def ways(size: ModelSize) -> tuple[Kernel | bool, ...]:
         # Random effects of many people are taken in single precision.
         many = size.random > 0 and size.people >= QUASI_EXACT_PEOPLE
-        return size.kernel, replace(size, screen=False).kernel, many
+        kinds = [size, replace(size, dosages=False)]
+        kernels = [replace(kind, screen=s).kernel for kind in kinds for s in (size.screen, False)]
+        return *kernels, many
 
     return next((small for small in smaller if ways(small) == ways(model)), smaller[0])
 
@@ -62,16 +65,21 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     """
     rng = np.random.default_rng(_SEED)
     null = _made_up(rng, model)
-    packed = _variants(rng, null.y)
-    contigs = np.full(len(packed), "1", dtype=object)
+    calls = _variants(rng, null.y)
+    blocks: list[GenotypeBlock] = [pack(calls)]
+    if model.dosages:
+        blocks.append(_dosages(rng, calls))
+    contigs = np.full(len(calls), "1", dtype=object)
     # What is screened may be refitted.
     options = replace(
-        options, min_maf=0.0, min_mac=0.0, max_missing=1.0, refine_below=1.0 * options.screen
-    )
+        options, min_maf=0.0, min_mac=0.0, max_missing=1.0, min_info=0.0, min_hwe_p=0.0,
+        refine_below=1.0 * options.screen,
+    )  # fmt: skip
     # With everything that may be asked for, too: single variants take those ways without asking.
     everything = replace(options.inference, sandwich=True, likelihood_ratio=True)
     for inference in (options.inference, everything):
-        fit_block(null, packed, contigs, replace(options, inference=inference))
+        for block in blocks:
+            fit_block(null, block, contigs, replace(options, inference=inference))
 
 
 def machine_code() -> tuple[str, str]:
@@ -107,11 +115,19 @@ def _made_up(rng: np.random.Generator, model: ModelSize) -> NullModel:
     )
 
 
-def _variants(rng: np.random.Generator, y: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Packed calls without an effect, with a strong one, and with many missing: every branch."""
+def _variants(rng: np.random.Generator, y: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Calls without an effect, with a strong one, and with many missing: every branch."""
     n = len(y)
     calls = rng.choice(np.array([0, 1, 2], np.int8), (_VARIANTS, n), p=(0.5, 0.4, 0.1))
     half = _VARIANTS // 2
     calls[half:] = np.abs(y) + rng.random((half, n)) > 1.5
     calls[::2][rng.random((half, n)) < 0.2] = -1
-    return pack(calls)
+    return calls
+
+
+def _dosages(rng: np.random.Generator, calls: NDArray[np.int8]) -> Dosages:
+    """Make dosages of calls: of every second variant uncertain ones."""
+    codes = np.where(calls < 0, MISSING_CODE, calls.astype(np.int64) * 255)
+    uncertain = codes[::2] + rng.integers(0, 100, codes[::2].shape) * (1 - codes[::2] // 255)
+    codes[::2] = np.where(calls[::2] < 0, MISSING_CODE, uncertain)
+    return Dosages(codes.astype(np.uint16), BGEN_8_BIT)

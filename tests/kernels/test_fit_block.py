@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from plain_reference import fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.block import FitOptions, filter_status, fit_block
+from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.schema import Status, result_variables
 
 EVERYTHING = FitOptions(min_maf=0, min_mac=0, max_missing=1)
@@ -168,7 +169,8 @@ def test_the_first_reason_stands_and_a_threshold_itself_is_kept(
         wanted = Status.HIGH_MISSING
     else:
         wanted = Status.PENDING
-    assert filter_status(np.array([counts]), options) == [wanted]
+    found = GenotypeCounts.of_calls(np.array([counts[:3]]), sum(counts))
+    assert found.status(options) == [wanted]
 
 
 # Columns -----------------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""Which variants are fitted: frequencies, counts, information and Hardy–Weinberg proportions.
+
+All are counted in the people of one phenotype. The filters apply in the order of their status
+codes (:class:`hlmm_scan.schema.Status`), and the first that takes a variant is its reason:
+monomorphic, minor allele frequency, minor allele count, missing, info, Hardy–Weinberg.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.packing import count_genotypes
+from hlmm_scan.kernels.dosage_codes import count_dosages
+from hlmm_scan.schema import Status
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Bounds on what is fitted.
+
+    Attributes
+    ----------
+    min_maf : float
+        Smallest minor allele frequency of a kept variant.
+    min_mac : float
+        Smallest minor allele count of a kept variant.
+    max_missing : float
+        Largest fraction of missing calls of a kept variant.
+    min_info : float, default 0
+        Smallest info score, 0 for none.
+    min_hwe_p : float, default 0
+        Smallest p of the Hardy–Weinberg test, 0 for none.
+    """
+
+    min_maf: float = 0.01
+    min_mac: float = 20
+    max_missing: float = 0.05
+    min_info: float = field(default=0.0, kw_only=True)
+    min_hwe_p: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class GenotypeCounts:
+    """Counts of m variants in the people of a phenotype.
+
+    Hard calls are dosages in steps of one copy.
+
+    Attributes
+    ----------
+    people : int
+        With and without a call.
+    steps : int
+        Code of two copies.
+    called : ndarray of int64, shape (m,)
+        People with a call.
+    codes, squares : ndarray of int64, shape (m,)
+        Σ codes and Σ codes² in them.
+    genotypes : ndarray of int64, shape (m, 3)
+        People with 0, 1 and 2 copies; for dosages, by the nearest whole number.
+    """
+
+    people: int
+    steps: int
+    called: Int
+    codes: Int
+    squares: Int
+    genotypes: Int
+
+    @classmethod
+    def of(cls, genotypes: GenotypeBlock, samples: Int) -> GenotypeCounts:
+        """Count a block of either kind."""
+        if isinstance(genotypes, Dosages):
+            found = count_dosages(genotypes, samples)
+            return cls(
+                len(samples), genotypes.steps, found[:, 0], found[:, 1], found[:, 2], found[:, 3:]
+            )
+        width = genotypes.shape[1]
+        return cls.of_calls(count_genotypes(genotypes, 4 * width, samples)[:, :3], len(samples))
+
+    @classmethod
+    def of_calls(cls, genotypes: Int, people: int) -> GenotypeCounts:
+        """Return counts of hard calls.
+
+        Parameters
+        ----------
+        genotypes : ndarray of int64, shape (m, 3)
+            People with 0, 1 and 2 copies.
+        people : int
+        """
+        one, two = genotypes[:, 1], genotypes[:, 2]
+        called = genotypes.sum(axis=1)
+        return cls(people, 2, called, one + 2 * two, one + 4 * two, genotypes)
+
+    @property
+    def frequency(self) -> Float:
+        """Frequency of the effect allele, shape (m,); NaN where nobody is called."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.codes / (self.steps * self.called))
+
+    @property
+    def mean_copies(self) -> Float:
+        """Copies per person called, shape (m,); 0 where nobody is."""
+        return self.codes * (2 / self.steps) / np.maximum(self.called, 1)
+
+    @property
+    def info(self) -> Float:
+        """Info score by the dosages alone, shape (m,); NaN where all have the same allele.
+
+        Variance of the dosages over 2p(1 − p), which the genotypes themselves would have under
+        random mating (MaCH's r²): about 1 where they are certain, above it by chance. Hard calls
+        are what they are: their score is 1, as one from probabilities would be, and departures
+        from random mating are left to the test for them.
+        """
+        if self.steps == 2:
+            return np.where(self.called > 0, 1.0, np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.codes / self.called
+            variance = self.squares / self.called - mean**2
+            p = mean / self.steps
+            return np.asarray(variance * (2 / self.steps) ** 2 / (2 * p * (1 - p)))
+
+    def status(
+        self, filters: Filters, info: Float | None = None, hwe: Float | None = None
+    ) -> NDArray[np.int8]:
+        """Return why each variant is not fitted, or PENDING where it is.
+
+        Parameters
+        ----------
+        filters : Filters
+        info, hwe : ndarray, shape (m,), optional
+            Info score and −log10 p of the Hardy–Weinberg test; NaN takes no variant.
+
+        Notes
+        -----
+        A variant nobody has a call for is not monomorphic but missing.
+        """
+        minor = np.minimum(self.codes, self.steps * self.called - self.codes)
+        some = self.called > 0
+        missing = (self.people - self.called) / max(self.people, 1)
+        status = np.full(len(self.called), Status.PENDING, np.int8)
+        # Last to first, so that the first reason stands.
+        if hwe is not None and filters.min_hwe_p > 0:
+            status[hwe > -np.log10(filters.min_hwe_p)] = Status.HWE
+        if info is not None:
+            status[info < filters.min_info] = Status.LOW_INFO
+        status[(missing > filters.max_missing) | ~some] = Status.HIGH_MISSING
+        status[(minor * (2 / self.steps) < filters.min_mac) & some] = Status.LOW_MAC
+        # A quotient is rounded as the user's decimal is: 7 of 100 alleles are not below 0.07.
+        maf = minor / np.maximum(self.steps * self.called, 1)
+        status[(maf < filters.min_maf) & some] = Status.LOW_MAF
+        status[(minor == 0) & some] = Status.MONOMORPHIC
+        return status

@@ -1,0 +1,117 @@
+"""Passes over dosage codes: their plain references, and what filters make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_dosages import UNITS, of_calls, simulated_dosages
+
+from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, copies, joined, take
+from hlmm_scan.genotypes.packing import pack, unpack
+from hlmm_scan.kernels.dosage_codes import (
+    count_dosages,
+    count_dosages_reference,
+    packed_calls,
+    whole_copies,
+    whole_copies_reference,
+)
+from hlmm_scan.kernels.filters import Filters, GenotypeCounts
+from hlmm_scan.schema import Status
+
+
+@st.composite
+def blocks(draw):
+    """Dosages of a few people, many of them whole or half copies, at the ends, or missing."""
+    unit = draw(st.sampled_from(list(UNITS.values())))
+    steps = round(2 / unit)
+    special = [0, 1, steps // 4, steps // 2, 3 * steps // 4, steps - 1, steps, MISSING_CODE]
+    code = st.one_of(st.sampled_from(special), st.integers(0, steps))
+    m, n = draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    codes = draw(st.lists(st.lists(code, min_size=n, max_size=n), min_size=m, max_size=m))
+    return Dosages(np.array(codes, np.uint16), unit)
+
+
+@settings(deadline=None, max_examples=150)
+@given(dosages=blocks(), data=st.data())
+def test_passes_are_their_plain_references(dosages, data):
+    n = dosages.codes.shape[1]
+    whole = whole_copies(dosages)
+    np.testing.assert_array_equal(whole, whole_copies_reference(dosages))
+    chosen = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n))
+    samples = np.array(chosen, np.int64)
+    found = count_dosages(dosages, samples)
+    np.testing.assert_array_equal(found, count_dosages_reference(dosages, samples))
+    np.testing.assert_array_equal(found[:, 3:].sum(axis=1), found[:, 0])
+    # Alleles swapped, everything is mirrored.
+    there = dosages.codes <= dosages.steps
+    swapped = np.where(there, dosages.steps - dosages.codes.astype(int), MISSING_CODE)
+    other = count_dosages(Dosages(swapped.astype(np.uint16), dosages.unit), samples)
+    np.testing.assert_array_equal(other[:, 3:], found[:, :2:-1])
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize("n", [1, 4, 101])
+def test_whole_copies_are_packed_as_calls_are(n, unit):
+    calls = np.random.default_rng(n).integers(-1, 3, (9, n)).astype(np.int8)
+    dosages = of_calls(calls, unit)
+    assert whole_copies(dosages).all()
+    rows = np.array([7, 0, 3])
+    packed = packed_calls(dosages, rows)
+    np.testing.assert_array_equal(packed, pack(calls[rows]))
+    np.testing.assert_array_equal(unpack(packed, n), calls[rows])
+    # Both kinds of a block are read alike.
+    people = np.arange(n)[::-1].copy()
+    for block in (pack(calls), dosages):
+        wanted = np.where(calls < 0, np.nan, calls)[rows][:, people]
+        np.testing.assert_array_equal(copies(take(block, rows), people), wanted)
+        both = joined([take(block, slice(0, 4)), take(block, slice(4, 9))])
+        np.testing.assert_array_equal(copies(both, people), copies(block, people))
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_frequencies_info_and_calls_of_both_kinds_agree(unit):
+    calls = np.random.default_rng(0).integers(-1, 3, (40, 203)).astype(np.int8)
+    samples = np.arange(0, 203, 2)
+    hard = GenotypeCounts.of(pack(calls), samples)
+    soft = GenotypeCounts.of(of_calls(calls, unit), samples)
+    np.testing.assert_array_equal(hard.called, soft.called)
+    np.testing.assert_array_equal(hard.genotypes, soft.genotypes)
+    np.testing.assert_allclose(hard.frequency, soft.frequency, rtol=1e-15)
+    np.testing.assert_allclose(hard.mean_copies, soft.mean_copies, rtol=1e-15)
+    assert (hard.info == 1).all()
+    for filters in (Filters(0.1, 20, 0.1), Filters(0.3, 95, 0.3)):
+        np.testing.assert_array_equal(hard.status(filters), soft.status(filters))
+
+
+def test_info_is_the_variance_over_that_of_certain_genotypes():
+    dosages = simulated_dosages(5, 4000)
+    samples = np.arange(1, 4000)
+    g = dosages.copies(samples)
+    p = g.mean(axis=1) / 2
+    found = GenotypeCounts.of(dosages, samples).info
+    np.testing.assert_allclose(found, g.var(axis=1) / (2 * p * (1 - p)), rtol=1e-9)
+    assert ((found > 0.3) & (found < 0.95)).all()
+    certain = np.random.default_rng(1).binomial(2, 0.3, (1, 100_000)).astype(np.int8)
+    codes = of_calls(certain, dosages.unit)
+    assert abs(GenotypeCounts.of(codes, np.arange(100_000)).info[0] - 1) < 0.02
+
+
+def test_the_first_reason_stands_in_the_order_of_the_status_codes():
+    counts = GenotypeCounts.of_calls(
+        np.array([[100, 0, 0], [99, 1, 0], [90, 10, 0], [60, 30, 5], [50, 30, 20], [50, 30, 20],
+                  [50, 30, 20], [0, 0, 0]]),
+        100,
+    )  # fmt: skip
+    info = np.array([0.1] * 5 + [0.9, 0.9, np.nan])
+    hwe = np.array([9.0] * 6 + [1.0, np.nan])
+    filters = Filters(0.02, 20, 0.02, min_info=0.3, min_hwe_p=1e-6)
+    found = [Status(s).label for s in counts.status(filters, info, hwe)]
+    reasons = ["monomorphic", "low_maf", "low_mac", "high_missing", "low_info", "hwe"]
+    assert found == [*reasons, "pending", "high_missing"]
+    codes = [Status[reason.upper()] for reason in reasons]
+    assert codes == sorted(codes)
+    # A bound that is not given takes nothing, and what is reported need not filter.
+    found = counts.status(Filters(0, 0, 1), info, hwe)
+    assert set(found[1:-1]) == {Status.PENDING}
