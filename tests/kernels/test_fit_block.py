@@ -322,8 +322,8 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     assert (found["status"] == Status.OK).all()
     size = ModelSize(n, n_mean, n_variance, n_random)
     estimate = size.task_bytes(m) + size.shared_bytes
-    # What the plain kernel needs is planned for, and rarely needed.
-    assert held + peak <= estimate <= 6 * (held + peak)
+    # What the plain kernel and the sandwich need is planned for, and rarely needed.
+    assert held + peak <= estimate <= 8 * (held + peak)
 
 
 def test_products_of_covariates_are_held_for_a_strip_of_people_only():
