@@ -129,11 +129,21 @@ def simulate(output: Path, **options: Any) -> None:
 
 def _scan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one flag for every field of ScanConfig, and ``--config``."""
+    command = _options(command, [f.name for f in fields(ScanConfig)])
+    return click.option(
+        "--config", "config_file", type=_FILE, help="YAML file with any of these options."
+    )(command)
+
+
+def _options(command: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Give a command the flags of some fields of ScanConfig, in the order of ScanConfig."""
     for f in reversed(fields(ScanConfig)):
+        if f.name not in names:
+            continue
         dashed = f.name.replace("_", "-")
         kind, text = f.metadata["kind"], f.metadata["help"]
         settings: dict[str, Any] = {"help": text, "default": None}
-        names = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
+        flags = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
         if kind == "path":
             settings["type"] = _FILE
         elif kind == "store":
@@ -145,13 +155,11 @@ def _scan_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if f.default is not None:
                 settings["help"] = f"{text} Default: {f.default}."
         elif kind == "yes_no":
-            names = [f"--{dashed}/--no-{dashed}"]
+            flags = [f"--{dashed}/--no-{dashed}"]
         elif kind == "names":
             settings["multiple"] = True
-        command = click.option(*names, f.name, **settings)(command)
-    return click.option(
-        "--config", "config_file", type=_FILE, help="YAML file with any of these options."
-    )(command)
+        command = click.option(*flags, f.name, **settings)(command)
+    return command
 
 
 def _compose(config_file: Path | None, flags: dict[str, Any]) -> ScanConfig:
@@ -359,6 +367,13 @@ def calibration(results: storage.Place, phenotype: Sequence[str], as_json: bool)
             click.echo(
                 f"  {line.test:<8}{line.kind:<18}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}"
             )
+
+
+def _fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the flags about people, transforms and covariates."""
+    people = ("keep", "remove", "log_transform", "outlier_sd", "rint", "rint_of")
+    covariates = ("categorical", "reference", "min_level_count", "mean_terms", "variance_terms")
+    return _options(command, [*people, *covariates])
 
 
 @cli.command()
@@ -580,13 +595,16 @@ def check(
     "--se", "information", type=click.Choice(INFORMATION), default="expected", show_default=True
 )
 @click.option("--missing-value", "missing_values", multiple=True, default=("NA",))
+@_fit_options
 @click.option("-o", "--output", type=_FILE, help="Table of effects to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the fit for a machine.")
 def fit(phenotypes: Path, output: Path | None, as_json: bool, **options: Any) -> None:
     """Fit one model without a test variant: covariate effects and random variance."""
     from hlmm_scan.null.standalone import fit_tables, write_effects
 
-    result = fit_tables(phenotypes, **options)
+    result = fit_tables(
+        phenotypes, **{name: value for name, value in options.items() if value is not None}
+    )
     if output is not None:
         write_effects(result, output)
     if as_json:

@@ -18,6 +18,9 @@ DEFAULT_MIN_MAC = 20
 DEFAULT_MAX_MISSING = 0.05
 DEFAULT_MISSING_VALUES = ("NA",)
 DEFAULT_NULL_MODE_REFINE_THRESHOLD = 1e-3
+DEFAULT_MIN_LEVEL_COUNT = 10
+SEXES = ("male", "female")
+RANKS_OF = ("residuals", "phenotype")
 COVARIATE_MODES = ("joint", "null", "seed")
 METHODS = ("mle", "score")
 INFORMATION = ("expected", "observed")
@@ -46,9 +49,55 @@ class ScanConfig:
     phenotype: tuple[str, ...] = _option(
         (), "names", "Phenotype column to scan; repeatable. Default: all."
     )
+    keep: Path | None = _option(
+        None, "path", "People to analyse and no others: IID or FID IID, one a line."
+    )
+    remove: Path | None = _option(None, "path", "People to leave out: IID or FID IID, one a line.")
+    only_sex: str | None = _option(
+        None, "choice", "Analyse people of this sex only.", choices=SEXES
+    )
+    log_transform: bool | None = _option(
+        None, "yes_no", "Take the natural logarithm of the phenotypes."
+    )
+    outlier_sd: float | None = _option(
+        None,
+        "number",
+        "Leave people out who are further than this many standard deviations from the mean of "
+        "their phenotype; once, after the logarithm and before ranks.",
+    )
+    rint: bool | None = _option(
+        None, "yes_no", "Replace phenotypes by the normal quantiles of their ranks."
+    )
+    rint_of: str | None = _option(
+        None,
+        "choice",
+        "With --rint, ranks of residuals on the mean covariates, which stay in the scan (default), "
+        "or of the phenotype itself.",
+        choices=RANKS_OF,
+    )
     mean_covariates: Path | None = _option(None, "path", "Table of covariates of the mean.")
     variance_covariates: Path | None = _option(
         None, "path", "Table of covariates of the log-variance."
+    )
+    categorical: tuple[str, ...] = _option(
+        (),
+        "names",
+        "Covariate whose cells are levels although they are numbers; repeatable. Columns of words "
+        "are so by themselves.",
+    )
+    reference: tuple[str, ...] = _option(
+        (),
+        "names",
+        "Reference level of a covariate, as centre=Leeds; repeatable. Default: the most common.",
+    )
+    min_level_count: int = _option(
+        DEFAULT_MIN_LEVEL_COUNT, "whole", "People that a level of its own needs."
+    )
+    mean_terms: tuple[str, ...] = _option(
+        (), "names", "Product of covariates in the mean, as sex:age or age^2; repeatable."
+    )
+    variance_terms: tuple[str, ...] = _option(
+        (), "names", "The same in the log-variance; repeatable."
     )
     covariate_mode: str = _option(
         "joint",
@@ -96,6 +145,12 @@ class ScanConfig:
     likelihood_ratio: bool | None = _option(
         None, "yes_no", "Also likelihood-ratio tests of either effect given the other, and of both."
     )
+    condition: tuple[str, ...] = _option(
+        (),
+        "names",
+        "Id of a variant whose genotype is a covariate of mean and log-variance; repeatable.",
+    )
+    condition_list: Path | None = _option(None, "path", "File of such ids, one a line.")
     min_maf: float = _option(DEFAULT_MIN_MAF, "number", "Smallest minor allele frequency.")
     min_mac: float = _option(DEFAULT_MIN_MAC, "number", "Smallest minor allele count.")
     max_missing: float = _option(
@@ -133,7 +188,7 @@ class ScanConfig:
             if not value >= low or (high is not None and value > high):
                 span = f"{low} or more" if high is None else f"between {low} and {high}"
                 raise InputError(f"{name} must be {span}, not {value}")
-        for name in ("workers", "partition_variants"):
+        for name in ("workers", "partition_variants", "min_level_count"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be 1 or more, not {value}")
@@ -145,6 +200,11 @@ class ScanConfig:
                 raise InputError(
                     f"{f.name} must be one of {', '.join(choices)}, not '{value}'{hint}"
                 )
+        if self.covariate_mode == "seed" and (self.condition or self.condition_list):
+            raise InputError(
+                "condition needs covariate_mode joint or null: in seed mode covariates do not "
+                "touch the genotype tested"
+            )
         if self.loco is not None and self.random_effects is None:
             raise InputError(
                 "loco needs random_effects: without them there is nothing to leave out"

@@ -7,7 +7,7 @@ in the package spells a stored name's type or description.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -88,7 +88,8 @@ class Variable:
 
 
 _TEST = ("phenotype", "variant")
-_TRAIT = "phenotype units"
+TRAIT_UNIT = "phenotype units"
+"""Unit of a phenotype that is analysed as its table has it."""
 _LOG_VARIANCE = "log variance per allele"
 _P = "-log10 p"
 
@@ -106,8 +107,8 @@ RESULTS: tuple[Variable, ...] = (
     Variable(
         "effect_allele_frequency", _TEST, "float64", "", "Frequency of the effect allele in them"
     ),
-    Variable("add", _TEST, "float64", _TRAIT, "Additive effect on the mean per effect allele"),
-    Variable("add_se", _TEST, "float64", _TRAIT, "Standard error of add"),
+    Variable("add", _TEST, "float64", TRAIT_UNIT, "Additive effect on the mean per effect allele"),
+    Variable("add_se", _TEST, "float64", TRAIT_UNIT, "Standard error of add"),
     Variable("add_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of add"),
     Variable("var", _TEST, "float64", _LOG_VARIANCE, "Log-linear effect on the variance"),
     Variable("var_se", _TEST, "float64", _LOG_VARIANCE, "Standard error of var"),
@@ -123,7 +124,7 @@ RESULTS: tuple[Variable, ...] = (
 def _companions(suffix: str, how: str) -> tuple[Variable, ...]:
     """Standard errors and tests by another covariance of the same estimates."""
     return (
-        Variable(f"add_se_{suffix}", _TEST, "float64", _TRAIT, f"Standard error of add, {how}"),
+        Variable(f"add_se_{suffix}", _TEST, "float64", TRAIT_UNIT, f"Standard error of add, {how}"),
         Variable(f"var_se_{suffix}", _TEST, "float64", _LOG_VARIANCE, f"The same of var, {how}"),
         Variable(f"add_var_cov_{suffix}", _TEST, "float64", "", f"Their covariance, {how}"),
         Variable(f"add_neg_log10_p_{suffix}", _TEST, "float64", _P, f"Test of add, {how}"),
@@ -150,13 +151,13 @@ LIKELIHOOD_RATIO_RESULTS: tuple[Variable, ...] = (
 
 RANDOM_EFFECT_RESULTS: tuple[Variable, ...] = (
     Variable(
-        "random_variance", _TEST, "float64", "phenotype units squared", "Variance of random effects"
+        "random_variance", _TEST, "float64", f"{TRAIT_UNIT} squared", "Variance of random effects"
     ),
     Variable(
         "random_variance_se",
         _TEST,
         "float64",
-        "phenotype units squared",
+        f"{TRAIT_UNIT} squared",
         "Standard error of random_variance; NaN where it lies on its boundary 0",
     ),
     Variable(
@@ -261,6 +262,7 @@ def result_variables(
     likelihood_ratio: bool = False,
     info: bool = False,
     hwe: bool = False,
+    trait_unit: str = TRAIT_UNIT,
 ) -> tuple[Variable, ...]:
     """Variables of a result store over (phenotype, variant).
 
@@ -270,8 +272,10 @@ def result_variables(
         Whether the model has random effects (HLMM).
     sandwich, likelihood_ratio, info, hwe : bool, default False
         Whether these were asked for.
+    trait_unit : str, default "phenotype units"
+        Unit of the phenotypes as analysed.
     """
-    return (
+    variables = (
         RESULTS
         + ROBUST_RESULTS
         + SANDWICH_RESULTS * sandwich
@@ -280,6 +284,7 @@ def result_variables(
         + INFO_RESULTS * info
         + HWE_RESULTS * hwe
     )
+    return tuple(replace(v, unit=v.unit.replace(TRAIT_UNIT, trait_unit)) for v in variables)
 
 
 ALL_RESULTS = result_variables(

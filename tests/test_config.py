@@ -19,9 +19,21 @@ genotypes: data/geno.zarr
 phenotypes: /abs/pheno.tsv
 output: ../results.zarr
 phenotype: [height, 2]
+keep: keep.txt
+remove: remove.txt
+only_sex: female
+log_transform: true
+outlier_sd: 5
+rint: true
+rint_of: phenotype
 mean_covariates: cov.tsv
 variance_covariates: cov.tsv
-covariate_mode: seed
+categorical: [batch]
+reference: centre=Leeds
+min_level_count: 20
+mean_terms: [sex:age, age^2]
+variance_terms: [sex:age]
+covariate_mode: "null"
 method: score
 refine_threshold: 1e-5
 sandwich: true
@@ -29,6 +41,8 @@ likelihood_ratio: true
 random_effects: random.txt
 loco: false
 se: observed
+condition: [rs1]
+condition_list: condition.txt
 min_maf: 0.05
 min_mac: 5
 max_missing: 0.1
@@ -60,9 +74,21 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         phenotypes=Path("/abs/pheno.tsv"),
         output=folder / "../results.zarr",
         phenotype=("height", "2"),
+        keep=folder / "keep.txt",
+        remove=folder / "remove.txt",
+        only_sex="female",
+        log_transform=True,
+        outlier_sd=5,
+        rint=True,
+        rint_of="phenotype",
         mean_covariates=folder / "cov.tsv",
         variance_covariates=folder / "cov.tsv",
-        covariate_mode="seed",
+        categorical=("batch",),
+        reference=("centre=Leeds",),
+        min_level_count=20,
+        mean_terms=("sex:age", "age^2"),
+        variance_terms=("sex:age",),
+        covariate_mode="null",
         method="score",
         refine_threshold=1e-5,
         sandwich=True,
@@ -70,6 +96,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         random_effects=folder / "random.txt",
         loco=False,
         se="observed",
+        condition=("rs1",),
+        condition_list=folder / "condition.txt",
         min_maf=0.05,
         min_mac=5,
         max_missing=0.1,

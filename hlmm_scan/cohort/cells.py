@@ -11,8 +11,8 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,12 @@ class Layout:
         Names of the value columns.
     first_line : int
         Line number in the file (from 1) of the first line of the body.
+    levels : frozenset of int
+        Value columns, counted from 0, that hold levels; the others hold numbers.
+    named : frozenset of int
+        Those of them whose levels may be numbers, because the user named the column.
+    level_option : str, default ""
+        How a column of levels is named; where there is such a way, errors tell it.
     """
 
     path: str
@@ -91,6 +97,9 @@ class Layout:
     n_ids: int
     columns: tuple[str, ...]
     first_line: int
+    levels: frozenset[int] = frozenset()
+    named: frozenset[int] = frozenset()
+    level_option: str = ""
 
     @property
     def n_fields(self) -> int:
@@ -105,11 +114,22 @@ class Layout:
         )
 
     def bad_cell(self, line: int, column: int, cell: str) -> InputError:
-        """The error for a value that is no finite number; `column` counts value columns from 0."""
-        wrong = "is not finite" if math.isinf(number(cell)) else "is not a number"
-        return InputError(
-            f"{self.path}, line {line}, column '{self.columns[column]}': '{cell}' {wrong}"
-        )
+        """The error for a cell that is not what its column holds; columns count from 0."""
+        name, value = self.columns[column], number(cell)
+        if column in self.levels:
+            wrong = "is a number in a column that begins with words"
+        else:
+            wrong = "is not finite" if math.isinf(value) else "is not a number"
+        if self.level_option and (column in self.levels or math.isnan(value)):
+            wrong += f"; {self.level_option} {name} takes the column's cells for levels"
+        return InputError(f"{self.path}, line {line}, column '{name}': '{cell}' {wrong}")
+
+    def is_bad(self, column: int, cell: str) -> bool:
+        """Whether a cell that is not missing is not what its column holds."""
+        value = number(cell)
+        if column in self.levels:
+            return column not in self.named and not math.isnan(value)
+        return not math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -121,14 +141,17 @@ class Cells:
     ids : tuple of ndarray of object (str), each shape (rows,)
         The id columns.
     values : ndarray of float64, shape (rows, columns)
-        The value columns; NaN where missing.
+        The value columns; NaN where missing. Of a column of levels, positions among its levels.
     lines : ndarray of int64, shape (rows,)
         Line number of each row in the file, from 1.
+    levels : mapping of int to tuple of str
+        By value column, the levels that occur, sorted as text.
     """
 
     ids: tuple[StrArray, ...]
     values: NDArray[np.float64]
     lines: NDArray[np.int64]
+    levels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def number(cell: str) -> float:
@@ -165,8 +188,9 @@ def parse_body(body: bytes, layout: Layout, missing: Missing) -> Cells:
     Raises
     ------
     InputError
-        For a line with another number of fields, a cell that is no finite number, or a quotation
-        mark that does not close on its line.
+        For a line with another number of fields, a cell that is no finite number (or, in a column
+        of levels that was not named, a number), or a quotation mark that does not close on its
+        line.
     """
     plain = _without_quotes(body, layout)
     # pandas takes true and false for 1 and 0 in a column of numbers, and cannot be told not to.
@@ -183,20 +207,45 @@ def parse_body(body: bytes, layout: Layout, missing: Missing) -> Cells:
         row = int(ragged[0])
         raise layout.ragged(layout.first_line + row, int(n_fields[row]))
     try:
-        ids, values = _parse_fast(plain, layout, missing)
+        ids, values, levels = _parse_fast(plain, layout, missing)
     except ValueError:
         return _parse_slowly(body, layout, missing)
     if len(values) != len(rows):  # the two disagree about what a line is: trust neither
         return _parse_slowly(body, layout, missing)
     if missing.numbers:
-        values[np.isin(values, list(missing.numbers))] = np.nan
+        listed = np.isin(values, list(missing.numbers))
+        listed[:, list(layout.levels)] = False
+        values[listed] = np.nan
     infinite = np.isinf(values)
     if infinite.any():
         row, column = (int(i) for i in np.argwhere(infinite)[0])
         line = plain[starts[rows[row]] :].split(b"\n", 1)[0].decode()
         cell = split_line(line, layout.separator)[layout.n_ids + column]
         raise layout.bad_cell(layout.first_line + int(rows[row]), column, cell)
-    return Cells(ids, values, layout.first_line + rows.astype(np.int64))
+    return Cells(ids, values, layout.first_line + rows.astype(np.int64), levels)
+
+
+def columns_of_words(body: bytes, layout: Layout, missing: Missing) -> frozenset[int]:
+    """Return the value columns whose first cell that is not missing is no number.
+
+    Lines with another number of fields are passed over: parsing names them.
+    """
+    unseen = set(range(len(layout.columns)))
+    words = set()
+    start = 0
+    while unseen and start < len(body):
+        end = body.find(b"\n", start)
+        end = len(body) if end < 0 else end
+        cells = split_line(body[start:end].decode(), layout.separator)
+        start = end + 1
+        if len(cells) != layout.n_fields:
+            continue
+        for column, cell in enumerate(cells[layout.n_ids :]):
+            if column in unseen and cell not in missing:
+                unseen.remove(column)
+                if math.isnan(number(cell)):
+                    words.add(column)
+    return frozenset(words)
 
 
 def _without_quotes(body: bytes, layout: Layout) -> bytes | None:
@@ -253,16 +302,17 @@ def _shape(body: bytes, separator: str) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def _parse_fast(
     body: bytes, layout: Layout, missing: Missing
-) -> tuple[tuple[StrArray, ...], NDArray[np.float64]]:
-    """Ids and values by pandas' C parser; ValueError where a cell is not a number."""
+) -> tuple[tuple[StrArray, ...], NDArray[np.float64], dict[int, tuple[str, ...]]]:
+    """Ids, values and levels by pandas' C parser; ValueError where a cell is not as it must be."""
     n_ids, n_fields = layout.n_ids, layout.n_fields
+    text = {*range(n_ids), *(n_ids + column for column in layout.levels)}
     # The overloads of read_csv know no mapping of missing values by integer column name.
     options: dict[str, Any] = {
         "sep": r"\s+" if layout.separator == " " else layout.separator,
         "header": None,
         "names": list(range(n_fields)),
         "index_col": False,
-        "dtype": {i: object if i < n_ids else np.float64 for i in range(n_fields)},
+        "dtype": {i: object if i in text else np.float64 for i in range(n_fields)},
         "na_values": {i: missing.spellings() for i in range(n_ids, n_fields)},
         "keep_default_na": False,  # a person may be called NA
         "skipinitialspace": True,
@@ -275,15 +325,31 @@ def _parse_fast(
     ids = tuple(frame[i].to_numpy(dtype=object) for i in range(n_ids))
     if layout.separator != " ":
         ids = tuple(np.array([text.strip() for text in column], object) for column in ids)
+    levels = {}
+    for column in sorted(layout.levels):
+        cells = frame[n_ids + column].to_numpy(dtype=object)
+        frame[n_ids + column], levels[column] = _coded(cells, missing)
+        if any(layout.is_bad(column, level) for level in levels[column]):
+            raise ValueError
     values = frame.iloc[:, n_ids:].to_numpy(dtype=np.float64)
     # A copy: pandas may hand out memory of its own, read-only and in column order.
-    return ids, np.array(values, order="C")
+    return ids, np.array(values, order="C"), levels
+
+
+def _coded(cells: StrArray, missing: Missing) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Positions of cells among their levels, NaN where missing, and the levels."""
+    codes, found = pd.factorize(cells)  # −1 where pandas found a cell missing
+    stripped = [str(cell).strip() for cell in found]
+    levels = tuple(sorted({cell for cell in stripped if cell not in missing}))
+    position = {level: float(k) for k, level in enumerate(levels)}
+    return np.array([*(position.get(cell, np.nan) for cell in stripped), np.nan])[codes], levels
 
 
 def _parse_slowly(body: bytes, layout: Layout, missing: Missing) -> Cells:
     """The same grammar as `_parse_fast`, one line at a time; the first fault is named."""
     ids: list[list[str]] = []
     rows: list[NDArray[np.float64]] = []
+    words: dict[int, list[str]] = {column: [] for column in sorted(layout.levels)}
     lines: list[int] = []
     blanks = " " if layout.separator == "\t" else " \t"
     for line_number, line in enumerate(body.decode().split("\n"), layout.first_line):
@@ -295,12 +361,17 @@ def _parse_slowly(body: bytes, layout: Layout, missing: Missing) -> Cells:
         row = np.empty(len(layout.columns))
         for column, cell in enumerate(cells[layout.n_ids :]):
             row[column] = np.nan if cell in missing else number(cell)
-            if not (math.isfinite(row[column]) or cell in missing):
+            if cell not in missing and layout.is_bad(column, cell):
                 raise layout.bad_cell(line_number, column, cell)
+            if column in words:
+                words[column].append(cell)
         ids.append(cells[: layout.n_ids])
         rows.append(row)
         lines.append(line_number)
     columns = np.array(ids, object).reshape(len(ids), layout.n_ids)
     values = np.array(rows, np.float64).reshape(len(rows), len(layout.columns))
     id_columns = tuple(columns[:, i].copy() for i in range(layout.n_ids))
-    return Cells(id_columns, values, np.array(lines, np.int64))
+    levels = {}
+    for column, cells in words.items():
+        values[:, column], levels[column] = _coded(np.array(cells, object), missing)
+    return Cells(id_columns, values, np.array(lines, np.int64), levels)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.condition import Conditioning
+from hlmm_scan.cohort.covariates import CovariateRules, Covariates
 from hlmm_scan.cohort.design import Design, build_design, centre_and_scale
 from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.transform import (
+    Transform,
+    logarithm,
+    normal_quantiles_of_ranks,
+    residuals,
+    within,
+)
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 
@@ -21,6 +31,10 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 REASONS = (
+    "not_kept",
+    "removed",
+    "sex_unknown",
+    "other_sex",
     "not_in_phenotype_table",
     "phenotype_missing",
     "not_in_mean_covariates",
@@ -28,6 +42,7 @@ REASONS = (
     "not_in_variance_covariates",
     "variance_covariate_missing",
     "not_in_random_effects",
+    "outlier",
 )
 """Why a person of the genotypes is not analysed; the first that applies is the one counted."""
 
@@ -50,9 +65,9 @@ class Cohort:
     samples : ndarray of int64, shape (n,)
         Rows of the reference samples, ascending: the order in which people are summed.
     y : ndarray of float64, shape (n,)
-        The phenotype in the user's units.
+        The phenotype as analysed: in the user's units, or transformed.
     mean_design, variance_design : Design, matrices (n, c) and (n, v)
-        Intercept and covariates of the mean and of the log variance.
+        Intercept, covariates and variants to condition on, of the mean and of the log variance.
     dropped : tuple of (str, int)
         All of `REASONS` in their order, each with the number of reference samples that it is the
         first to exclude. These and n add up to `n_reference`.
@@ -89,13 +104,20 @@ class CohortBuilder:
         Phenotypes in the user's units.
     mean_covariates, variance_covariates : Table, optional
         Covariates of the mean and of the log variance; without one, an intercept only.
-    available : ndarray of bool, shape (n_reference,), optional
-        False for people who are not in the random-effect dataset; by default everybody is.
+    restrictions : mapping of str to ndarray of bool, shape (n_reference,), optional
+        Whom other wishes leave in, by the one of :data:`REASONS` that drops the others.
+    rules : CovariateRules, optional
+        How covariates become columns.
+    transform : Transform, optional
+        What is done to each phenotype.
+    condition : Conditioning, optional
+        Genotypes that are covariates of mean and variance.
 
     Raises
     ------
     InputError
-        If a table has nobody in common with the samples, or a person cannot be told from another.
+        If a table has nobody in common with the samples, a person cannot be told from another, or
+        a term of `rules` is no product of covariates.
     """
 
     def __init__(
@@ -104,21 +126,26 @@ class CohortBuilder:
         phenotypes: Table,
         mean_covariates: Table | None = None,
         variance_covariates: Table | None = None,
-        available: BoolArray | None = None,
+        *,
+        restrictions: Mapping[str, BoolArray] | None = None,
+        rules: CovariateRules | None = None,
+        transform: Transform | None = None,
+        condition: Conditioning | None = None,
     ) -> None:
         n = len(samples)
-        if available is not None and available.shape != (n,):
-            raise ValueError(f"expected a mask of shape ({n},), found {available.shape}")
+        for reason, passing in (restrictions or {}).items():
+            if reason not in REASONS or passing.shape != (n,):
+                raise ValueError(f"restriction {reason}: unknown, or not of shape ({n},)")
         self.phenotypes = phenotypes
         self.n_reference = n
         self._rows = match(samples, phenotypes)
-        self._available = np.ones(n, np.bool_) if available is None else available.astype(np.bool_)
-        self._mean = _Covariates(samples, mean_covariates)
-        self._variance = (
-            self._mean
-            if variance_covariates is mean_covariates
-            else _Covariates(samples, variance_covariates)
-        )
+        self._restrictions = dict(restrictions or {})
+        self._transform = transform or Transform()
+        self._condition = condition
+        rules = rules or CovariateRules()
+        shared = rules.reference, rules.min_level_count
+        self._mean = Covariates(samples, mean_covariates, rules.mean_terms, *shared)
+        self._variance = Covariates(samples, variance_covariates, rules.variance_terms, *shared)
         self.not_in_genotypes = len(phenotypes) - int(np.count_nonzero(self._rows >= 0))
 
     def build(self, name: str, *, announce: bool = True) -> Cohort:
@@ -139,39 +166,40 @@ class CohortBuilder:
         ------
         InputError
             If the name is unknown; nobody is left; there are fewer people than parameters (mean,
-            variance and the test genotype's two); the phenotype is constant or a combination of
-            the mean covariates; covariates are constant or collinear among these people.
+            variance and the test genotype's two); the phenotype is constant, a combination of the
+            mean covariates, or has no logarithm where one is wanted; covariates are constant or
+            collinear among these people, or a variant to condition on does not vary.
         """
         column = self.phenotypes.values[:, self.phenotypes.index(name)]
         kept, dropped = self._select(column)
         samples = np.flatnonzero(kept).astype(np.int64)
-        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped if count)
-        summary = f"{name}: {len(samples):,} of {self.n_reference:,} people analysed"
-        logger.log(
-            logging.INFO if announce else logging.DEBUG,
-            "%s%s; %s people of the phenotype table are not in the genotypes",
-            summary,
-            f" ({counts})" if counts else "",
-            f"{self.not_in_genotypes:,}",
-        )
-        if not len(samples):
-            raise InputError(
-                f"nobody is left to analyse for {name}, "
-                f"of {self.n_reference:,} people in the genotypes: {counts}"
-            )
-        parameters = self._mean.count + self._variance.count + TEST_PARAMETERS
-        if len(samples) < parameters:
-            raise InputError(
-                f"fewer people than parameters: {len(samples):,} people are analysed for {name}, "
-                f"with {parameters:,} parameters (mean {self._mean.count:,}, variance "
-                f"{self._variance.count:,}, test genotype {TEST_PARAMETERS})"
-            )
         y = column[self._rows[samples]]
-        level = logging.WARNING if announce else logging.DEBUG
-        _check_phenotype(name, y, level)
-        mean_design = self._mean.design(samples, "mean", name)
-        variance_design = self._variance.design(samples, "variance", name)
+        if self._transform.log and len(y):
+            y = logarithm(y, name)
+        if self._transform.outlier_sd is not None and len(y):
+            near = within(y, self._transform.outlier_sd)
+            dropped["outlier"] = int(np.count_nonzero(~near))
+            samples, y = samples[near], y[near]
+        self._tell_counts(name, len(samples), dropped, announce)
+        mean, mean_names, notes = self._mean.columns(samples)
+        variance, variance_names, more_notes = self._variance.columns(samples)
+        if announce:
+            for note in dict.fromkeys(notes + more_notes):
+                logger.info("%s: %s", name, note)
+        self._check_size(name, len(samples), mean.shape[1], variance.shape[1])
+        _check_phenotype(name, y, logging.WARNING if announce else logging.DEBUG)
+        mean_design = build_design(mean, mean_names, "mean", name)
         _check_not_explained(name, y, mean_design)
+        if self._transform.rank_normal is not None:
+            of_residuals = self._transform.rank_normal == "residuals"
+            y = normal_quantiles_of_ranks(residuals(y, mean_design.matrix) if of_residuals else y)
+        if self._condition is not None:
+            copies, ids = self._condition.columns(samples, name), self._condition.names
+            mean, variance = np.hstack([mean, copies]), np.hstack([variance, copies])
+            mean_names, variance_names = mean_names + ids, variance_names + ids
+            mean_design = build_design(mean, mean_names, "mean", name)
+            _check_not_explained(name, y, mean_design)
+        variance_design = build_design(variance, variance_names, "variance", name)
         samples.flags.writeable = False
         y.flags.writeable = False
         return Cohort(
@@ -180,58 +208,61 @@ class CohortBuilder:
             y,
             mean_design,
             variance_design,
-            dropped,
+            tuple(dropped.items()),
             self.n_reference,
             self.not_in_genotypes,
         )
 
-    def _select(self, column: FloatArray) -> tuple[BoolArray, tuple[tuple[str, int], ...]]:
+    def _select(self, column: FloatArray) -> tuple[BoolArray, dict[str, int]]:
         """Who is analysed, and how many each reason is the first to exclude."""
-        in_table = self._rows >= 0
         # Row −1 reads the last person's value; those are excluded as not in the table before.
-        conditions = (
-            in_table,
-            ~np.isnan(column)[self._rows],
-            self._mean.present,
-            self._mean.complete,
-            self._variance.present,
-            self._variance.complete,
-            self._available,
-        )
+        passing = {
+            **self._restrictions,
+            "not_in_phenotype_table": self._rows >= 0,
+            "phenotype_missing": ~np.isnan(column)[self._rows],
+            "not_in_mean_covariates": self._mean.present,
+            "mean_covariate_missing": self._mean.complete,
+            "not_in_variance_covariates": self._variance.present,
+            "variance_covariate_missing": self._variance.complete,
+        }
         kept = np.ones(self.n_reference, np.bool_)
         left = self.n_reference
-        dropped = []
-        for reason, condition in zip(REASONS, conditions, strict=True):
-            kept &= condition
-            now = int(np.count_nonzero(kept))
-            dropped.append((reason, left - now))
-            left = now
-        return kept, tuple(dropped)
+        dropped = dict.fromkeys(REASONS, 0)
+        for reason in REASONS:
+            if reason in passing:
+                kept &= passing[reason]
+                now = int(np.count_nonzero(kept))
+                dropped[reason] = left - now
+                left = now
+        return kept, dropped
 
+    def _tell_counts(self, name: str, n: int, dropped: Mapping[str, int], announce: bool) -> None:
+        """Log who is analysed; refuse a phenotype with nobody."""
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        logger.log(
+            logging.INFO if announce else logging.DEBUG,
+            "%s%s; %s people of the phenotype table are not in the genotypes",
+            f"{name}: {n:,} of {self.n_reference:,} people analysed",
+            f" ({counts})" if counts else "",
+            f"{self.not_in_genotypes:,}",
+        )
+        if not n:
+            raise InputError(
+                f"nobody is left to analyse for {name}, "
+                f"of {self.n_reference:,} people in the genotypes: {counts}"
+            )
 
-class _Covariates:
-    """One covariate table aligned with the samples; without a table everybody is complete."""
-
-    def __init__(self, samples: SampleIds, table: Table | None) -> None:
-        self.table = table
-        self.count = 1
-        self.rows = np.zeros(len(samples), np.int64)
-        self.present = self.complete = np.ones(len(samples), np.bool_)
-        if table is not None:
-            self.count += len(table.columns)
-            self.rows = match(samples, table)
-            self.present = self.rows >= 0
-            # Row −1 reads the last person's mask; `present` excludes those people before.
-            complete: BoolArray = np.logical_not(np.isnan(table.values).any(axis=1))
-            self.complete = complete[self.rows]
-
-    def design(
-        self, samples: NDArray[np.int64], what: Literal["mean", "variance"], where: str
-    ) -> Design:
-        """The design of the people given by their reference rows."""
-        if self.table is None:
-            return build_design(np.zeros((len(samples), 0)), (), what, where)
-        return build_design(self.table.values[self.rows[samples]], self.table.columns, what, where)
+    def _check_size(self, name: str, n: int, mean: int, variance: int) -> None:
+        """Refuse fewer people than parameters."""
+        condition = 0 if self._condition is None else len(self._condition.variant_ids)
+        mean, variance = (1 + condition + covariates for covariates in (mean, variance))
+        parameters = mean + variance + TEST_PARAMETERS
+        if n < parameters:
+            raise InputError(
+                f"fewer people than parameters: {n:,} people are analysed for {name}, "
+                f"with {parameters:,} parameters (mean {mean:,}, variance "
+                f"{variance:,}, test genotype {TEST_PARAMETERS})"
+            )
 
 
 def assemble(
@@ -240,7 +271,7 @@ def assemble(
     name: str,
     mean_covariates: Table | None = None,
     variance_covariates: Table | None = None,
-    available: BoolArray | None = None,
+    **options: Any,
 ) -> Cohort:
     """Assemble the cohort of one phenotype; see `CohortBuilder` for several.
 
@@ -254,8 +285,8 @@ def assemble(
         A column of the phenotype table.
     mean_covariates, variance_covariates : Table, optional
         Covariates of the mean and of the log variance; without one, an intercept only.
-    available : ndarray of bool, shape (n_reference,), optional
-        False for people who are not in the random-effect dataset; by default everybody is.
+    **options
+        Further options of `CohortBuilder`.
 
     Returns
     -------
@@ -266,7 +297,7 @@ def assemble(
     InputError
         As `CohortBuilder` and `CohortBuilder.build`.
     """
-    builder = CohortBuilder(samples, phenotypes, mean_covariates, variance_covariates, available)
+    builder = CohortBuilder(samples, phenotypes, mean_covariates, variance_covariates, **options)
     return builder.build(name)
 
 
@@ -296,12 +327,6 @@ def _check_phenotype(name: str, y: FloatArray, level: int) -> None:
 
 def _check_not_explained(name: str, y: FloatArray, design: Design) -> None:
     """Refuse a phenotype that the mean covariates give without error: no variance would be left."""
-    centres, scales = centre_and_scale(y[:, None])
-    standard = (y - centres[0]) / scales[0]
-    x = design.matrix
-    gram = x.T @ x
-    rest = standard
-    for _ in range(2):  # the second step takes out the rounding of the first
-        rest = rest - x @ np.linalg.lstsq(gram, x.T @ rest, rcond=None)[0]
+    rest = residuals(y, design.matrix)
     if np.linalg.norm(rest) <= _PERFECT_FIT * np.sqrt(len(y)):
         raise InputError(f"phenotype '{name}' is a linear combination of the mean covariates")

@@ -198,7 +198,7 @@ def build_design(
     if len(constant) == 1:
         raise InputError(f"{what} covariate '{constant[0]}' is constant {among}")
     if constant:
-        raise InputError(f"{what} covariates {_listed(constant)} are constant {among}")
+        raise InputError(f"{what} covariates {listed(constant)} are constant {among}")
     matrix = np.empty((n, p + 1))
     matrix[:, 0] = 1.0
     np.subtract(values, centres, out=matrix[:, 1:])
@@ -206,7 +206,7 @@ def build_design(
     combinations = _combinations(matrix)
     if combinations:
         told = "; ".join(
-            f"'{names[column - 1]}' is a combination of {_listed([names[k - 1] for k in others])}"
+            f"'{names[column - 1]}' is a combination of {listed([names[k - 1] for k in others])}"
             for column, others in combinations[:3]
         )
         if len(combinations) > 3:
@@ -270,7 +270,7 @@ def _combinations(matrix: FloatArray) -> list[tuple[int, list[int]]]:
     return found
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
+def listed(names: Sequence[str], most: int = 6) -> str:
     """Names in quotation marks with commas, the last after "and"; long lists are cut."""
     quoted = [f"'{name}'" for name in names[:most]]
     if len(names) > most:

@@ -8,26 +8,33 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlmm_scan.cohort.cells import Layout, Missing, number, parse_body, split_line
+from hlmm_scan.cohort.cells import (
+    Layout,
+    Missing,
+    columns_of_words,
+    number,
+    parse_body,
+    split_line,
+)
 from hlmm_scan.errors import InputError, nearest
 
 StrArray = NDArray[np.object_]
 
-_FAMILY = {"fid", "#fid"}
-_INDIVIDUAL = {"iid", "#iid"}
+FAMILY = {"fid", "#fid"}
+INDIVIDUAL = {"iid", "#iid"}
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Numbers of people, as a file gives them. The arrays are read-only.
+    """Numbers and levels of people, as a file gives them. The arrays are read-only.
 
     Attributes
     ----------
@@ -40,9 +47,12 @@ class Table:
     columns : tuple of str
         Names of the value columns; no two alike.
     values : ndarray of float64, shape (rows, columns), C-ordered
-        Values in the user's units; NaN where missing, never infinite.
+        Values in the user's units; NaN where missing, never infinite. Of a column of levels,
+        positions among them.
     sha256 : str
         SHA-256 of the file's bytes (of the compressed ones where it is compressed), hexadecimal.
+    levels : mapping of str to tuple of str
+        By column, its levels, sorted as text; of columns of numbers nothing.
     """
 
     path: Path
@@ -51,6 +61,7 @@ class Table:
     columns: tuple[str, ...]
     values: NDArray[np.float64]
     sha256: str
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.individual_id)
@@ -98,10 +109,16 @@ class Table:
                 raise InputError(f"{kind} '{name}' is named twice")
         values = np.ascontiguousarray(self.values[:, [self.index(name, kind) for name in names]])
         values.flags.writeable = False
-        return replace(self, columns=tuple(names), values=values)
+        levels = {name: self.levels[name] for name in names if name in self.levels}
+        return replace(self, columns=tuple(names), values=values, levels=levels)
 
 
-def read_table(path: str | os.PathLike[str], *, missing_values: Sequence[str] = ("NA",)) -> Table:
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    missing_values: Sequence[str] = ("NA",),
+    categorical: Collection[str] | None = None,
+) -> Table:
     """Read a phenotype or covariate table.
 
     The file is plain or gzipped UTF-8 text, separated by tabs, commas or blanks (the first line
@@ -116,6 +133,10 @@ def read_table(path: str | os.PathLike[str], *, missing_values: Sequence[str] = 
     missing_values : sequence of str, default ("NA",)
         Cells that are missing, besides the empty cell, NA and NaN in any case, which always are.
         A number is missing however it is written: -9 also means -9.0.
+    categorical : collection of str, optional
+        Columns, where the table has them, whose cells are levels: texts, also where they look like
+        numbers. A column that begins with a word is one of levels by itself, and a number in it an
+        error: which of the two was meant cannot be told. Without this all columns are numbers.
 
     Returns
     -------
@@ -127,21 +148,17 @@ def read_table(path: str | os.PathLike[str], *, missing_values: Sequence[str] = 
     InputError
         If the file cannot be read or is no text; is empty, has no people or no value columns; the
         first line is neither header nor data; a line has another number of fields; a cell is no
-        finite number; a column name or a person occurs twice, or is empty.
+        finite number, or no level; a column name or a person occurs twice, or is empty.
     """
     path = Path(path)
     missing = Missing.of(missing_values)
-    content = _read_bytes(path)
-    sha256 = hashlib.sha256(content).hexdigest()
-    text = _as_text(content, path)
-    del content
-
+    text, sha256 = read_text(path)
     first = re.search(rb"[^\n]*[^ \t\n][^\n]*", text)
     if first is None:
         raise InputError(f"{path} is empty")
     line = first.group().decode()
     first_line = text.count(b"\n", 0, first.start()) + 1
-    separator = _separator(line)
+    separator = separator_of(line)
     fields = split_line(line, separator)
     names = _header(fields, path, first_line)
     if names is None:
@@ -165,6 +182,10 @@ def read_table(path: str | os.PathLike[str], *, missing_values: Sequence[str] = 
     del text
 
     layout = Layout(str(path), separator, n_ids, tuple(names), first_line)
+    if categorical is not None:
+        named = frozenset(k for k, name in enumerate(names) if name in categorical)
+        levels = named | columns_of_words(body, layout, missing)
+        layout = replace(layout, levels=levels, named=named, level_option="--categorical")
     cells = parse_body(body, layout, missing)
     if not len(cells.lines):
         raise InputError(f"{path} has a header but no people")
@@ -173,7 +194,20 @@ def read_table(path: str | os.PathLike[str], *, missing_values: Sequence[str] = 
     for ids in cells.ids:
         ids.flags.writeable = False
     family_id = cells.ids[0] if n_ids == 2 else None
-    return Table(path, family_id, cells.ids[-1], tuple(names), cells.values, sha256)
+    by_name = {names[column]: levels for column, levels in cells.levels.items()}
+    return Table(path, family_id, cells.ids[-1], tuple(names), cells.values, sha256, by_name)
+
+
+def read_text(path: Path) -> tuple[bytes, str]:
+    """Return a file as UTF-8 text with ``\\n`` line ends, and the SHA-256 of its bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is no text.
+    """
+    content = _read_bytes(path)
+    return _as_text(content, path), hashlib.sha256(content).hexdigest()
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -207,12 +241,12 @@ def _as_text(content: bytes, path: Path) -> bytes:
     return content
 
 
-def _separator(line: str) -> str:
+def separator_of(line: str) -> str:
     """The separator that the first line shows."""
     if "\t" in line:
         # A blank within an id: the file mixes blanks and tabs, and any run of them separates.
         ids = [cell.strip() for cell in line.split("\t")[:2]]
-        if ids[0].lower() in _INDIVIDUAL:
+        if ids[0].lower() in INDIVIDUAL:
             ids = ids[:1]
         return " " if any(" " in cell for cell in ids) else "\t"
     return "," if "," in line else " "
@@ -221,18 +255,18 @@ def _separator(line: str) -> str:
 def _header(fields: list[str], path: Path, line: int) -> list[str] | None:
     """Names of the value columns, or None where the line is no header."""
     lower = [field.lower() for field in fields]
-    if lower[0] in _INDIVIDUAL:
+    if lower[0] in INDIVIDUAL:
         names = fields[1:]
-    elif lower[0] in _FAMILY and len(lower) > 1 and lower[1] in _INDIVIDUAL:
+    elif lower[0] in FAMILY and len(lower) > 1 and lower[1] in INDIVIDUAL:
         names = fields[2:]
-    elif lower[0] in _FAMILY:
+    elif lower[0] in FAMILY:
         raise InputError(f"{path}, line {line}: in the header, FID must be followed by IID")
     else:
         return None
     if not names:
         raise InputError(f"{path} has no data columns")
     for name in names:
-        if name.lower() in _FAMILY | _INDIVIDUAL:
+        if name.lower() in FAMILY | INDIVIDUAL:
             raise InputError(
                 f"{path}, line {line}: column '{name}' is out of place; "
                 "a header begins 'FID IID' or 'IID'"

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from hlmm_scan.cohort.choices import read_choices
 from hlmm_scan.cohort.cohort import CohortBuilder
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.genotypes.dataset import GenotypeDataset
@@ -32,6 +34,8 @@ def fit_tables(
     genotypes: Place | None = None,
     information: Information = "expected",
     missing_values: Sequence[str] = ("NA",),
+    categorical: Sequence[str] = (),
+    **choices: Any,
 ) -> CovariateFit:
     """Fit one phenotype on its covariates.
 
@@ -49,6 +53,11 @@ def fit_tables(
         Genotype dataset that a list refers to.
     information : {"expected", "observed"}, default "expected"
     missing_values : sequence of str, default ("NA",)
+    categorical : sequence of str, default ()
+        Covariates whose cells are levels although they are numbers.
+    **choices
+        About people, transforms and covariates: options of
+        :func:`~hlmm_scan.cohort.choices.read_choices`.
 
     Returns
     -------
@@ -62,19 +71,20 @@ def fit_tables(
     table = read_table(phenotypes, missing_values=missing_values)
     name = phenotype or table.columns[0]
     table = table.select([name])
-    mean = read_table(mean_covariates, missing_values=missing_values) if mean_covariates else None
-    variance = (
-        read_table(variance_covariates, missing_values=missing_values)
-        if variance_covariates
-        else None
+    mean, variance = (
+        read_table(path, missing_values=missing_values, categorical=categorical) if path else None
+        for path in (mean_covariates, variance_covariates)
     )
     samples = SampleIds(table.individual_id, table.family_id)
     source = None
     if random_effects is not None:
         dataset = GenotypeDataset.open(genotypes) if genotypes else None
         source = load_random_effects(random_effects, dataset, samples)
-    available = None if source is None else source.available
-    cohort = CohortBuilder(samples, table, mean, variance, available).build(name)
+    asked = read_choices(samples, (mean, variance), categorical=categorical, **choices)
+    if source is not None:
+        asked = asked.restricted(not_in_random_effects=source.available)
+    builder = CohortBuilder(samples, table, mean, variance, **asked.for_builder())
+    cohort = builder.build(name)
     effects = None if source is None else source.for_people(cohort.samples, name)
     return fit_covariates(cohort, effects, information)
 

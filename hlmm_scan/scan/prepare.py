@@ -15,6 +15,7 @@ import psutil
 from dask.utils import parse_bytes
 
 from hlmm_scan import __version__
+from hlmm_scan.cohort.choices import Choices, read_choices
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
@@ -39,6 +40,11 @@ from hlmm_scan.staging import staged_store
 logger = logging.getLogger(__name__)
 
 _COORDINATE_ROWS = 65_536
+_CHOICES: tuple[str, ...] = (
+    *("keep", "remove", "only_sex", "log_transform", "outlier_sd", "rint", "rint_of"),
+    *("categorical", "reference", "min_level_count", "mean_terms", "variance_terms"),
+    *("condition", "condition_list"),
+)
 _VERSIONED = ("dask", "distributed", "numba", "numpy", "scipy", "xarray", "zarr")
 
 
@@ -57,6 +63,8 @@ class Inputs:
     random_effects : RandomEffectSource or None
     loco : bool
     observed : bool
+    choices : Choices
+        About people, transforms, levels, terms and conditioning.
     """
 
     config: ScanConfig
@@ -67,6 +75,7 @@ class Inputs:
     random_effects: RandomEffectSource | None
     loco: bool
     observed: bool
+    choices: Choices
 
     def parameters(self) -> dict[str, Any]:
         """Return everything the numbers depend on, as JSON types."""
@@ -80,6 +89,7 @@ class Inputs:
             "phenotype": list(self.phenotypes.columns),
             "mean_covariates": _sha(self.mean_covariates),
             "variance_covariates": _sha(self.variance_covariates),
+            **self.choices.parameters,
             "covariate_mode": config.covariate_mode,
             "random_effects": self.random_effects and self.random_effects.fingerprint,
             "loco": self.loco,
@@ -110,7 +120,7 @@ def read_inputs(config: ScanConfig) -> Inputs:
     table = read_table(config.phenotypes, missing_values=config.missing_value)
     phenotypes = table.select(config.phenotype) if config.phenotype else table
     covariates = {
-        path: read_table(path, missing_values=config.missing_value)
+        path: read_table(path, missing_values=config.missing_value, categorical=config.categorical)
         for path in (config.mean_covariates, config.variance_covariates)
         if path is not None
     }
@@ -132,17 +142,23 @@ def read_inputs(config: ScanConfig) -> Inputs:
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
     if source is not None and loco:
         _name_chromosomes_without_random_effects(genotypes.contigs, source.contigs)
+    mean = covariates[config.mean_covariates] if config.mean_covariates else None
+    variance = covariates[config.variance_covariates] if config.variance_covariates else None
     return Inputs(
         config=config,
         genotypes=genotypes,
         phenotypes=phenotypes,
-        mean_covariates=covariates.get(config.mean_covariates) if config.mean_covariates else None,
-        variance_covariates=(
-            covariates.get(config.variance_covariates) if config.variance_covariates else None
-        ),
+        mean_covariates=mean,
+        variance_covariates=variance,
         random_effects=source,
         loco=loco,
         observed=(config.se or default_se) == "observed",
+        choices=read_choices(
+            genotypes.samples,
+            (mean, variance),
+            genotypes=genotypes,
+            **{name: getattr(config, name) for name in _CHOICES},
+        ),
     )
 
 
@@ -172,23 +188,29 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     InputError
         If a phenotype cannot be analysed, or a task does not fit into memory.
     """
+    choices = inputs.choices
+    if inputs.random_effects is not None:
+        choices = choices.restricted(not_in_random_effects=inputs.random_effects.available)
     builder = CohortBuilder(
         inputs.genotypes.samples,
         inputs.phenotypes,
         inputs.mean_covariates,
         inputs.variance_covariates,
-        None if inputs.random_effects is None else inputs.random_effects.available,
+        **choices.for_builder(),
     )
-    people = tuple(len(builder.build(name)) for name in inputs.phenotypes.columns)
-    mean, variance = inputs.mean_covariates, inputs.variance_covariates
-    if inputs.config.covariate_mode == "seed":
-        mean = variance = None
+    people, mean, variance = [], 1, 1
+    for name in inputs.phenotypes.columns:
+        cohort = builder.build(name)
+        people.append(len(cohort))
+        if inputs.config.covariate_mode != "seed":
+            mean = max(mean, len(cohort.mean_design.names))
+            variance = max(variance, len(cohort.variance_design.names))
     genotypes = inputs.genotypes
     sizes: dict[str, Any] = {
         "model": ModelSize(
             people=max(people),
-            mean=1 + (len(mean.columns) if mean else 0),
-            variance=1 + (len(variance.columns) if variance else 0),
+            mean=mean,
+            variance=variance,
             random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
             screen=inputs.config.screens,
         ),
@@ -197,7 +219,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     }
     plan = Plan.of(
         phenotypes=inputs.phenotypes.columns,
-        people=people,
+        people=tuple(people),
         n_variants=genotypes.n_variants,
         partition_variants=partition_size(
             n_variants=genotypes.n_variants,
@@ -291,6 +313,7 @@ def write_store(
                 random_effects=inputs.random_effects is not None,
                 sandwich=bool(inputs.config.sandwich),
                 likelihood_ratio=bool(inputs.config.likelihood_ratio),
+                trait_unit=inputs.choices.transform.unit,
             ),
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
@@ -387,6 +410,9 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
                 "mean_covariates",
                 "variance_covariates",
                 "random_effects",
+                "keep",
+                "remove",
+                "condition_list",
             )
             if getattr(inputs.config, name) is not None
         },
@@ -400,12 +426,12 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
             "null residual over its per-person null standard deviation (covariate mode seed): not "
             "comparable with effects of other modes"
             if seed_mode
-            else "units of the phenotype table"
+            else inputs.choices.transform.scale
         ),
         "log_likelihood_of": (
             "the null residual over its per-person null standard deviation"
             if seed_mode
-            else "the phenotype in the units of its table"
+            else f"the phenotype as analysed: {inputs.choices.transform.scale}"
         ),
     }
 

@@ -34,9 +34,9 @@ def normal(n=40, p=1, seed=0):
     return np.random.default_rng(seed).normal(size=(n, p))
 
 
-def refused(*args):
+def refused(*args, **options):
     with pytest.raises(InputError) as error:
-        assemble(*args)
+        assemble(*args, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -61,6 +61,10 @@ def test_every_reason_counts_a_person_once():
     v[[4, 6]] = np.nan
     available = np.ones(40, bool)
     available[[0, 7]] = False
+    wishes = {reason: np.ones(40, bool) for reason in REASONS[:4]}
+    wishes["not_kept"][8] = False
+    wishes["removed"][8:11] = False
+    wishes["sex_unknown"][11] = wishes["other_sex"][11:13] = False
     everybody = np.arange(40)
     mean = everybody[(everybody != 1) & (everybody != 3)]
     variance = everybody[everybody != 5]
@@ -70,9 +74,13 @@ def test_every_reason_counts_a_person_once():
         "t",
         table(x[mean], mean),
         table(v[variance], variance),
-        available,
+        restrictions={"not_in_random_effects": available, **wishes},
     )
-    assert cohort.dropped == (
+    assert tuple((reason, count) for reason, count in cohort.dropped if count) == (
+        ("not_kept", 1),  # 8
+        ("removed", 2),  # 9, 10
+        ("sex_unknown", 1),  # 11
+        ("other_sex", 1),  # 12
         ("not_in_phenotype_table", 1),  # 0
         ("phenotype_missing", 2),  # 1, 2
         ("not_in_mean_covariates", 1),  # 3
@@ -81,7 +89,7 @@ def test_every_reason_counts_a_person_once():
         ("variance_covariate_missing", 1),  # 6
         ("not_in_random_effects", 1),  # 7
     )
-    np.testing.assert_array_equal(cohort.samples, np.arange(8, 40))
+    np.testing.assert_array_equal(cohort.samples, np.arange(13, 40))
 
 
 @settings(max_examples=50, deadline=None)
@@ -97,7 +105,8 @@ def test_values_follow_their_people(data):
         values[rng.random(values.shape) < 0.03] = np.nan
         tables.append(table(values, who, family=data.draw(st.booleans())))
     available = rng.random(n) < 0.9
-    cohort = assemble(samples(n), tables[0], "x1", tables[1], tables[2], available)
+    given = {"restrictions": {"not_in_random_effects": available}}
+    cohort = assemble(samples(n), tables[0], "x1", tables[1], tables[2], **given)
 
     books = [
         dict(zip(t.individual_id, t.values[:, 1:] if k == 0 else t.values, strict=True))
@@ -235,7 +244,7 @@ def test_a_phenotype_among_its_own_covariates(scale):
 
 def test_a_mask_of_the_wrong_length():
     with pytest.raises(ValueError, match="shape"):
-        CohortBuilder(samples(), table(normal()), available=np.ones(3, bool))
+        CohortBuilder(samples(), table(normal()), restrictions={"removed": np.ones(3, bool)})
 
 
 # --- real data ----------------------------------------------------------------------------------

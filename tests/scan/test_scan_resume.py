@@ -42,6 +42,18 @@ CHANGES = {
     "phenotype": ("hlm", {"phenotype": ("trait1",)}),
     "mean_covariates": ("joint", {"mean_covariates": None}),
     "variance_covariates": ("joint", {"variance_covariates": None}),
+    "keep": ("hlm", {"keep": ["I001", "I002"]}),
+    "remove": ("hlm", {"remove": ["I001"]}),
+    "only_sex": ("hlm", {"only_sex": "male"}),
+    "log_transform": ("hlm", {"log_transform": True}),
+    "outlier_sd": ("hlm", {"outlier_sd": 4.0}),
+    "rint": ("hlm", {"rint": True}),
+    "categorical": ("joint", {"categorical": ("sex",)}),
+    "reference": ("joint", {"categorical": ("sex",), "reference": ("sex=2",)}),
+    "min_level_count": ("joint", {"min_level_count": 5}),
+    "mean_terms": ("joint", {"mean_terms": ("sex:age",)}),
+    "variance_terms": ("joint", {"variance_terms": ("age^2",)}),
+    "condition": ("hlm", {"condition": ("rs1_3",)}),
     "covariate_mode": ("joint", {"covariate_mode": "seed"}),
     "random_effects": ("hlmm", {"random_effects": None}),
     "loco": ("hlmm", {"loco": False}),
@@ -58,8 +70,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_a_changed_option_is_refused_and_named(bench, key):
+def test_a_changed_option_is_refused_and_named(bench, tmp_path, key):
     kind, changes = CHANGES[key]
+    for option, lines in changes.items():
+        if isinstance(lines, list):  # the lines of a file
+            (tmp_path / option).write_text("\n".join(lines))
+            changes = {option: tmp_path / option}
     reference = bench.reference(kind)
     before = tree(reference)
     with pytest.raises(InputError, match=rf"made by another run \((.*; )?{key}: stored .*, now"):

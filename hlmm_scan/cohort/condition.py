@@ -1,0 +1,140 @@
+"""Variants to condition on: covariates of mean and variance that come from the genotypes.
+
+A large additive effect looks like a variance effect of a neighbour in incomplete linkage: within
+each of the neighbour's genotypes the locus still varies, and more in one than in another. With the
+locus in both designs it does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.cohort.design import centre_and_scale
+from hlmm_scan.cohort.tables import read_text
+from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.packing import unpack_samples
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """Genotypes to condition on.
+
+    Attributes
+    ----------
+    variant_ids : tuple of str, length k
+    copies : ndarray of float64, shape (k, n_reference)
+        Copies of the effect allele of all people of the genotypes, NaN where missing.
+    """
+
+    variant_ids: tuple[str, ...]
+    copies: FloatArray
+
+    def columns(self, samples: NDArray[np.int64], phenotype: str) -> FloatArray:
+        """Return covariates of some people: copies, the mean over these people where missing.
+
+        Parameters
+        ----------
+        samples : ndarray of int64, shape (n,)
+            Rows of the reference samples.
+        phenotype : str
+            For messages.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, k)
+
+        Raises
+        ------
+        InputError
+            If a variant does not vary among them.
+        """
+        copies = np.ascontiguousarray(self.copies[:, samples].T)
+        missing = np.isnan(copies)
+        for k, variant_id in enumerate(self.variant_ids):
+            called = copies[~missing[:, k], k]
+            if not len(called) or centre_and_scale(called[:, None])[1][0] == 0:
+                raise InputError(
+                    f"condition: variant {variant_id} does not vary among the {len(samples):,} "
+                    f"people analysed for {phenotype}; leave it out"
+                )
+            if len(called) < len(copies):
+                logger.debug(
+                    "%s: %d people without a call of %s get its mean",
+                    phenotype,
+                    len(copies) - len(called),
+                    variant_id,
+                )
+                copies[missing[:, k], k] = called.mean()
+        return copies
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns in the designs."""
+        return tuple(f"variant {variant_id}" for variant_id in self.variant_ids)
+
+
+def read_conditioning(dataset: GenotypeDataset, variant_ids: Sequence[str]) -> Conditioning:
+    """Read the variants to condition on.
+
+    Parameters
+    ----------
+    dataset : GenotypeDataset
+        Hard calls or dosages.
+    variant_ids : sequence of str
+
+    Returns
+    -------
+    Conditioning
+        In the order of `variant_ids`.
+
+    Raises
+    ------
+    InputError
+        If an id is given twice, is unknown or at several variants.
+    """
+    for k, variant_id in enumerate(variant_ids):
+        if variant_id in variant_ids[:k]:
+            raise InputError(f"condition: variant {variant_id} is given twice")
+    positions = dataset.find_variants(variant_ids)
+    everybody = np.arange(dataset.n_samples)
+    copies = np.empty((len(positions), dataset.n_samples))
+    for row, position in enumerate(positions.tolist()):
+        block = dataset.read_block(position, position + 1)
+        if isinstance(block, Dosages):
+            copies[row] = block.copies()[0]
+        else:
+            copies[row] = unpack_samples(block, everybody)[0]
+    copies.flags.writeable = False
+    return Conditioning(tuple(variant_ids), copies)
+
+
+def read_variant_ids(path: Path) -> list[str]:
+    """Read a list of variant ids, one a line; blank lines are passed over.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is no text, empty, or has a line with more than one word.
+    """
+    text, _ = read_text(path)
+    ids = []
+    for number, line in enumerate(text.decode().split("\n"), 1):
+        words = line.split()
+        if len(words) > 1:
+            raise InputError(f"{path}, line {number}: expected one variant id, found {len(words)}")
+        ids += words
+    if not ids:
+        raise InputError(f"{path}: no variant ids in it")
+    return ids
