@@ -15,11 +15,12 @@ from scipy.special import log_ndtr, ndtri_exp
 from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
 from hlmm_scan.analysis.rows import (
     DEGREES_OF_FREEDOM,
-    TESTS,
+    DISPERSION,
     chosen_phenotypes,
     kinds_in,
     p_column,
     read_rows,
+    tests_in,
     trusted,
 )
 from hlmm_scan.results.store import ResultStore
@@ -36,6 +37,9 @@ MOST_EXCESS_KURTOSIS = 10.0
 
 ALLELES_PER_SQUARED_SKEWNESS = 100.0
 """Minor alleles, over squared skewness, that the additive test needs at small p."""
+
+WORTH_TELLING = 20.0
+"""Minor alleles that scans keep by default: what goes wrong below need not be said."""
 
 GENOME_WIDE = 5e-8
 
@@ -76,7 +80,7 @@ class CalibratedTest:
 
     Attributes
     ----------
-    test : {"add", "var", "av"}
+    test : {"add", "var", "av", "dispersion"}
     kind : {"model", "robust", "sandwich", "likelihood-ratio"}
     frequency : tuple of float, or None
         Minor allele frequencies from the first (kept) to the second (not); None for all.
@@ -242,7 +246,7 @@ def judge(skewness: float, excess_kurtosis: float) -> Verdict:
         use = "robust"
         text = f"Not normal: {shape}; {model}. Use the robust tests"
         text += " of variance and of both effects."
-        if alleles >= 1:
+        if alleles >= WORTH_TELLING:
             text += (
                 f" Below some {_round(alleles)} minor alleles, additive p-values are too small too."
             )
@@ -260,8 +264,10 @@ def judge(skewness: float, excess_kurtosis: float) -> Verdict:
 def _of_phenotype(store: ResultStore, number: int, edges: tuple[float, ...]) -> Calibration:
     kinds = kinds_in(store)
     bins: list[tuple[float, float] | None] = [None, *pairwise(edges)]
-    found = {(t, k, b): PValues() for t in TESTS for k in kinds for b in bins}
-    columns = [p_column(t, k) for t in TESTS for k in kinds]
+    # Dispersion effects have one p-value, made with the robust covariance by default.
+    lines = [(t, k) for t in tests_in(store) for k in kinds if t != DISPERSION or k == "robust"]
+    found = {(t, k, b): PValues() for t, k in lines for b in bins}
+    columns = [p_column(t, k) for t, k in lines]
     for _, rows in read_rows(store, number, ["status", "effect_allele_frequency", *columns]):
         kept = trusted(rows["status"])
         frequency = rows["effect_allele_frequency"][kept]

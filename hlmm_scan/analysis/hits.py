@@ -21,13 +21,13 @@ from hlmm_scan.analysis.confounders import (
 )
 from hlmm_scan.analysis.linkage import ChosenGenotypes
 from hlmm_scan.analysis.rows import (
-    TESTS,
     Positions,
     chosen_phenotypes,
     kinds_in,
     p_column,
     read_rows,
     read_some,
+    tests_in,
     trusted,
 )
 from hlmm_scan.errors import InputError
@@ -78,8 +78,8 @@ def hits(
         With genotypes they must also have this squared correlation with the lead, in the people of
         the phenotype; others stay hits of their own.
     checks : bool, default True
-        Whether variance effects are checked where there are genotypes: four fits for each lead of
-        the variance and the joint test.
+        Whether variance effects are checked where there are genotypes: four fits for each lead
+        of another test than the additive.
 
     Returns
     -------
@@ -143,8 +143,8 @@ class _Search:
             samples = cast(zarr.Array[Any], self.store.null_group(name)["samples"])
             genotypes = ChosenGenotypes(self.genotypes, np.asarray(samples[:], np.int64))
         order: list[tuple[str, int, int]] = []
-        for test in TESTS:
-            mine = np.flatnonzero(np.isfinite(strengths[test]))
+        for test in tests_in(self.store):
+            mine = np.flatnonzero(~np.isnan(strengths[test]))
             leads = self._clump(rows[mine], strengths[test][mine], genotypes)
             order.extend((test, row, taken) for row, taken in leads)
             logger.info(
@@ -159,9 +159,10 @@ class _Search:
     def _significant(self, number: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Rows below the threshold in any test; −log10 p of each test, NaN where not below."""
         limit = -np.log10(self.threshold)
-        columns = {test: p_column(test, self.kind) for test in TESTS}
+        tests = tests_in(self.store)
+        columns = {test: p_column(test, self.kind) for test in tests}
         rows: list[NDArray[np.int64]] = []
-        strengths: dict[str, list[NDArray[np.float64]]] = {test: [] for test in TESTS}
+        strengths: dict[str, list[NDArray[np.float64]]] = {test: [] for test in tests}
         for start, values in read_rows(self.store, number, ["status", *columns.values()]):
             believed = trusted(values["status"])
             below = {t: believed & (values[name] > limit) for t, name in columns.items()}
@@ -170,7 +171,7 @@ class _Search:
             for test, name in columns.items():
                 strengths[test].append(np.where(below[test], values[name], np.nan)[some])
         if not rows:
-            return np.empty(0, np.int64), {test: np.empty(0) for test in TESTS}
+            return np.empty(0, np.int64), {test: np.empty(0) for test in tests}
         return np.concatenate(rows), {t: np.concatenate(s) for t, s in strengths.items()}
 
     def _clump(
@@ -199,7 +200,7 @@ class _Search:
     def table(self, order: list[tuple[str, int, int]], number: int = 0) -> pd.DataFrame:
         """Return the table of (test, row, others taken), without checks."""
         rows = np.array([row for _, row, _ in order], np.int64)
-        names = [v.name for v in self.store.variables]
+        names = [v.name for v in self.store.readable]
         columns = read_some(self.store, number, [*_VARIANT, *names], rows)
         columns["status"] = np.array([Status(int(s)).label for s in columns["status"]], object)
         table = pd.DataFrame(
@@ -219,7 +220,7 @@ class _Search:
     def _add_checks(
         self, table: pd.DataFrame, number: int, genotypes: ChosenGenotypes, rows: list[int]
     ) -> None:
-        """Fill in the checks of leads of the variance and the joint test, each variant once."""
+        """Fill in the checks of leads of all tests but the additive, each variant once."""
         wanted = [k for k, test in enumerate(table["test"]) if test != "add"]
         if not wanted:
             return

@@ -19,7 +19,12 @@ ROWS_PER_READ = 131_072
 TESTS = ("add", "var", "av")
 """Effect on the mean, on the log-variance, and both together."""
 
-DEGREES_OF_FREEDOM: Mapping[str, int] = MappingProxyType({"add": 1, "var": 1, "av": 2})
+DISPERSION = "dispersion"
+"""What of a variance effect the relation of variance to mean does not explain, once stored."""
+
+DEGREES_OF_FREEDOM: Mapping[str, int] = MappingProxyType(
+    {"add": 1, "var": 1, "av": 2, DISPERSION: 1}
+)
 
 _COLUMN_OF_KIND = {
     "model": "{}_neg_log10_p",
@@ -33,7 +38,12 @@ KINDS = tuple(_COLUMN_OF_KIND)
 
 
 def p_column(test: str, kind: str) -> str:
-    """Return the name of the variable that holds −log10 p of a test of one kind."""
+    """Return the name of the variable that holds −log10 p of a test of one kind.
+
+    Dispersion effects have one p-value, whatever the kind.
+    """
+    if test == DISPERSION:
+        return "dispersion_neg_log10_p"
     return _COLUMN_OF_KIND[kind].format(test)
 
 
@@ -41,6 +51,12 @@ def kinds_in(store: ResultStore) -> tuple[str, ...]:
     """Return which of :data:`KINDS` a store holds."""
     names = {v.name for v in store.variables}
     return tuple(kind for kind in KINDS if p_column("var", kind) in names)
+
+
+def tests_in(store: ResultStore) -> tuple[str, ...]:
+    """Return the tests that a store holds: :data:`TESTS`, and dispersion effects if it has them."""
+    there = any(v.name == p_column(DISPERSION, "robust") for v in store.derived)
+    return (*TESTS, DISPERSION) if there else TESTS
 
 
 def chosen_phenotypes(store: ResultStore, names: Sequence[str]) -> list[int]:

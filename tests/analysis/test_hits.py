@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.confounders import CHECKS
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.tables import to_records, write_table
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.schema import Status
+from hlmm_scan.schema import DISPERSION_RESULTS, Status
 
 POSITION = [100, 200, 5_000, 9_000, 50, 300_000, 300_100, 900_000]
 CONTIG = ["2", "2", "2", "2", "10", "10", "10", "10"]
@@ -60,6 +61,20 @@ def test_leads_of_each_test_along_the_genome(store):
     assert list(table["status"]) == ["ok"] * 5
     assert set(CHECKS) < set(table.columns)
     assert table["dominance"].isna().all()
+
+
+def test_dispersion_effects_have_hits_of_their_own(store):
+    p = np.full(8, np.nan)
+    p[[0, 3, 7]] = 12.0, 50.0, 8.0  # v3 is not to be trusted
+    values = {"dispersion": p, "dispersion_se": p, "dispersion_neg_log10_p": p}
+    chunks = [(0, a, {k: v[a : a + 3] for k, v in values.items()}) for a in (0, 3, 6)]
+    store.write_derived(DISPERSION_RESULTS, chunks, {})
+    table = hits(store, distance=1000)
+    assert leads(table)[-2:] == [("dispersion", "v0", 0), ("dispersion", "v7", 0)]
+    assert list(table["dispersion_neg_log10_p"][-2:]) == [12.0, 8.0]
+    (found,) = calibration(store)
+    np.testing.assert_array_equal(found.of("dispersion", "robust").observed, [12.0, 8.0])
+    assert [t.kind for t in found.tests if t.test == "dispersion"] == ["robust"] * 2
 
 
 def test_threshold_and_kind(store):
