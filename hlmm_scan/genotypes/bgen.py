@@ -36,6 +36,7 @@ _HEADER = 20  # bytes of a header block without free text
 _MOST_ALLELES = 1000
 _MOST_TEXT = 1 << 20
 _OFF_STEP = 0.02
+_OFF_SUM = 1e-5
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,9 @@ class BgenReader:
 
     def _decode(self, record: Any) -> tuple[NDArray[np.uint16], float]:
         p = record.probabilities
+        # The library takes what is left for the last one, and cuts it off at 0.
+        if not record.is_phased and np.nansum(p, axis=1).max(initial=0.0) > 1 + _OFF_SUM:
+            raise ValueError("its probabilities sum to more than 1")
         ploidy = record.ploidy & 0x3F
         if ploidy.size and (ploidy.max() > 2 or ploidy.min() < 1):
             raise ValueError(f"{ploidy.max()} chromosomes a person; one or two are read")

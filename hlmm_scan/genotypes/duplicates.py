@@ -33,8 +33,12 @@ class RepeatedIds:
         self._n = 0
 
     def add(self, ids: StrArray) -> None:
-        """Take the next ids, in order."""
-        hashes = np.fromiter((hash(i) for i in ids), dtype=np.int64, count=len(ids))
+        """Take the next ids, in order; "." is none, and repeats nothing."""
+        hashes = np.fromiter(
+            (hash(i) if i != "." else hash((i, k)) for k, i in enumerate(ids, start=self._n)),
+            dtype=np.int64,
+            count=len(ids),
+        )
         self._scratch.write(hashes.tobytes())
         self._n += len(ids)
 

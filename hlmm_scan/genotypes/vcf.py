@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.genotypes.calls import (
     Calls,
     copies_of_alleles,
@@ -159,10 +159,12 @@ class VcfReader:
                         copies[row] = copies_of_alleles(self._alleles(record))
                     else:
                         codes[row], info[row] = self._dosages(record)
-            except (ValueError, OSError, KeyError) as error:
-                raise InputError(f"{self.path}: record {start + max(row, 0) + 1}: {error}") from (
-                    error
-                )
+            except HlmmScanError:
+                raise
+            except Exception as error:  # cyvcf2 raises this very class
+                raise InputError(
+                    f"{self.path}: record {start + row + 1} or the one after it: {error}"
+                ) from error
         if row != m - 1:
             raise InputError(f"{self.path}: record {start + row + 2} cannot be parsed")
         if codes is None:
