@@ -39,14 +39,15 @@ def plink2(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def write_containers(prefix: Path, folder: Path) -> dict[str, Path]:
+def write_containers(prefix: Path, folder: Path, *, vcf_zarr: bool = True) -> dict[str, Path]:
     """Write the PLINK fileset at a prefix in every container, and return where, by name."""
     for name, arguments in PLINK2.items():
         plink2("--bfile", prefix, *arguments, "--out", folder / name.partition(".")[0])
     (folder / GZIPPED).write_bytes(gzip.compress((folder / "plain.vcf").read_bytes()))
-    for name, version in VCF_ZARR.items():
+    stores = VCF_ZARR if vcf_zarr else {}
+    for name, version in stores.items():
         write_vcf_zarr(folder / "bgzf.vcf.gz", folder / name, version)
-    return {name: folder / name for name in (*PLINK2, GZIPPED, *VCF_ZARR)}
+    return {name: folder / name for name in (*PLINK2, GZIPPED, *stores)}
 
 
 def write_vcf_zarr(vcf: Path, store: Path, zarr_format: int = 2) -> None:

@@ -35,7 +35,6 @@ BITS_OF_255 = (1, 2, 4, 8)
 _HEADER = 20  # bytes of a header block without free text
 _MOST_ALLELES = 1000
 _MOST_TEXT = 1 << 20
-_OFF_STEP = 0.02
 _OFF_SUM = 1e-5
 
 
@@ -44,6 +43,7 @@ class _Record:
     """One variant's identifying data, and where it and its probabilities stand."""
 
     offset: int
+    data: int
     end: int
     variant_id: str
     contig: str
@@ -82,7 +82,29 @@ class _Walker:
             if unpacked > self.most:
                 raise self.wrong(f"{unpacked} bytes of probabilities, at most {self.most} fit")
         name = rsid if rsid not in ("", ".") else varid
-        return _Record(offset, end, name or ".", contig, position, alleles)
+        return _Record(offset, data, end, name or ".", contig, position, alleles)
+
+    def probabilities(self, record: _Record, compression: int, n_samples: int) -> bytes:
+        """Return the unpacked probability block of a record; its checksum has been compared."""
+        self.file.seek(record.data)
+        body = self._bytes(record.end - record.data)
+        size = len(body)
+        if compression:
+            size = int.from_bytes(body[:4], "little")
+            try:
+                if compression == ZLIB:
+                    body = zlib.decompress(body[4:], bufsize=size)
+                else:
+                    from numcodecs.zstd import decompress
+
+                    body = bytes(decompress(body[4:]))
+            except (zlib.error, RuntimeError, ValueError) as error:
+                raise self.wrong(str(error)) from error
+        if len(body) != size or size < 10 + n_samples:
+            raise self.wrong(f"{len(body)} bytes of probabilities, {size} announced")
+        if int.from_bytes(body[:4], "little") != n_samples:
+            raise self.wrong(f"not the probabilities of {n_samples} people")
+        return body
 
     def wrong(self, why: str) -> InputError:
         return InputError(
@@ -245,7 +267,7 @@ class BgenReader:
         except ImportError as error:
             raise needs("bgen", "the library bgen", self.path) from error
 
-        with as_file([self._header(stop - start), self._records(start, stop)]) as span:
+        with as_file(self._span(start, stop)) as span:
             row = -1
             try:
                 with Library(span, delay_parsing=True) as records:
@@ -253,35 +275,35 @@ class BgenReader:
                         codes[row], info[row] = self._decode(record)
             except (ValueError, IndexError, RuntimeError, MemoryError) as error:
                 raise InputError(
-                    f"{self.path}: variant {start + row + 2 if row < 0 else start + row + 1}: "
-                    f"{error}; the file is damaged"
+                    f"{self.path}: variant {start + max(row, 0) + 1}: {error}; the file is damaged"
                 ) from error
             if row != stop - start - 1:
                 raise InputError(f"{self.path}: variant {start + row + 2} cannot be read")
         return Calls(Dosages(codes, self.unit), info)
 
-    def _header(self, n_variants: int) -> bytes:
-        flags = self.flags & 0x3F  # without the ids
-        return struct.pack("<IIII4sI", _HEADER, _HEADER, n_variants, self.n_samples, b"bgen", flags)
-
-    def _records(self, start: int, stop: int) -> bytes:
-        """Return the bytes of some records, found from the last mark before them."""
+    def _span(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield a BGEN file of some records, unpacked here: the library compares no checksums."""
+        compression, n = self.flags & 3, self.n_samples
+        flags = self.flags & 0x3C  # of the layout; neither compressed nor with ids
+        yield struct.pack("<IIII4sI", _HEADER, _HEADER, stop - start, n, b"bgen", flags)
         offset = int(self.marks[start // MARKED_EVERY])
-        begin = offset
         try:
             with self.path.open("rb") as file:
-                walker = _Walker(file, self.path, self.n_samples, bool(self.flags & 3))
+                walker = _Walker(file, self.path, n, bool(compression))
                 for number in range(start // MARKED_EVERY * MARKED_EVERY, stop):
-                    if number == start:
-                        begin = offset
-                    offset = walker.record(offset, number).end
-                file.seek(begin)
-                data = file.read(offset - begin)
+                    record = walker.record(offset, number)
+                    offset = record.end
+                    if number < start:
+                        continue
+                    body = walker.probabilities(record, compression, n)
+                    if self.unit == BGEN_8_BIT and body[9 + n] not in BITS_OF_255:
+                        raise walker.wrong(f"{body[9 + n]} bits, unlike the first variant's")
+                    file.seek(record.offset)
+                    yield file.read(record.data - record.offset - 4)
+                    yield struct.pack("<I", len(body))
+                    yield body
         except OSError as error:
             raise unreadable(self.path, error) from error
-        if len(data) != offset - begin:
-            raise InputError(f"{self.path}: changed while it was read")
-        return data
 
     def _decode(self, record: Any) -> tuple[NDArray[np.uint16], float]:
         p = record.probabilities
@@ -303,11 +325,6 @@ class BgenReader:
         info = information(mean, square, ploidy)
         doubled = np.where(ploidy == 1, 2 * mean, mean)
         codes = encode_dosages(doubled, self.unit)
-        if self.unit == BGEN_8_BIT:
-            known = codes != MISSING_CODE
-            off = np.abs(doubled.astype(np.float64) / self.unit - codes)
-            if np.any(off > _OFF_STEP, where=known):
-                raise ValueError("its probabilities are finer than the 8 bits of the first variant")
         if self.effect == "first":
             codes = np.where(codes == MISSING_CODE, codes, round(2 / self.unit) - codes)
         return codes.astype(np.uint16, copy=False), info
@@ -387,25 +404,5 @@ def _bits_of_first(file: IO[bytes], path: Path, header: _Header) -> int:
     record = walker.record(header.first, 0)
     if len(record.alleles) != 2:
         return 0  # refused as soon as all of them are counted
-    file.seek(record.offset)
-    data = file.read(record.end - record.offset)
-    at = 0
-    for _ in range(3):
-        at += 2 + int.from_bytes(data[at : at + 2], "little")
-    at += 6
-    for _ in range(2):
-        at += 4 + int.from_bytes(data[at : at + 4], "little")
-    body = data[at + 4 :]
-    try:
-        if header.flags & 3 == ZLIB:
-            body = zlib.decompressobj().decompress(body[4:], walker.most)
-        elif header.flags & 3 == ZSTD:
-            from numcodecs.zstd import decompress
-
-            body = bytes(decompress(body[4:]))
-    except (zlib.error, RuntimeError, ValueError) as error:
-        raise walker.wrong(str(error)) from error
-    n = header.n_samples
-    if len(body) < 10 + n or int.from_bytes(body[:4], "little") != n:
-        raise walker.wrong(f"not the probabilities of {n} people")
-    return body[9 + n]
+    body = walker.probabilities(record, header.flags & 3, header.n_samples)
+    return body[9 + header.n_samples]

@@ -142,7 +142,7 @@ class _Child:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._last_words):
             if pipe is not None:
-                with suppress(OSError):
+                with suppress(OSError, ValueError):  # another thread closed it meanwhile
                     pipe.close()
 
     def _death(self, part: Part) -> HlmmScanError:
