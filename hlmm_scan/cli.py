@@ -146,8 +146,9 @@ def _options(command: Callable[..., Any], names: Sequence[str]) -> Callable[...,
         flags = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
         if kind == "path":
             settings["type"] = _FILE
-        elif kind == "store":
+        elif kind in ("store", "stores"):
             settings["type"] = _STORE
+            settings["multiple"] = kind == "stores"
         elif kind == "choice":
             settings["type"] = click.Choice(f.metadata["choices"])
         elif kind in ("whole", "number"):
@@ -430,14 +431,16 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
     help="Which kind of tests Manhattan plots and tables show.",
 )
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
-@click.option("--genotypes", type=_STORE, help="Dataset scanned, if it moved: for linkage.")
+@click.option(
+    "--genotypes", type=_STORE, multiple=True, help="Those scanned, if they moved: for linkage."
+)
 @click.option("--checks/--no-checks", default=True, help="Check variance effects of hits.")
 def report(
     results: storage.Place,
     output: Path,
     phenotype: Sequence[str],
     tests: str,
-    genotypes: storage.Place | None,
+    genotypes: Sequence[storage.Place],
     **options: Any,
 ) -> None:
     """Write pictures, hits and what was run as one HTML file that opens offline."""
@@ -478,14 +481,16 @@ def report(
     show_default=True,
     help="They must also have this linkage with it, where the genotypes are at hand.",
 )
-@click.option("--genotypes", type=_STORE, help="Those scanned. Default: where they were.")
+@click.option(
+    "--genotypes", type=_STORE, multiple=True, help="Those scanned. Default: where they were."
+)
 @click.option("--checks/--no-checks", default=True, help="Look for what fakes variance effects.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 def hits(
     results: storage.Place,
     output: Path | None,
     phenotype: Sequence[str],
-    genotypes: storage.Place | None,
+    genotypes: Sequence[storage.Place],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -544,14 +549,16 @@ def hits(
     help="Of those data sets: residuals drawn again, or normal.",
 )
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--genotypes", type=_STORE, help="Those scanned. Default: where they were.")
+@click.option(
+    "--genotypes", type=_STORE, multiple=True, help="Those scanned. Default: where they were."
+)
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 def check(
     results: storage.Place,
     variants: Path,
     output: Path | None,
     phenotype: Sequence[str],
-    genotypes: storage.Place | None,
+    genotypes: Sequence[storage.Place],
     as_json: bool,
     **options: Any,
 ) -> None:

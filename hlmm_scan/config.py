@@ -35,7 +35,8 @@ class ScanConfig:
     """Everything a scan is asked for.
 
     Each field is a YAML key and, with dashes, a flag. `kind` says how it is read: path, store
-    (a path, or an address in an object store), name, names, choice, number, whole, yes_no.
+    (a path, or an address in an object store), stores, name, names, choice, number, whole, yes_no.
+    A single genotype dataset may be given without a tuple.
 
     Raises
     ------
@@ -43,7 +44,12 @@ class ScanConfig:
         On a value out of range or a required one that is missing.
     """
 
-    genotypes: Place | None = _option(None, "store", "Genotype dataset made by convert (required).")
+    genotypes: tuple[Place, ...] = _option(
+        (),
+        "stores",
+        "Genotype dataset made by convert (required); repeatable, as one per chromosome of the "
+        "same people.",
+    )
     phenotypes: Path | None = _option(None, "path", "Phenotype table (required).")
     output: Place | None = _option(None, "store", "Result store to write (required).", short="-o")
     phenotype: tuple[str, ...] = _option(
@@ -151,6 +157,17 @@ class ScanConfig:
         "Id of a variant whose genotype is a covariate of mean and log-variance; repeatable.",
     )
     condition_list: Path | None = _option(None, "path", "File of such ids, one a line.")
+    extract: Path | None = _option(
+        None, "path", "Variant ids, one a line: only these get rows in the results."
+    )
+    exclude: Path | None = _option(
+        None, "path", "Variant ids, one a line: these get no rows in the results."
+    )
+    region: tuple[str, ...] = _option(
+        (),
+        "names",
+        "Chromosome, or chromosome:from-to: only variants there get rows; repeatable.",
+    )
     min_maf: float = _option(DEFAULT_MIN_MAF, "number", "Smallest minor allele frequency.")
     min_mac: float = _option(DEFAULT_MIN_MAC, "number", "Smallest minor allele count.")
     max_missing: float = _option(
@@ -180,8 +197,10 @@ class ScanConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.genotypes, Path | ObjectPath):
+            object.__setattr__(self, "genotypes", (self.genotypes,))
         for name in ("genotypes", "phenotypes", "output"):
-            if getattr(self, name) is None:
+            if not getattr(self, name):
                 raise InputError(f"--{name} is required (or '{name}:' in the config file)")
         for name, low, high in (("min_maf", 0, 0.5), ("min_mac", 0, None), ("max_missing", 0, 1)):
             value = getattr(self, name)
@@ -230,6 +249,8 @@ class ScanConfig:
                 )
         if len(set(self.phenotype)) < len(self.phenotype):
             raise InputError("phenotype: the same name is given twice")
+        if len(set(self.genotypes)) < len(self.genotypes):
+            raise InputError("genotypes: the same dataset is given twice")
 
     @property
     def screens(self) -> bool:
@@ -305,6 +326,8 @@ def to_yaml(config: ScanConfig) -> str:
         value = getattr(config, f.name)
         if isinstance(value, Path | ObjectPath):
             value = str(value)
+        elif f.metadata["kind"] == "stores":
+            value = [str(one) for one in value]
         values[f.name] = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(values, sort_keys=False)
 
@@ -316,6 +339,7 @@ def absolute(config: ScanConfig) -> ScanConfig:
         for f in fields(config)
         if f.metadata["kind"] in ("path", "store") and getattr(config, f.name) is not None
     }
+    paths["genotypes"] = tuple(storage.absolute(place) for place in config.genotypes)
     return replace(config, **paths)
 
 
@@ -334,6 +358,11 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
             raise wrong("a path")
         where = storage.place(value)
         return path.parent / where.expanduser() if isinstance(where, Path) else where
+    if kind == "stores":
+        items = value if isinstance(value, list) else [value]
+        if not items or not all(isinstance(item, str) for item in items):
+            raise wrong("a path or a list of paths")
+        return tuple(_read("store", key, item, path) for item in items)
     if kind == "names":
         items = value if isinstance(value, list) else [value]
         # YAML takes a bare no, off or true for a truth value: quotes make it a name.

@@ -69,7 +69,7 @@ def large_plan(model: ModelSize, variants: int = VARIANTS, traits: int = TRAITS)
         people=(model.people,) * traits,
         n_variants=variants,
         partition_variants=cut,
-        genotypes="",
+        genotypes=(),
         parameters={},
         **sizes,
     )

@@ -122,7 +122,7 @@ def make_results(
             people=(people,) * phenotypes,
             n_variants=n_variants,
             partition_variants=min(chunk, n_variants),
-            genotypes="/synthetic/genotypes.zarr",
+            genotypes=("/synthetic/genotypes.zarr",),
         )
         store = ResultStore.create(
             unfinished,

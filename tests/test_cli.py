@@ -507,7 +507,7 @@ def test_scan_takes_the_configuration_file_and_flags_win(calls, tmp_path):
     file.write_text("genotypes: g\nphenotypes: p\noutput: o\nmin_maf: 0.2\nmin_mac: 1\n")
     assert main(["scan", "--config", str(file), "--min-maf", "0.3"]) == 0
     ((config,), _) = noted[0]
-    assert (config.genotypes, config.min_maf, config.min_mac) == (tmp_path / "g", 0.3, 1)
+    assert (config.genotypes, config.min_maf, config.min_mac) == ((tmp_path / "g",), 0.3, 1)
 
 
 def test_prepare_and_dry_run_call_their_own_function(calls, capsys):

@@ -11,11 +11,12 @@ import yaml
 
 from hlmm_scan.config import ScanConfig, absolute, compose, load_config, to_yaml
 from hlmm_scan.errors import InputError
+from hlmm_scan.storage import place
 
 REQUIRED = {"genotypes": Path("g"), "phenotypes": Path("p"), "output": Path("o")}
 
 FULL = """\
-genotypes: data/geno.zarr
+genotypes: [data/geno.zarr, "s3://bucket/chr2.zarr"]
 phenotypes: /abs/pheno.tsv
 output: ../results.zarr
 phenotype: [height, 2]
@@ -43,6 +44,9 @@ loco: false
 se: observed
 condition: [rs1]
 condition_list: condition.txt
+extract: ids.txt
+exclude: not.txt
+region: ["6:25,000,000-34000000", 7]
 min_maf: 0.05
 min_mac: 5
 max_missing: 0.1
@@ -70,7 +74,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
     config = compose(load(FULL), {})
     folder = tmp_path / "conf"
     assert config == ScanConfig(
-        genotypes=folder / "data/geno.zarr",
+        genotypes=(folder / "data/geno.zarr", place("s3://bucket/chr2.zarr")),
         phenotypes=Path("/abs/pheno.tsv"),
         output=folder / "../results.zarr",
         phenotype=("height", "2"),
@@ -98,6 +102,9 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         se="observed",
         condition=("rs1",),
         condition_list=folder / "condition.txt",
+        extract=folder / "ids.txt",
+        exclude=folder / "not.txt",
+        region=("6:25,000,000-34000000", "7"),
         min_maf=0.05,
         min_mac=5,
         max_missing=0.1,
@@ -144,7 +151,22 @@ def test_when_variants_are_screened_and_below_what_p_they_are_refitted():
 
 def test_a_home_folder_is_found(load, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load("genotypes: ~/geno.zarr")["genotypes"] == tmp_path / "geno.zarr"
+    assert load("genotypes: ~/geno.zarr")["genotypes"] == (tmp_path / "geno.zarr",)
+
+
+def test_one_genotype_dataset_or_several_come_back_from_yaml(load, tmp_path):
+    for genotypes in (Path("/g"), (Path("/g"), Path("/h"))):
+        config = ScanConfig(**{**REQUIRED, "genotypes": genotypes})
+        assert config.genotypes == (genotypes if isinstance(genotypes, tuple) else (genotypes,))
+        again = compose(load(to_yaml(config)), {})
+        assert again.genotypes == config.genotypes
+    assert absolute(ScanConfig(**REQUIRED)).genotypes == (Path.cwd() / "g",)
+    with pytest.raises(InputError, match="genotypes: the same dataset is given twice"):
+        ScanConfig(**{**REQUIRED, "genotypes": (Path("g"), Path("g"))})
+    with pytest.raises(InputError, match="genotypes must be a path or a list of paths"):
+        load("genotypes: [1, 2]")
+    with pytest.raises(InputError, match="--genotypes is required"):
+        ScanConfig(**{**REQUIRED, "genotypes": ()})
 
 
 def test_one_name_needs_no_list_and_nothing_is_the_default(load):
@@ -173,8 +195,9 @@ def test_what_is_shown_reads_as_the_same_configuration(load):
     ("line", "message"),
     [
         ("min_maf: small", "min_maf must be a number, not 'small'"),
-        ("genotypes: 3", "genotypes must be a path, not 3"),
-        ("genotypes: [a, b]", r"genotypes must be a path, not \['a', 'b'\]"),
+        ("genotypes: 3", "genotypes must be a path or a list of paths, not 3"),
+        ("genotypes: [a, 2]", r"genotypes must be a path or a list of paths, not \['a', 2\]"),
+        ("random_effects: [a, b]", r"random_effects must be a path, not \['a', 'b'\]"),
         ("phenotype: {a: b}", "phenotype must be a name or a list of names"),
         ("phenotype: [[a]]", "phenotype must be a name or a list of names"),
         ("missing_value: [NA, no]", r"missing_value must be a name .*, not \['NA', False\]"),

@@ -31,7 +31,7 @@ from hlmm_scan.analysis.rows import (
     trusted,
 )
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.refits import Refits
@@ -51,7 +51,7 @@ def hits(
     store: ResultStore,
     phenotypes: Sequence[str] = (),
     *,
-    genotypes: GenotypeDataset | None = None,
+    genotypes: Genotypes | None = None,
     threshold: float = THRESHOLD,
     kind: str = "robust",
     distance: int = DISTANCE,
@@ -65,7 +65,7 @@ def hits(
     store : ResultStore
         Complete or not: what is there is taken.
     phenotypes : sequence of str, default all
-    genotypes : GenotypeDataset, optional
+    genotypes : GenotypeDataset or JoinedGenotypes, optional
         Those that were scanned, as :func:`hlmm_scan.results.inputs.scanned_genotypes` opens them.
         Without them hits are told apart by distance alone, and nothing is checked.
     threshold : float, default 5e-8
@@ -128,7 +128,7 @@ class _Search:
 
     store: ResultStore
     positions: Positions
-    genotypes: GenotypeDataset | None
+    genotypes: Genotypes | None
     kind: str
     threshold: float
     distance: int

@@ -7,8 +7,8 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 
 Float = NDArray[np.float64]
@@ -22,12 +22,12 @@ class ChosenGenotypes:
 
     Parameters
     ----------
-    dataset : GenotypeDataset
+    dataset : GenotypeDataset or JoinedGenotypes
     samples : ndarray of int64, shape (n,)
         Rows of its sample axis.
     """
 
-    def __init__(self, dataset: GenotypeDataset, samples: NDArray[np.int64]) -> None:
+    def __init__(self, dataset: Genotypes, samples: NDArray[np.int64]) -> None:
         self._dataset = dataset
         self._samples = samples
         self._chunks: OrderedDict[int, GenotypeBlock] = OrderedDict()

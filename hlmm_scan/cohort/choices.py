@@ -21,7 +21,7 @@ from hlmm_scan.cohort.people import read_people, restrictions
 from hlmm_scan.cohort.tables import Table
 from hlmm_scan.cohort.transform import RankOf, Transform
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
 
 
@@ -78,7 +78,7 @@ def read_choices(
     variance_terms: Sequence[str] = (),
     condition: Sequence[str] = (),
     condition_list: Path | None = None,
-    genotypes: GenotypeDataset | None = None,
+    genotypes: Genotypes | None = None,
 ) -> Choices:
     """Read the files and check the names that the options of a scan give.
 
@@ -96,7 +96,7 @@ def read_choices(
         See :class:`~hlmm_scan.cohort.covariates.CovariateRules`; references as ``column=level``.
     condition, condition_list
         Variant ids, and a file of them, one a line, to be found in `genotypes`.
-    genotypes : GenotypeDataset, optional
+    genotypes : GenotypeDataset or JoinedGenotypes, optional
 
     Returns
     -------

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.cohort.tables import read_text
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 
 logger = logging.getLogger(__name__)
@@ -85,12 +85,12 @@ class Conditioning:
         return tuple(f"variant {variant_id}" for variant_id in self.variant_ids)
 
 
-def read_conditioning(dataset: GenotypeDataset, variant_ids: Sequence[str]) -> Conditioning:
+def read_conditioning(dataset: Genotypes, variant_ids: Sequence[str]) -> Conditioning:
     """Read the variants to condition on.
 
     Parameters
     ----------
-    dataset : GenotypeDataset
+    dataset : GenotypeDataset or JoinedGenotypes
         Hard calls or dosages.
     variant_ids : sequence of str
 

@@ -6,7 +6,7 @@ to another process as its path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,7 @@ from hlmm_scan.genotypes.calls import join_blocks
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import VariantTable
+from hlmm_scan.genotypes.variants import StrArray, VariantTable, find_ids
 from hlmm_scan.storage import Place, place
 
 MARK = "hlmm_scan"
@@ -38,7 +38,7 @@ DOSAGES = "call_dosage"
 HAS_DOSAGES = "variant_has_dosages"
 INFO = "variant_info"
 
-_NAMED_IN_ERRORS = 3
+_IDS_AT_ONCE = 65_536
 
 
 class GenotypeDataset:
@@ -130,6 +130,11 @@ class GenotypeDataset:
     def __reduce__(self) -> tuple[Any, ...]:
         return GenotypeDataset.open, (self.path,)
 
+    @property
+    def paths(self) -> tuple[Place, ...]:
+        """Where it is, as one of several has it."""
+        return (self.path,)
+
     def __repr__(self) -> str:
         return (
             f"<GenotypeDataset {self.path}: {self.n_variants} variants × {self.n_samples} people, "
@@ -177,6 +182,21 @@ class GenotypeDataset:
             other_allele=alleles[:, 0],
             effect_allele=alleles[:, 1],
         )
+
+    def variant_ids(self, start: int, stop: int) -> StrArray:
+        """Return the ids of variants ``start`` to ``stop`` (exclusive)."""
+        return self._arrays.text("variant_id", start, stop)
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of variants that are read and fitted together: chunks.
+
+        Parameters
+        ----------
+        start, stop : int
+            `start` is the first of a chunk.
+        """
+        size = self.chunk_variants
+        yield from ((first, min(first + size, stop)) for first in range(start, stop, size))
 
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read packed calls of variants ``start`` to ``stop`` (exclusive).
@@ -283,28 +303,12 @@ class GenotypeDataset:
         InputError
             If ids are unknown, or stand at more than one variant; the first few are named.
         """
-        wanted = list(ids)
-        found: dict[str, int] = {}
-        asked = set(wanted)
-        repeated: dict[str, None] = {}
-        step = int(self._arrays["variant_id"].chunks[0])
-        for start in range(0, self.n_variants, step):
-            block = self._arrays.text("variant_id", start, min(start + step, self.n_variants))
-            for position, variant_id in enumerate(block, start=start):
-                if variant_id in asked:
-                    if variant_id in found:
-                        repeated[variant_id] = None
-                    else:
-                        found[variant_id] = position
-        unknown = list(dict.fromkeys(i for i in wanted if i not in found))
-        if unknown:
-            raise InputError(f"{self.path}: {_some(unknown)} not among its variant ids")
-        if repeated:
-            raise InputError(
-                f"{self.path}: {_some(list(repeated))} carried by more than one variant, "
-                "so the id does not say which is meant"
-            )
-        return np.array([found[i] for i in wanted], dtype=np.int64)
+        return find_ids(ids, self.id_blocks(), str(self.path))
+
+    def id_blocks(self) -> Iterator[StrArray]:
+        """Yield the ids of all variants, a bounded number at a time."""
+        for start in range(0, self.n_variants, _IDS_AT_ONCE):
+            yield self.variant_ids(start, min(start + _IDS_AT_ONCE, self.n_variants))
 
 
 def is_genotype_dataset(path: Place) -> bool:
@@ -336,11 +340,3 @@ def _what_it_is(group: zarr.Group) -> str:
     if kind is not None:
         return f"the store holds {kind}"
     return "the Zarr group does not carry this package's mark"
-
-
-def _some(ids: list[str]) -> str:
-    named = ", ".join(ids[:_NAMED_IN_ERRORS])
-    if len(ids) == 1:
-        return f"variant id {named} is"
-    more = f" and {len(ids) - _NAMED_IN_ERRORS} more" if len(ids) > _NAMED_IN_ERRORS else ""
-    return f"{len(ids)} variant ids ({named}{more}) are"

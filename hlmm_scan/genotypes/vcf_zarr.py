@@ -27,7 +27,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
-from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTable
 from hlmm_scan.storage import ObjectPath, Place
 
 GENOTYPES = "call_genotype"
@@ -128,17 +128,20 @@ class VcfZarrDataset(GenotypeDataset):
         # A record without an alternative allele has an empty second one here, "." in VCF.
         effect = alleles[:, 1] if alleles.shape[1] > 1 else np.full(len(alleles), "", dtype=object)
         effect = np.where(effect == "", ".", effect).astype(object)
-        ids = np.full(stop - start, ".", dtype=object)
-        if "variant_id" in self._arrays:
-            ids = self._arrays.text("variant_id", start, stop)
         names = self._arrays.text("contig_id")
         return VariantTable(
             contig=names[self._arrays.read("variant_contig", start, stop)],
             position=self._arrays.read("variant_position", start, stop).astype(np.int32),
-            variant_id=ids,
+            variant_id=self.variant_ids(start, stop),
             other_allele=alleles[:, 0],
             effect_allele=effect,
         )
+
+    def variant_ids(self, start: int, stop: int) -> StrArray:
+        """Return the ids of variants ``start`` to ``stop``; "." where the store has none."""
+        if "variant_id" in self._arrays:
+            return self._arrays.text("variant_id", start, stop)
+        return np.full(stop - start, ".", dtype=object)
 
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read packed calls of variants ``start`` to ``stop`` (exclusive)."""

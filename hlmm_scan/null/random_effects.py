@@ -15,6 +15,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.calls import decode_samples, join_blocks
 from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.null.model import RandomEffects, contig_key
 from hlmm_scan.staging import stands
@@ -112,7 +113,7 @@ class RandomEffectSource:
 
 
 def load_random_effects(
-    path: Place, genotypes: GenotypeDataset | None, samples: SampleIds
+    path: Place, genotypes: Genotypes | None, samples: SampleIds
 ) -> RandomEffectSource:
     """Read the random-effect variants a user named.
 
@@ -121,7 +122,7 @@ def load_random_effects(
     path : Path or ObjectPath
         A list of variant ids of `genotypes`, one a line, or another genotype dataset, all of
         whose variants are taken. A list is a file of this machine.
-    genotypes : GenotypeDataset or None
+    genotypes : GenotypeDataset, JoinedGenotypes or None
         Needed for a list.
     samples : SampleIds
         The people who may be analysed: of the scan's dataset, or of a phenotype table.
@@ -139,7 +140,7 @@ def load_random_effects(
             raise InputError(
                 f"{path}: neither a genotype dataset made by hlmm-scan convert nor a VCF-Zarr store"
             )
-        dataset = GenotypeDataset.open(path)
+        dataset: Genotypes = GenotypeDataset.open(path)
         positions = np.arange(dataset.n_variants, dtype=np.int64)
         rows, fingerprint, own = match(samples, dataset.samples), dataset.fingerprint, None
     else:
@@ -179,7 +180,7 @@ def _read_ids(path: Path, content: bytes) -> list[str]:
 
 
 def _gather(
-    dataset: GenotypeDataset, positions: NDArray[np.int64]
+    dataset: Genotypes, positions: NDArray[np.int64]
 ) -> tuple[GenotypeBlock, tuple[str, ...], tuple[str, ...]]:
     """Read chosen variants chunk by chunk: their block of l variants, ids and chromosomes."""
     chunk = dataset.chunk_variants

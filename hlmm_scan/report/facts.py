@@ -162,12 +162,12 @@ def provenance(store: ResultStore) -> Table:
     a = store.attributes
     p: Mapping[str, Any] = a.get("parameters", {})
     rows: list[tuple[str, str]] = [("results", str(store.path)), ("model", str(p.get("model", "")))]
-    rows += [(_words(name), str(path)) for name, path in a.get("inputs", {}).items()]
+    rows += [(_words(name), _value(path)) for name, path in a.get("inputs", {}).items()]
     rows += [("started", _time(a.get("started"))), ("finished", _time(a.get("finished")))]
     rows += [("effects per", str(a.get("effects_per", "")))]
     rows += [("scale of effects", str(a.get("effect_scale", "")))]
     hashed = {"hlmm_scan", "format", "model", "genotypes", "phenotypes", "phenotype"}
-    hashed |= {"mean_covariates", "variance_covariates", "random_effects"}
+    hashed |= {"mean_covariates", "variance_covariates", "random_effects", "extract", "exclude"}
     rows += [
         (_words(name), _value(value))
         for name, value in p.items()

@@ -22,7 +22,7 @@ from hlmm_scan import __version__
 from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.report import facts, plots
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
 from hlmm_scan.report.genome import Genome
@@ -83,7 +83,7 @@ def write_report(
     *,
     kind: str = "robust",
     threshold: float = GENOME_WIDE,
-    genotypes: GenotypeDataset | None = None,
+    genotypes: Genotypes | None = None,
     checks: bool = True,
 ) -> int:
     """Write a report of a scan, complete or not, as one self-contained HTML file.
@@ -97,7 +97,7 @@ def write_report(
         Of the tests in Manhattan plots and tables.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
-    genotypes : GenotypeDataset, optional
+    genotypes : GenotypeDataset or JoinedGenotypes, optional
         Those that were scanned: then hits are told apart by linkage, else by distance alone.
     checks : bool, default True
         Whether the variance effects of hits are checked where there are genotypes, see

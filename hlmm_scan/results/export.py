@@ -19,6 +19,7 @@ from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_tabix import INDEXES, write_tabix
 from hlmm_scan.results.export_tests import ReportedTest, chosen_tests
 from hlmm_scan.results.export_text import (
+    COMPRESSION,
     REGENIE_COLUMNS,
     SEED_COLUMNS,
     header,
@@ -185,5 +186,5 @@ def _write_text(
 
 def _open(path: Path, *, compressed: bool) -> IO[str]:
     if compressed:
-        return cast(IO[str], gzip.open(path, "wt", compresslevel=6, encoding="utf-8"))
+        return cast(IO[str], gzip.open(path, "wt", compresslevel=COMPRESSION, encoding="utf-8"))
     return path.open("w", encoding="utf-8")

@@ -27,7 +27,7 @@ from hlmm_scan import __version__
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_tests import ReportedTest, chromosome_numbers
-from hlmm_scan.results.export_text import cells, header, lines
+from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.schema import Status
 
@@ -195,7 +195,7 @@ def _open(folder: Path, phenotype: str, test: ReportedTest, open_files: ExitStac
     path = folder / f"{group_name(phenotype)}.{test.name}.tsv.gz"
     raw = open_files.enter_context(path.open("wb"))
     # Without name and time, so that the same results are the same file.
-    file = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+    file = gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=raw, mtime=0)
     open_files.enter_context(file)
     file.write(header(COLUMNS).encode())
     return _Table(test, path, cast(IO[bytes], file))

@@ -24,6 +24,9 @@ REGENIE_COLUMNS = (
     "BETA", "SE", "CHISQ", "LOG10P", "EXTRA",
 )  # fmt: skip
 
+COMPRESSION = 4
+"""Of gzip: level 6 takes two and a half times as long for files 2% smaller."""
+
 _LABELS = {int(status): status.label for status in Status}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.store import ResultStore
@@ -33,35 +33,35 @@ def stored_null_model(store: ResultStore, phenotype: str) -> NullModel:
         ) from error
 
 
-def scanned_genotypes(store: ResultStore, path: Place | None = None) -> GenotypeDataset | None:
-    """Open the genotypes that were scanned.
+def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genotypes | None:
+    """Open the genotypes that were scanned: a variant for each row of the results.
 
     Parameters
     ----------
     store : ResultStore
-    path : Path or ObjectPath, optional
+    paths : sequence of Path or ObjectPath, optional
         Where they are now. By default where they were.
 
     Returns
     -------
-    GenotypeDataset or None
+    GenotypeDataset, JoinedGenotypes or None
         None where no path is given and they are no longer where they were.
 
     Raises
     ------
     InputError
-        If what is at `path`, or where they were, is not what was scanned.
+        If what is at `paths`, or where they were, is not what was scanned.
     """
-    attributes: dict[str, Any] = store.attributes
-    if path is None:
-        known = attributes.get("inputs", {}).get("genotypes")
-        if known is None or not stands(place(known)):
+    attributes = store.attributes
+    if not paths:
+        known = attributes.get("inputs", {}).get("genotypes", [])
+        paths = [place(path) for path in ([known] if isinstance(known, str) else known)]
+        if not paths or not all(map(stands, paths)):
             return None
-        path = place(known)
-    dataset = GenotypeDataset.open(path)
-    scanned = attributes.get("parameters", {}).get("genotypes")
-    if dataset.fingerprint != scanned:
+    genotypes = open_genotypes(paths)
+    if genotypes.fingerprint != attributes.get("parameters", {}).get("genotypes"):
         raise InputError(
-            f"{path}: not the genotypes that {store.path} was made of; name those with --genotypes"
+            f"{', '.join(map(str, paths))}: not the genotypes that {store.path} was made of; name "
+            "those with --genotypes"
         )
-    return dataset
+    return chosen_variants(genotypes, store.genotype_rows)

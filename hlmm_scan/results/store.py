@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MARK = "hlmm_scan"
+ROWS = "genotype_rows"
 COORDINATE_CHUNK = 65_536
 """Variants per chunk of the coordinate arrays: read whole by every plot, written once."""
 
@@ -170,6 +171,19 @@ class ResultStore:
     def plan(self) -> dict[str, Any]:
         """The plan as it was stored by :meth:`create`."""
         return cast(dict[str, Any], self.group("run").attrs["plan"])
+
+    @property
+    def genotype_rows(self) -> zarr.Array[Any] | None:
+        """Variants of the genotype datasets that are scanned, (m,), ascending; None for all."""
+        run = self.group("run")
+        return cast(zarr.Array[Any], run[ROWS]) if ROWS in run else None
+
+    def put_genotype_rows(self, rows: NDArray[np.int64]) -> None:
+        """Store which variants are scanned; before :meth:`seal`."""
+        array = self.group("run").create_array(
+            ROWS, shape=rows.shape, chunks=(COORDINATE_CHUNK,), dtype="int64"
+        )
+        array[:] = rows
 
     def put_plan(self, plan: Mapping[str, Any]) -> None:
         """Store the plan in place of the one there is."""

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
-from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.results.inputs import stored_null_model
@@ -42,7 +42,7 @@ _STORED = (
 def check(
     store: ResultStore,
     variants: Sequence[str],
-    genotypes: GenotypeDataset,
+    genotypes: Genotypes,
     phenotypes: Sequence[str] = (),
     *,
     permutations: int = PERMUTATIONS,
@@ -58,7 +58,7 @@ def check(
     store : ResultStore
     variants : sequence of str
         Ids in the genotypes.
-    genotypes : GenotypeDataset
+    genotypes : GenotypeDataset or JoinedGenotypes
         Those that were scanned.
     phenotypes : sequence of str, default all
     permutations : int, default 10,000
@@ -196,7 +196,7 @@ class _Part:
     packed: NDArray[np.uint8] | None
 
 
-def _parts(null: NullModel, genotypes: GenotypeDataset, rows: NDArray[np.int64]) -> Iterator[_Part]:
+def _parts(null: NullModel, genotypes: Genotypes, rows: NDArray[np.int64]) -> Iterator[_Part]:
     """Read the variants in groups that fit into memory."""
     most = max(1, _WORKING_BYTES // (40 * null.n))
     table = [(line, str(genotypes.variants(r, r + 1).contig[0])) for line, r in enumerate(rows)]
@@ -225,7 +225,7 @@ def _parts(null: NullModel, genotypes: GenotypeDataset, rows: NDArray[np.int64])
 
 
 def _stored(
-    store: ResultStore, genotypes: GenotypeDataset, phenotype: int, rows: NDArray[np.int64]
+    store: ResultStore, genotypes: Genotypes, phenotype: int, rows: NDArray[np.int64]
 ) -> pd.DataFrame:
     """Return what the scan found of the variants."""
     tables = [genotypes.variants(int(r), int(r) + 1) for r in rows]

@@ -93,8 +93,8 @@ class Plan:
     people : tuple of int
         People analysed, per phenotype.
     n_variants, partition_variants : int
-    genotypes : str
-        Absolute path of the genotype dataset the plan was made with; it may move.
+    genotypes : tuple of str
+        Absolute paths of the genotype datasets the plan was made with; they may move.
     parameters : mapping
         Everything the numbers depend on: options, input fingerprints, software version. A resume
         must agree in all of them.
@@ -112,7 +112,7 @@ class Plan:
     people: tuple[int, ...]
     n_variants: int
     partition_variants: int
-    genotypes: str
+    genotypes: tuple[str, ...]
     parameters: Mapping[str, Any]
     task_bytes: int
     shared_bytes: int
@@ -127,11 +127,12 @@ class Plan:
         people: tuple[int, ...],
         n_variants: int,
         partition_variants: int,
-        genotypes: str,
+        genotypes: tuple[str, ...],
         parameters: Mapping[str, Any],
         chunk_variants: int,
         model: ModelSize,
         n_genotyped: int,
+        held_bytes: int = 0,
     ) -> Plan:
         """Return a plan with its estimates of memory and time worked out.
 
@@ -141,6 +142,8 @@ class Plan:
             Variants per genotype chunk: a task holds one chunk at a time.
         n_genotyped : int
             People in the genotype dataset. The others are attributes.
+        held_bytes : int, default 0
+            What a reader of the genotypes keeps between its reads.
         """
         partition, chunk = (min(size, n_variants) for size in (partition_variants, chunk_variants))
         return cls(
@@ -152,7 +155,8 @@ class Plan:
             parameters,
             task_bytes=PROCESS_BYTES
             + model.task_bytes(chunk, n_genotyped)
-            + VARIANT_BYTES * partition,
+            + VARIANT_BYTES * partition
+            + held_bytes,
             shared_bytes=model.shared_bytes,
             task_seconds=model.seconds(partition),
             model=model,
@@ -216,6 +220,8 @@ class Plan:
     def from_json(cls, stored: Mapping[str, Any]) -> Plan:
         """Return the plan that :meth:`to_json` gave."""
         lists = {name: tuple(stored[name]) for name in ("phenotypes", "people")}
+        paths = stored["genotypes"]
+        lists["genotypes"] = (paths,) if isinstance(paths, str) else tuple(paths)
         return cls(**{**stored, **lists, "model": ModelSize(**stored["model"])})
 
     def summary(self, workers: int) -> str:

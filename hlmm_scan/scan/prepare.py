@@ -20,7 +20,13 @@ from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import (
+    Genotypes,
+    JoinedGenotypes,
+    chosen_variants,
+    open_genotypes,
+)
+from hlmm_scan.genotypes.selection import Selection, VariantChoice
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
@@ -56,7 +62,12 @@ class Inputs:
     ----------
     config : ScanConfig
         Paths absolute.
-    genotypes : GenotypeDataset
+    genotypes : GenotypeDataset or JoinedGenotypes
+        The variants to scan.
+    choice : VariantChoice
+        What of the datasets was asked for.
+    selection : Selection
+        What that is.
     phenotypes : Table
         Only the phenotypes to scan.
     mean_covariates, variance_covariates : Table or None
@@ -68,7 +79,9 @@ class Inputs:
     """
 
     config: ScanConfig
-    genotypes: GenotypeDataset
+    genotypes: Genotypes
+    choice: VariantChoice
+    selection: Selection
     phenotypes: Table
     mean_covariates: Table | None
     variance_covariates: Table | None
@@ -85,6 +98,7 @@ class Inputs:
             "format": STORE_FORMAT,
             "model": "HLM" if self.random_effects is None else "HLMM",
             "genotypes": self.genotypes.fingerprint,
+            **self.choice.parameters(),
             "phenotypes": self.phenotypes.sha256,
             "phenotype": list(self.phenotypes.columns),
             "mean_covariates": _sha(self.mean_covariates),
@@ -114,9 +128,9 @@ def read_inputs(config: ScanConfig) -> Inputs:
         In one line, what is wrong and where.
     """
     config = absolute(config)
-    assert config.genotypes is not None
     assert config.phenotypes is not None
-    genotypes = GenotypeDataset.open(config.genotypes)
+    genotypes = open_genotypes(config.genotypes)
+    choice = VariantChoice.read(config.extract, config.exclude, config.region)
     table = read_table(config.phenotypes, missing_values=config.missing_value)
     phenotypes = table.select(config.phenotype) if config.phenotype else table
     covariates = {
@@ -124,6 +138,8 @@ def read_inputs(config: ScanConfig) -> Inputs:
         for path in (config.mean_covariates, config.variance_covariates)
         if path is not None
     }
+    selection = choice.rows_of(genotypes)
+    scanned = chosen_variants(genotypes, selection.rows)
     source = None
     if config.random_effects is not None:
         source = load_random_effects(config.random_effects, genotypes, genotypes.samples)
@@ -141,12 +157,14 @@ def read_inputs(config: ScanConfig) -> Inputs:
         )
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
     if source is not None and loco:
-        _name_chromosomes_without_random_effects(genotypes.contigs, source.contigs)
+        _name_chromosomes_without_random_effects(scanned.contigs, source.contigs)
     mean = covariates[config.mean_covariates] if config.mean_covariates else None
     variance = covariates[config.variance_covariates] if config.variance_covariates else None
     return Inputs(
         config=config,
-        genotypes=genotypes,
+        genotypes=scanned,
+        choice=choice,
+        selection=selection,
         phenotypes=phenotypes,
         mean_covariates=mean,
         variance_covariates=variance,
@@ -227,8 +245,9 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
             wanted=inputs.config.partition_variants,
             **sizes,
         ),
-        genotypes=str(genotypes.path),
+        genotypes=tuple(map(str, genotypes.paths)),
         parameters=inputs.parameters(),
+        held_bytes=genotypes.held_bytes if isinstance(genotypes, JoinedGenotypes) else 0,
         **sizes,
     )
     return plan, builder
@@ -318,6 +337,8 @@ def write_store(
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
         )
+        if inputs.selection.rows is not None:
+            store.put_genotype_rows(inputs.selection.rows)
         _write_coordinates(store, inputs.genotypes)
         contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
         for name in plan.phenotypes:
@@ -379,7 +400,7 @@ def _null_model(
     return null, covariates
 
 
-def _write_coordinates(store: ResultStore, genotypes: GenotypeDataset) -> None:
+def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> None:
     for start in range(0, genotypes.n_variants, _COORDINATE_ROWS):
         table = genotypes.variants(start, min(start + _COORDINATE_ROWS, genotypes.n_variants))
         store.write_variants(
@@ -403,18 +424,22 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "parameters": dict(plan.parameters),
         "inputs": {
-            name: str(getattr(inputs.config, name))
-            for name in (
-                "genotypes",
-                "phenotypes",
-                "mean_covariates",
-                "variance_covariates",
-                "random_effects",
-                "keep",
-                "remove",
-                "condition_list",
-            )
-            if getattr(inputs.config, name) is not None
+            "genotypes": plan.genotypes[0] if len(plan.genotypes) == 1 else list(plan.genotypes),
+            **{
+                name: str(getattr(inputs.config, name))
+                for name in (
+                    "phenotypes",
+                    "mean_covariates",
+                    "variance_covariates",
+                    "random_effects",
+                    "keep",
+                    "remove",
+                    "condition_list",
+                    "extract",
+                    "exclude",
+                )
+                if getattr(inputs.config, name) is not None
+            },
         },
         "software": {
             "hlmm_scan": __version__,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -76,11 +76,12 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
                 f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
                 "and options, choose another --output, or start anew with --overwrite"
             )
-        _follow_genotypes(store, inputs.genotypes.path)
+        _follow_genotypes(store, inputs.genotypes.paths)
         return store
     plan, builder = make_plan(inputs)
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    logger.info("plan:\n%s", forecast(plan, workers, _cores(config)))
+    told = forecast(plan, workers, _cores(config))
+    logger.info("plan:\n%s", "\n".join([*inputs.selection.lines, told]))
     if not stands(output):
         return write_store(inputs, plan, builder)
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
@@ -90,14 +91,17 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
         return write_store(inputs, plan, builder, replace=True)
 
 
-def _follow_genotypes(store: ResultStore, path: Place) -> None:
-    """Note where the genotype dataset is now: tasks open it where the plan says."""
+def _follow_genotypes(store: ResultStore, paths: Sequence[Place]) -> None:
+    """Note where the genotype datasets are now: tasks open them where the plan says."""
     plan = Plan.from_json(store.plan)
-    if plan.genotypes == str(path) or scan_state(store).complete:
+    now = tuple(map(str, paths))
+    if plan.genotypes == now or scan_state(store).complete:
         return
     with store.ledger.lock():
-        store.put_plan(replace(plan, genotypes=str(path)).to_json())
-    logger.info("the genotype dataset, then at %s, is now at %s", plan.genotypes, path)
+        store.put_plan(replace(plan, genotypes=now).to_json())
+    logger.info(
+        "the genotypes, then at %s, are now at %s", ", ".join(plan.genotypes), ", ".join(now)
+    )
 
 
 def dry_run(config: ScanConfig) -> str:
@@ -126,9 +130,11 @@ def dry_run(config: ScanConfig) -> str:
             plan = Plan.from_json(store.plan)
             begun = standing(store, plan)
     if config.workers and config.workers > available_cores():
-        return forecast(plan, config.workers, stands=begun)
-    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    return forecast(plan, workers, _cores(config), begun)
+        told = forecast(plan, config.workers, stands=begun)
+    else:
+        workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
+        told = forecast(plan, workers, _cores(config), begun)
+    return "\n".join([*inputs.selection.lines, told])
 
 
 def _cores(config: ScanConfig) -> int | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.store import read_null_model, read_random_effects
@@ -38,8 +38,10 @@ class PartitionTask:
 
     Attributes
     ----------
-    store, genotypes : str
-        Absolute paths, or addresses in object stores.
+    store : str
+        Absolute path, or address in an object store.
+    genotypes : tuple of str
+        The same of every genotype dataset; which of their variants are scanned, the store knows.
     run_id : str
         Of the prepared store. Two stores that stood at the same path, one after the other, differ
         in it, so a worker never reuses the null model of the first.
@@ -51,7 +53,7 @@ class PartitionTask:
     """
 
     store: str
-    genotypes: str
+    genotypes: tuple[str, ...]
     run_id: str
     genotype_fingerprint: str
     phenotype: str
@@ -88,7 +90,7 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     partition, retrying = task.partition, Retrying()
     pin_threads()
     try:
-        dataset = retrying(lambda: _dataset(task.genotypes, task.genotype_fingerprint))
+        dataset = retrying(lambda: _dataset(task))
         store = retrying(lambda: _store(task.store, task.run_id))
         null = retrying(lambda: _null_model(task.store, task.run_id, task.phenotype))
         columns = _fit(partition, dataset, null, task.options, retrying)
@@ -119,7 +121,7 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
 
 def _fit(
     partition: Partition,
-    dataset: GenotypeDataset,
+    dataset: Genotypes,
     null: NullModel,
     options: FitOptions,
     retrying: Retrying,
@@ -129,10 +131,8 @@ def _fit(
     contigs = retrying(lambda: dataset.variants(start, stop)).contig
     # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
     # scan is cut, or a trait's last digits would depend on the traits beside it.
-    chunk = dataset.chunk_variants
     blocks = []
-    for first in range(start, stop, chunk):
-        last = min(first + chunk, stop)
+    for first, last in dataset.blocks(start, stop):
         genotypes = retrying(partial(dataset.read_block, first, last))
         blocks.append(fit_block(null, genotypes, contigs[first - start : last - start], options))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -140,7 +140,7 @@ def _fit(
 
 def _own_fault(task: PartitionTask, error: Exception) -> str:
     """Return in words why this one partition failed, or raise what no other would escape."""
-    for path in (place(task.genotypes), place(task.store)):
+    for path in (*map(place, task.genotypes), place(task.store)):
         if not present(path):  # and so all of it looks damaged
             raise gone(path) from error
     if isinstance(error, HlmmScanError) and not isinstance(error, DamagedError):
@@ -176,7 +176,7 @@ def open_inputs(task: PartitionTask) -> None:
     HlmmScanError
         In one line, what is not.
     """
-    _dataset(task.genotypes, task.genotype_fingerprint)
+    _dataset(task)
     if str(_store(task.store, task.run_id).attributes["run_id"]) != task.run_id:
         _store.cache_clear()
         raise InputError(f"{task.store}: holds another scan here")
@@ -184,19 +184,24 @@ def open_inputs(task: PartitionTask) -> None:
 
 def forget_inputs() -> None:
     """Let go of all that tasks keep in this process between one another."""
-    for kept in (_dataset, _store, _null_model, _random_effects):
+    for kept in (_genotypes, _store, _null_model, _random_effects):
         kept.cache_clear()
 
 
+def _dataset(task: PartitionTask) -> Genotypes:
+    return _genotypes(task.genotypes, task.genotype_fingerprint, task.store, task.run_id)
+
+
 @lru_cache(maxsize=4)
-def _dataset(path: str, fingerprint: str) -> GenotypeDataset:
-    dataset = GenotypeDataset.open(path)
-    if dataset.fingerprint != fingerprint:
+def _genotypes(paths: tuple[str, ...], fingerprint: str, store: str, run_id: str) -> Genotypes:
+    """Open the variants that are scanned, having looked that they are those of the plan."""
+    genotypes = open_genotypes(paths)
+    if genotypes.fingerprint != fingerprint:
         raise InputError(
-            f"{path}: the genotype dataset changed since the scan was prepared; restore it, or "
-            "start anew with --overwrite"
+            f"{', '.join(paths)}: the genotype dataset changed since the scan was prepared; "
+            "restore it, or start anew with --overwrite"
         )
-    return dataset
+    return chosen_variants(genotypes, _store(store, run_id).genotype_rows)
 
 
 @lru_cache(maxsize=4)

@@ -212,6 +212,6 @@ def test_genotypes_that_are_not_those_scanned(store, tmp_path):
     copies, traits = cohort(5)
     other = small_scans.scan_of(tmp_path / "other", copies[:3], {"true": traits["true"]})
     with pytest.raises(InputError, match="not the genotypes that"):
-        scanned_genotypes(store, scanned_genotypes(other).path)
+        scanned_genotypes(store, scanned_genotypes(other).paths)
     by_hand = hand_made.store_of(tmp_path / "hand.zarr", [1, 2], {})
     assert scanned_genotypes(by_hand) is None

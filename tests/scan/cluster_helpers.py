@@ -168,7 +168,7 @@ def wait_until(true: Callable[[], object], seconds: float = 30.0) -> None:
 
 def scan_arguments(config: ScanConfig) -> list[str]:
     return [
-        *("scan", "--genotypes", str(config.genotypes), "--phenotypes", str(config.phenotypes)),
+        *("scan", "--genotypes", str(config.genotypes[0]), "--phenotypes", str(config.phenotypes)),
         *("-o", str(config.output)),
     ]
 

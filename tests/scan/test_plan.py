@@ -34,7 +34,7 @@ def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes
         people=(1000,) * n_phenotypes,
         n_variants=n_variants,
         partition_variants=partition_variants,
-        genotypes="/somewhere/genotypes.zarr",
+        genotypes=("/somewhere/genotypes.zarr",),
         parameters={"min_maf": 0.01, "loco": False, "phenotype": ["p0"], "random_effects": None},
         **{**SIZES, "chunk_variants": 100, **sizes},
     )

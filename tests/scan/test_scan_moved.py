@@ -35,9 +35,9 @@ def test_a_scan_goes_on_with_the_genotypes_where_they_are_now(bench, tmp_path, m
     config = bench.config(tmp_path / "r", genotypes=moved)
     with caplog.at_level(logging.INFO):
         store = run.scan(config, executor=SerialExecutor())
-    assert f"first.zarr, is now at {moved}" in caplog.text
+    assert f"first.zarr, are now at {moved}" in caplog.text
     assert_identical(store.path, bench.reference("hlm"))
-    assert ResultStore.open(store.path).plan["genotypes"] == str(moved)
+    assert ResultStore.open(store.path).plan["genotypes"] == [str(moved)]
 
 
 def test_a_complete_store_does_not_follow_its_genotypes(bench, tmp_path):

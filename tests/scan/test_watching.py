@@ -198,7 +198,7 @@ def test_json_log_has_one_object_a_line_with_a_line_for_every_partition(bench, t
     log, text = tmp_path / "log.jsonl", tmp_path / "log.txt"
     config = bench.config(tmp_path / "r")
     words = ["--log-json", str(log), "--log-file", str(text), "scan", "--workers", "1"]
-    words += ["--genotypes", str(config.genotypes), "--phenotypes", str(config.phenotypes)]
+    words += ["--genotypes", str(config.genotypes[0]), "--phenotypes", str(config.phenotypes)]
     assert main([*words, "-o", str(tmp_path / "r")]) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     for line in lines:
