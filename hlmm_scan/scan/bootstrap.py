@@ -14,17 +14,13 @@ Float = NDArray[np.float64]
 NOISE = ("residual", "normal")
 
 
-def bootstrap(
-    fitted: FittedVariant, column: int, times: int, noise: str, rng: np.random.Generator
-) -> Float:
+def bootstrap(fitted: FittedVariant, times: int, noise: str, rng: np.random.Generator) -> Float:
     """Fit phenotypes drawn from a variant's own model.
 
     Parameters
     ----------
     fitted : FittedVariant
         Without other columns beside the variant.
-    column : int
-        The variant's in X.
     times : int
     noise : {"residual", "normal"}
         Residuals over their standard deviations drawn with replacement, or normal ones. Random
@@ -50,7 +46,7 @@ def bootstrap(
             y += np.sqrt(fit.random_variance) * (G @ rng.standard_normal(G.shape[1]))
             again = HLMM(y, X, V, G).fit(start=(fit.beta, fit.random_variance))
         if again.success:
-            found[k] = again.alpha[column], again.beta[-1]
+            found[k] = again.alpha[fitted.column], again.beta[-1]
     return found
 
 

@@ -286,9 +286,9 @@ def _bootstrap(
         name = str(table.loc[line, "variant_id"])
         fitted = refits.fitted(contig, copies)
         found = np.empty((0, 2))
-        if fitted.fit.success:
+        if fitted is not None and fitted.fit.success:
             rng = np.random.default_rng([seed, _digest(null.phenotype), _digest(name)])
-            drawn = bootstrap(fitted, null.mean_design.shape[1], times, noise, rng)
+            drawn = bootstrap(fitted, times, noise, rng)
             found = drawn[~np.isnan(drawn).any(axis=1)]
         unit = float(np.nanstd(copies))
         se = found.std(axis=0, ddof=1) / unit if len(found) > 1 else np.full(2, np.nan)

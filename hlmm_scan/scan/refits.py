@@ -21,6 +21,9 @@ Float = NDArray[np.float64]
 _MOST_OPERATIONS = 1e10
 """n·l² up to which random effects are fitted at every variant."""
 
+_MOST_COVARIATE_OPERATIONS = 1e8
+"""n·(c + v)² up to which covariates are fitted at every variant."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedVariant:
@@ -35,6 +38,8 @@ class FittedVariant:
     G : ndarray, shape (n, l), or None
         Random effects; None for the HLM.
     fit : Fit
+    column : int
+        The variant's in X.
     """
 
     y: Float
@@ -42,6 +47,7 @@ class FittedVariant:
     V: Float
     G: Float | None
     fit: Fit
+    column: int
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,16 @@ class Refits:
     -----
     Where random effects would take more than 10¹⁰ operations a step, their best prediction under
     the null model (without the variant's chromosome, under LOCO) is taken off the phenotype, and
-    the rest is fitted by the HLM: for comparing two fits with one another, not for publishing.
+    the rest is fitted by the HLM. Where covariates would take more than 10⁸, they stay at the null
+    fit, and what is put in is projected on them (math.md §4, ``null``): with D = diag(exp(V₀b₀)),
+    D^-½(y − X₀a₀) on D^-½g without D^-½X₀, its variance on g without V₀. Good for comparing two
+    fits with one another.
     """
 
     def __init__(self, null: NullModel) -> None:
         self.null = null
         self._offset = cache(self._without_random_effects)
+        self._fixed = cache(self._with_fixed_covariates)
 
     def residuals(self, contig: str) -> Float:
         """Return what the null model's mean leaves of the phenotype, in its units, shape (n,)."""
@@ -113,7 +123,7 @@ class Refits:
             Further columns of the two designs, complete.
         """
         fitted = self.fitted(contig, genotype, mean, variance)
-        if not fitted.fit.success:
+        if fitted is None or not fitted.fit.success:
             return Refit()
         fit, X, V = fitted.fit, fitted.X, fitted.V
         if fitted.G is not None:
@@ -147,22 +157,59 @@ class Refits:
         genotype: Float,
         mean: tuple[Float, ...] = (),
         variance: tuple[Float, ...] = (),
-    ) -> FittedVariant:
-        """Fit as :meth:`fit` does, and return the model itself."""
+    ) -> FittedVariant | None:
+        """Fit as :meth:`fit` does, and return the model itself; None where people are too few."""
         null = self.null
+        c, v = null.mean_design.shape[1], null.variance_design.shape[1]
         called = ~np.isnan(genotype)
+        if np.count_nonzero(called) < c + v + len(mean) + len(variance) + 4:
+            return None
         rows = slice(None) if called.all() else np.flatnonzero(called)
         key = null.random_effect_set(contig)
+        exact = null.random_effects is not None and not self._too_dear(key)
+        if not exact and self._too_many_covariates():
+            return self._projected(key, rows, _complete(genotype), mean, variance)
         g = _scaled(genotype[rows])
-        X = np.column_stack([null.mean_design[rows], g, *(_scaled(c[rows]) for c in mean)])
-        V = np.column_stack([null.variance_design[rows], *(_scaled(c[rows]) for c in variance), g])
-        beta = np.append(null.fits[key].beta, np.zeros(V.shape[1] - null.variance_design.shape[1]))
-        if null.random_effects is None or self._too_dear(key):
+        X = np.column_stack([null.mean_design[rows], g, *(_scaled(m[rows]) for m in mean)])
+        V = np.column_stack([null.variance_design[rows], *(_scaled(m[rows]) for m in variance), g])
+        beta = np.append(null.fits[key].beta, np.zeros(V.shape[1] - v))
+        if not exact:
             y = self._offset(key)[rows]
-            return FittedVariant(y, X, V, None, HLM(y, X, V).fit(start=beta))
+            return FittedVariant(y, X, V, None, HLM(y, X, V).fit(start=beta), c)
+        assert null.random_effects is not None
         G, y = null.random_effects.design(key)[rows], null.y[rows]
         h2 = max(null.fits[key].random_variance, LEAST_RANDOM_VARIANCE)
-        return FittedVariant(y, X, V, G, HLMM(y, X, V, G).fit(start=(beta, h2)))
+        return FittedVariant(y, X, V, G, HLMM(y, X, V, G).fit(start=(beta, h2)), c)
+
+    def _projected(
+        self,
+        key: str,
+        rows: slice | NDArray[np.int64],
+        genotype: Float,
+        mean: tuple[Float, ...],
+        variance: tuple[Float, ...],
+    ) -> FittedVariant:
+        """Fit with the covariates as they are in the null model."""
+        y, deviation, of_mean, of_variance = self._fixed(key)
+        X = np.column_stack([_scaled(m, rows) / deviation for m in (genotype, *mean)])
+        V = np.column_stack([_scaled(m, rows) for m in (*variance, genotype)])
+        X -= of_mean @ (of_mean.T @ X)
+        V -= of_variance @ (of_variance.T @ V)
+        y, X, V = y[rows], X[rows], np.column_stack([np.ones(len(y)), V])[rows]
+        return FittedVariant(y, X, V, None, HLM(y, X, V).fit(), 0)
+
+    def _with_fixed_covariates(self, key: str) -> tuple[Float, Float, Float, Float]:
+        """Return D^-½(y − X₀a₀), D^½, and orthonormal bases of D^-½X₀ and V₀."""
+        null, fit = self.null, self.null.fits[key]
+        deviation = np.exp(0.5 * (null.variance_design @ fit.beta))
+        white = null.mean_design / deviation[:, None]
+        basis = np.linalg.qr(white)[0]
+        y = self._offset(key) / deviation
+        return y - basis @ (basis.T @ y), deviation, basis, np.linalg.qr(null.variance_design)[0]
+
+    def _too_many_covariates(self) -> bool:
+        parameters = self.null.mean_design.shape[1] + self.null.variance_design.shape[1]
+        return bool(parameters > 2 and self.null.n * parameters**2 > _MOST_COVARIATE_OPERATIONS)
 
     def _too_dear(self, key: str) -> bool:
         assert self.null.random_effects is not None
@@ -181,8 +228,14 @@ class Refits:
         return np.asarray(null.y - fit.random_variance * at.random_white * at.covariance.root)
 
 
-def _scaled(column: Float) -> Float:
-    """Return a column with mean 0 and standard deviation 1; a constant one is 0."""
-    centred = column - column.mean()
-    deviation = float(np.sqrt((centred**2).mean()))
-    return np.asarray(centred / deviation) if deviation > 1e-9 else np.zeros_like(centred)
+def _complete(copies: Float) -> Float:
+    """Missing ones replaced by the mean."""
+    missing = np.isnan(copies)
+    return np.where(missing, copies[~missing].mean(), copies) if missing.any() else copies
+
+
+def _scaled(column: Float, rows: slice | NDArray[np.int64] = slice(None)) -> Float:
+    """Return a column with mean 0 and standard deviation 1 in some rows; a constant one is 0."""
+    chosen = column[rows]
+    centre, deviation = float(chosen.mean()), float(chosen.std())
+    return np.asarray((column - centre) / deviation if deviation > 1e-9 else np.zeros_like(column))

@@ -6,6 +6,7 @@ import hand_made
 import numpy as np
 import pytest
 import small_scans
+from cohorts_by_hand import null_model_of
 
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.linkage import ChosenGenotypes
@@ -176,6 +177,30 @@ def test_refits_are_the_plain_model_s(store):
     assert found.var_se == pytest.approx(robust, rel=1e-6)
     # A column that is the genotype once more: no fit, and no error.
     assert np.isnan(refits.fit("1", g, mean=(np.nan_to_num(g, nan=0.0),)).var)
+
+
+def test_covariates_held_at_the_null_fit_change_little():
+    rng = np.random.default_rng(12)
+    n = 3000
+    x = rng.standard_normal((n, 2))
+    g = rng.binomial(2, np.where(x[:, 0] > 0, 0.5, 0.25)).astype(float)
+    other = rng.binomial(2, 0.3, n).astype(float)
+    y = x[:, 0] + 0.3 * g + np.exp(0.2 * x[:, 1] + 0.1 * g) * rng.standard_normal(n)
+    g[:30] = np.nan
+    null = null_model_of(y, x, x)
+    exact, quick = Refits(null), Refits(null)
+    quick._too_many_covariates = lambda: True  # type: ignore[method-assign]
+    for mean, variance in (((), ()), ((other,), ()), ((other,), (other,))):
+        a, b = (refits.fit("1", g, mean, variance) for refits in (exact, quick))
+        assert b.var == pytest.approx(a.var, abs=0.1 * a.var_se)
+        assert b.var_se == pytest.approx(a.var_se, rel=0.03)
+        if mean:
+            assert b.effect == pytest.approx(a.effect, abs=0.1 * a.effect_se)
+            assert b.effect_se == pytest.approx(a.effect_se, rel=0.03)
+    assert exact.fitted("1", g).column == 3
+    assert quick.fitted("1", g).column == 0
+    assert exact.fitted("1", np.where(np.arange(n) < 8, 1.0, np.nan)) is None
+    assert np.isnan(exact.fit("1", np.full(n, np.nan)).var)
 
 
 def test_with_random_effects_and_covariates(tmp_path):

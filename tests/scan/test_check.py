@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from cohorts_by_hand import null_model_of, random_effects_of
 from scipy import stats
+from small_scans import scan_of
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
@@ -20,12 +20,6 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.scan.check import check, read_variants
 from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, count
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
-from small_scans import scan_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from cohorts_by_hand import null_model_of, random_effects_of
 
 N = 600
 EVERYONE = np.arange(N)
