@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from hlmm_scan.errors import InputError
@@ -11,6 +12,8 @@ from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import Place, place
+
+logger = logging.getLogger(__name__)
 
 
 def stored_null_model(store: ResultStore, phenotype: str) -> NullModel:
@@ -45,23 +48,25 @@ def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genoty
     Returns
     -------
     GenotypeDataset, JoinedGenotypes or None
-        None where no path is given and they are no longer where they were.
+        None where no path is given and they are no longer where they were, or others are.
 
     Raises
     ------
     InputError
-        If what is at `paths`, or where they were, is not what was scanned.
+        If what is at `paths` is not what was scanned.
     """
     attributes = store.attributes
-    if not paths:
+    there = list(paths)
+    if not there:
         known = attributes.get("inputs", {}).get("genotypes", [])
-        paths = [place(path) for path in ([known] if isinstance(known, str) else known)]
-        if not paths or not all(map(stands, paths)):
+        there = [place(path) for path in ([known] if isinstance(known, str) else known)]
+        if not there or not all(map(stands, there)):
             return None
-    genotypes = open_genotypes(paths)
-    if genotypes.fingerprint != attributes.get("parameters", {}).get("genotypes"):
-        raise InputError(
-            f"{', '.join(map(str, paths))}: not the genotypes that {store.path} was made of; name "
-            "those with --genotypes"
-        )
-    return chosen_variants(genotypes, store.genotype_rows)
+    genotypes = open_genotypes(there)
+    if genotypes.fingerprint == attributes.get("parameters", {}).get("genotypes"):
+        return chosen_variants(genotypes, store.genotype_rows)
+    words = f"{', '.join(map(str, there))}: not the genotypes that {store.path} was made of"
+    if paths:
+        raise InputError(f"{words}; name those")
+    logger.warning("%s", words)
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import hand_made
 import numpy as np
 import pytest
@@ -238,5 +240,11 @@ def test_genotypes_that_are_not_those_scanned(store, tmp_path):
     other = small_scans.scan_of(tmp_path / "other", copies[:3], {"true": traits["true"]})
     with pytest.raises(InputError, match="not the genotypes that"):
         scanned_genotypes(store, scanned_genotypes(other).paths)
+    (genotypes,) = scanned_genotypes(other).paths
+    genotypes.rename(tmp_path / "moved.zarr")
+    assert scanned_genotypes(other) is None
+    assert scanned_genotypes(other, [tmp_path / "moved.zarr"]).n_variants == 3
+    shutil.copytree(scanned_genotypes(store).paths[0], genotypes)
+    assert scanned_genotypes(other) is None
     by_hand = hand_made.store_of(tmp_path / "hand.zarr", [1, 2], {})
     assert scanned_genotypes(by_hand) is None
