@@ -449,7 +449,13 @@ def report(
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
-    dataset = scanned_genotypes(store, genotypes)
+    try:
+        dataset = scanned_genotypes(store, genotypes)
+    except InputError as error:
+        if genotypes is not None:
+            raise
+        logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
+        dataset = None
     size = write_report(store, output, phenotype, kind=tests, genotypes=dataset, **options)
     click.echo(f"{output}: {size / 2**20:.1f} MiB")
 

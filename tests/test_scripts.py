@@ -47,7 +47,7 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "script", ["demo", "test", "calibrate", "accuracy", "relatedness", "storm"]
+    "script", ["demo", "test", "calibrate", "accuracy", "relatedness", "storm", "picture"]
 )
 @pytest.mark.parametrize(
     ("fails_on", "words"),

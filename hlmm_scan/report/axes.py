@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,21 +148,25 @@ def chromosome_axis(axes: Axes, genome: Genome, *, labels: bool = True) -> None:
     axes.set_xticks([m for m, _ in shown], [name for _, name in shown])
 
 
-def spaced(x: Float, y: Float, width: float, height: float) -> Iterable[int]:
-    """Yield which labels may stand, first come first, none within a box about another.
+def free(places: Float, order: NDArray[np.intp]) -> list[int]:
+    """Return which marks have room for a number beyond them, first come first served.
 
     Parameters
     ----------
-    x, y : ndarray, shape (k,)
-        Where they would stand.
-    width, height : float
-        Of the box.
+    places : ndarray, shape (k, 2)
+        Of the marks, in shares of the picture's width and height.
+    order : ndarray of int, shape (k,)
+        Who comes first.
     """
-    stand: list[int] = []
-    for k in range(len(x)):
-        if all(abs(x[k] - x[j]) > width or abs(y[k] - y[j]) > height for j in stand):
-            stand.append(k)
-            yield k
+    having: list[int] = []
+    for k in order.tolist():
+        away = places - places[k]
+        beside = np.abs(away[:, 0]) < 0.02
+        covered = beside & (away[:, 1] > 0) & (away[:, 1] < 0.14)
+        numbers = np.abs(places[having] - places[k]) < (0.022, 0.12)
+        if not covered.any() and not numbers.all(axis=1).any():
+            having.append(k)
+    return having
 
 
 def finished(figure: Figure) -> Figure:

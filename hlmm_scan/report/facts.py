@@ -62,7 +62,7 @@ class Table:
         """Which columns hold numbers."""
         return tuple(
             any(row[k] for row in self.rows)
-            and all(not row[k] or row[k][0] in "0123456789−±." for row in self.rows)
+            and all(not row[k] or row[k][0] in "0123456789−±.–" for row in self.rows)
             for k in range(len(self.header))
         )
 

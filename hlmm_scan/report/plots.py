@@ -142,13 +142,13 @@ def _mark(axes: Axes, trait: Trait, test: str, leads: list[Lead], downwards: boo
     order = np.argsort(-y, kind="stable")
     for k in order[::-1]:
         _marker(axes, x[k], y[k], test, leads[k].gid)
-    # Numbers keep clear of each other, in shares of the picture.
+    # Numbers keep clear of each other and of the marks, in shares of the picture.
     top = max(axes.get_ylim())
     share = (
         look.compressed(y) / look.compressed(top) if axes.get_yscale() == "function" else y / top
     )
-    for k in look.spaced((x / trait.genome.width)[order[:_NUMBERED]], share[order], 0.022, 0.12):
-        lead = order[k]
+    places = np.column_stack([x / trait.genome.width, share])
+    for lead in look.free(places, order)[:_NUMBERED]:
         axes.annotate(
             str(leads[lead].number),
             (x[lead], y[lead]),
