@@ -141,14 +141,14 @@ def chromosome_axis(axes: Axes, genome: Genome, *, labels: bool = True) -> None:
     inches = 0.9 * figure.get_figure(root=True).get_size_inches()[0]
     shown, right = [], -np.inf
     for name, middle in zip(genome.contigs, middles, strict=True):
-        half = (0.04 * len(name) + 0.03) / inches * genome.width
+        half = (0.038 * len(name) + 0.01) / inches * genome.width
         if middle - half > right:
             shown.append((middle, name))
             right = middle + half
     axes.set_xticks([m for m, _ in shown], [name for _, name in shown])
 
 
-def free(places: Float, order: NDArray[np.intp]) -> list[int]:
+def free(places: Float, order: NDArray[np.intp], crowd: Float) -> list[int]:
     """Return which marks have room for a number beyond them, first come first served.
 
     Parameters
@@ -157,12 +157,13 @@ def free(places: Float, order: NDArray[np.intp]) -> list[int]:
         Of the marks, in shares of the picture's width and height.
     order : ndarray of int, shape (k,)
         Who comes first.
+    crowd : ndarray, shape (m, 2)
+        Of what a number must not stand on, the marks among it.
     """
     having: list[int] = []
     for k in order.tolist():
-        away = places - places[k]
-        beside = np.abs(away[:, 0]) < 0.02
-        covered = beside & (away[:, 1] > 0) & (away[:, 1] < 0.14)
+        away = crowd - places[k]
+        covered = (np.abs(away[:, 0]) < 0.012) & (away[:, 1] > 0.015) & (away[:, 1] < 0.13)
         numbers = np.abs(places[having] - places[k]) < (0.022, 0.12)
         if not covered.any() and not numbers.all(axis=1).any():
             having.append(k)

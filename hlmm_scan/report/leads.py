@@ -52,15 +52,15 @@ def choose_leads(
     ----------
     trait : Trait
     hits : DataFrame, optional
-        What :func:`hlmm_scan.analysis.hits.hits` found for this phenotype. Without it, and for
-        dispersion effects always, leads are told apart by distance alone.
+        What :func:`hlmm_scan.analysis.hits.hits` found for this phenotype. Without it leads are
+        told apart by distance alone.
     most : int, default 40
         Of one test.
     """
     found: dict[int, list[str]] = {}
     for test in trait.tests:
         strength = trait.hits[shown_p(test)]
-        if hits is None or test == "dispersion":
+        if hits is None:
             variants = _by_distance(trait, strength)
         else:
             variants = hits.loc[hits["test"] == test, "row"].to_numpy()

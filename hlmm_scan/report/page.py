@@ -21,7 +21,7 @@ import xarray as xr
 from hlmm_scan import __version__
 from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.hits import hits
-from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes
+from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes, p_column
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.report import facts, plots
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
@@ -33,7 +33,6 @@ from hlmm_scan.report.trait import (
     ROWS_PER_READ,
     TESTS,
     Trait,
-    p_variable,
     read_trait,
     shown_p,
 )
@@ -214,8 +213,8 @@ def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
     for test in TESTS:
         found = trait.hits[shown_p(test)] > trait.threshold if test in trait.tests else None
         cells.append("–" if found is None else facts.count(found.sum()))
-    for test in DEGREES_OF_FREEDOM:
-        quantiles = trait.quantiles[p_variable(test, trait.kind)]
+    for test in ("add", "var", "av"):
+        quantiles = trait.quantiles[p_column(test, trait.kind)]
         cells.append(facts.inflation_factor(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
     return tuple(cells)
 

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri
 
 from hlmm_scan.analysis.quantiles import expected_neg_log10_p
-from hlmm_scan.analysis.rows import KINDS
+from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, KINDS, p_column
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes as look
 from hlmm_scan.report.leads import Lead
-from hlmm_scan.report.trait import Trait, p_variable, read_trait, shown_p
+from hlmm_scan.report.trait import Trait, read_trait, shown_p
 
 Float = NDArray[np.float64]
 
@@ -142,13 +142,16 @@ def _mark(axes: Axes, trait: Trait, test: str, leads: list[Lead], downwards: boo
     order = np.argsort(-y, kind="stable")
     for k in order[::-1]:
         _marker(axes, x[k], y[k], test, leads[k].gid)
-    # Numbers keep clear of each other and of the marks, in shares of the picture.
-    top = max(axes.get_ylim())
-    share = (
-        look.compressed(y) / look.compressed(top) if axes.get_yscale() == "function" else y / top
-    )
-    places = np.column_stack([x / trait.genome.width, share])
-    for lead in look.free(places, order)[:_NUMBERED]:
+    # Numbers keep clear of each other and of all hits, in shares of the picture.
+    height = look.compressed if axes.get_yscale() == "function" else np.asarray
+
+    def shares(x: Float, y: Float) -> Float:
+        return np.column_stack([x / trait.genome.width, height(y) / height(max(axes.get_ylim()))])
+
+    points = trait.points[test]
+    hit = points.y > trait.threshold
+    crowd = shares(points.x[hit], points.y[hit])
+    for lead in look.free(shares(x, y), order, crowd)[:_NUMBERED]:
         axes.annotate(
             str(leads[lead].number),
             (x[lead], y[lead]),
@@ -225,7 +228,7 @@ def _qq(axes: Axes, trait: Trait, test: str) -> None:
     quantiles = {
         kind: trait.quantiles[name]
         for kind in kinds
-        if (name := p_variable(test, kind)) in trait.quantiles and trait.quantiles[name].n
+        if (name := p_column(test, kind)) in trait.quantiles and trait.quantiles[name].n
     }
     highest = [1.0, 1.0]
     for kind, values in quantiles.items():
@@ -242,7 +245,7 @@ def _qq(axes: Axes, trait: Trait, test: str) -> None:
             markeredgewidth=0.9 if marker in "x+" else 0,
             linestyle="none",
             color=colour or look.COLOURS[test],
-            label=f"{kind}, λ = {values.lambda_gc(2 if test == 'av' else 1):.2f}",
+            label=f"{kind}, λ = {values.lambda_gc(DEGREES_OF_FREEDOM[test]):.2f}",
             rasterized=True,
         )
     if quantiles:

@@ -22,7 +22,7 @@ from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
-TESTS = (*rows.TESTS, "dispersion")
+TESTS = (*rows.TESTS, rows.DISPERSION)
 """What is tested: mean, log-variance, both (2 df), variance beyond what the mean brings along."""
 
 GENOME_WIDE = 5e-8
@@ -35,14 +35,9 @@ _DISPERSION = ("dispersion", "dispersion_se")
 _HERITABLE = "random_variance_fraction"
 
 
-def p_variable(test: str, kind: str) -> str:
-    """Return the stored name of −log10 p: ``p_variable("av", "robust")``; dispersion has one."""
-    return rows.p_column(test, "model" if test == "dispersion" else kind)
-
-
 def shown_p(test: str) -> str:
     """Return the column of −log10 p in tables of a :class:`Trait`, of whichever kind."""
-    return p_variable(test, "model")
+    return rows.p_column(test, "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +109,7 @@ class Trait:
     @property
     def n_tested(self) -> int:
         """Variants whose tests are in."""
-        return self.quantiles[p_variable("av", self.kind)].n
+        return self.quantiles[rows.p_column("av", self.kind)].n
 
 
 def one_phenotype(results: xr.Dataset) -> xr.Dataset:
@@ -162,8 +157,8 @@ def read_trait(
         If there are several phenotypes, no such kind, or the threshold is no p-value.
     """
     results = one_phenotype(results)
-    if kind not in KINDS or p_variable("av", kind) not in results:
-        there = ", ".join(v for v in KINDS if p_variable("av", v) in results)
+    if kind not in KINDS or rows.p_column("av", kind) not in results:
+        there = ", ".join(v for v in KINDS if rows.p_column("av", v) in results)
         raise InputError(f"these results have no tests '{kind}'; they have: {there}")
     if not 0 < threshold < 1:
         raise InputError(f"the threshold must be a p-value between 0 and 1, not {threshold}")
@@ -185,9 +180,11 @@ class _Reader:
             genome,
         )
         self.shown = {
-            test: p_variable(test, kind) for test in TESTS if p_variable(test, kind) in results
+            test: rows.p_column(test, kind)
+            for test in TESTS
+            if rows.p_column(test, kind) in results
         }
-        every = (p_variable(test, v) for test in TESTS for v in KINDS)
+        every = (rows.p_column(test, v) for test in TESTS for v in KINDS)
         self.quantiles = {name: PValues() for name in dict.fromkeys(every) if name in results}
         self.effects = [name for name in (*_EFFECTS, *_DISPERSION) if name in results]
         keep = min(KEEP, threshold)

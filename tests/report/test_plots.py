@@ -127,6 +127,7 @@ def test_an_svg_is_whole_small_and_escaped():
 
 def test_numbers_keep_clear_of_each_other_and_of_the_marks():
     places = np.array([[0.5, 0.9], [0.505, 0.8], [0.6, 0.5], [0.605, 0.55], [0.9, 0.1]])
-    assert axes.free(places, np.arange(5)) == [0, 3, 4]
-    assert axes.free(places[:0], np.arange(0)) == []
-    assert axes.free(places[[0, 0]], np.arange(2)) == [0]
+    assert axes.free(places, np.arange(5), places) == [0, 3, 4]
+    assert axes.free(places, np.arange(5), np.array([[0.9, 0.15]])) == [0, 2]
+    assert axes.free(places[:0], np.arange(0), places[:0]) == []
+    assert axes.free(places[[0, 0]], np.arange(2), places[[0, 0]]) == [0]
