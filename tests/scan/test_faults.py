@@ -55,8 +55,7 @@ def os_error(number: int) -> OSError:
 
 def clear_caches() -> None:
     """Forget what tasks of this process opened, as a new process would."""
-    for cached in (task_module._dataset, task_module._store, task_module._null_model):
-        cached.cache_clear()
+    task_module.forget_inputs()
 
 
 # Errors that pass ---------------------------------------------------------------------------
