@@ -452,7 +452,7 @@ def report(
     try:
         dataset = scanned_genotypes(store, genotypes)
     except InputError as error:
-        if genotypes is not None:
+        if genotypes:
             raise
         logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
         dataset = None

@@ -481,7 +481,7 @@ def _legend_above(axes: Axes) -> None:
             loc="lower left",
             bbox_to_anchor=(-0.02, 1.0),
             ncols=3,
-            handletextpad=0.2,
+            handletextpad=0.4,
             columnspacing=1.0,
             borderaxespad=0.2,
         )
