@@ -1,8 +1,9 @@
 """Reading BGEN 1.2 and 1.3 (layout 2): https://www.well.ox.ac.uk/~gav/bgen_format.
 
 The file is walked here, record by record, so that whatever does not fit is named with its place
-before native code sees it. Probabilities are decoded by the library `bgen`, from spans of records
-under a header of ours, in a process whose crash costs nothing but the conversion.
+before native code sees it, and checksums are compared. Probabilities of the usual kind are decoded
+by numpy, all others by the library `bgen`, from records under a header of ours, in a process whose
+crash costs nothing but the conversion.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.calls import Calls, encode_dosages, information
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, MISSING_CODE, Dosages
+from hlmm_scan.genotypes.bgen_probabilities import decode_any, decode_usual, flipped, unit_of
+from hlmm_scan.genotypes.calls import Calls
+from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.oxford_samples import people_of
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.source import MARKED_EVERY, needs, unreadable
@@ -29,13 +32,9 @@ from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_
 EffectAllele = Literal["first", "second"]
 
 ZLIB, ZSTD = 1, 2
-BITS_OF_255 = (1, 2, 4, 8)
-"""Bits of a probability whose steps are whole steps of 1/255."""
-
 _HEADER = 20  # bytes of a header block without free text
 _MOST_ALLELES = 1000
 _MOST_TEXT = 1 << 20
-_OFF_SUM = 1e-5
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ class BgenFile:
             files=(path,) if sample_file is None else (path, sample_file),
             samples=people_of(path, header.n_samples, header.sample_ids, sample_file),
             n_variants=header.n_variants,
-            unit=BGEN_8_BIT if bits in BITS_OF_255 else FINEST,
+            unit=unit_of(bits),
             flags=header.flags,
             first=header.first,
             effect=effect,
@@ -260,32 +259,62 @@ class BgenReader:
         """Read dosages of the effect allele and the information of their probabilities."""
         codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)
         info = np.empty(stop - start)
-        if start == stop:
-            return Calls(Dosages(codes, self.unit), info)
+        others: list[tuple[int, bytes, bytes]] = []
+        for row, (record, body) in enumerate(self._records(start, stop)):
+            try:
+                decoded = decode_usual(body, self.n_samples, self.unit)
+            except ValueError as error:
+                raise self._damaged(start + row, error) from error
+            if decoded is None:
+                others.append((row, record, body))
+            else:
+                codes[row], info[row] = decoded
+        if others:
+            self._decode_others(others, start, codes, info)
+        if self.effect == "first":
+            codes = flipped(codes, self.unit)
+        return Calls(Dosages(codes, self.unit), info)
+
+    def _decode_others(
+        self,
+        others: list[tuple[int, bytes, bytes]],
+        start: int,
+        codes: NDArray[np.uint16],
+        info: NDArray[np.float64],
+    ) -> None:
+        """Decode rows by the library, from a BGEN file of them; their blocks are unpacked.
+
+        It compares no checksums, and so is given nothing that is packed.
+        """
         try:
             from bgen import BgenReader as Library
         except ImportError as error:
             raise needs("bgen", "the library bgen", self.path) from error
-
-        with as_file(self._span(start, stop)) as span:
-            row = -1
+        flags = self.flags & 0x3C  # of the layout; neither compressed nor with ids
+        head = struct.pack(
+            "<IIII4sI", _HEADER, _HEADER, len(others), self.n_samples, b"bgen", flags
+        )
+        parts = ((record, struct.pack("<I", len(body)), body) for _, record, body in others)
+        done = 0
+        with as_file(chain([head], chain.from_iterable(parts))) as span:
             try:
                 with Library(span, delay_parsing=True) as records:
-                    for row, record in enumerate(records):
-                        codes[row], info[row] = self._decode(record)
+                    for (row, _, _), variant in zip(others, records, strict=False):
+                        codes[row], info[row] = decode_any(variant, self.unit)
+                        done += 1
             except (ValueError, IndexError, RuntimeError, MemoryError) as error:
-                raise InputError(
-                    f"{self.path}: variant {start + max(row, 0) + 1}: {error}; the file is damaged"
-                ) from error
-            if row != stop - start - 1:
-                raise InputError(f"{self.path}: variant {start + row + 2} cannot be read")
-        return Calls(Dosages(codes, self.unit), info)
+                raise self._damaged(start + others[done][0], error) from error
+        if done < len(others):
+            raise self._damaged(start + others[done][0], "it cannot be read")
 
-    def _span(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yield a BGEN file of some records, unpacked here: the library compares no checksums."""
+    def _damaged(self, number: int, why: object) -> InputError:
+        return InputError(f"{self.path}: variant {number + 1}: {why}; the file is damaged")
+
+    def _records(self, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the identifying data of records, and their probabilities unpacked."""
+        if start == stop:
+            return
         compression, n = self.flags & 3, self.n_samples
-        flags = self.flags & 0x3C  # of the layout; neither compressed nor with ids
-        yield struct.pack("<IIII4sI", _HEADER, _HEADER, stop - start, n, b"bgen", flags)
         offset = int(self.marks[start // MARKED_EVERY])
         try:
             with self.path.open("rb") as file:
@@ -296,38 +325,13 @@ class BgenReader:
                     if number < start:
                         continue
                     body = walker.probabilities(record, compression, n)
-                    if self.unit == BGEN_8_BIT and body[9 + n] not in BITS_OF_255:
-                        raise walker.wrong(f"{body[9 + n]} bits, unlike the first variant's")
+                    bits = body[9 + n]
+                    if unit_of(bits) < self.unit:
+                        raise walker.wrong(f"{bits} bits a probability, the first has fewer")
                     file.seek(record.offset)
-                    yield file.read(record.data - record.offset - 4)
-                    yield struct.pack("<I", len(body))
-                    yield body
+                    yield file.read(record.data - record.offset - 4), body
         except OSError as error:
             raise unreadable(self.path, error) from error
-
-    def _decode(self, record: Any) -> tuple[NDArray[np.uint16], float]:
-        p = record.probabilities
-        # The library takes what is left for the last one, and cuts it off at 0.
-        if not record.is_phased and np.nansum(p, axis=1).max(initial=0.0) > 1 + _OFF_SUM:
-            raise ValueError("its probabilities sum to more than 1")
-        ploidy = record.ploidy & 0x3F
-        if ploidy.size and (ploidy.max() > 2 or ploidy.min() < 1):
-            raise ValueError(f"{ploidy.max()} chromosomes a person; one or two are read")
-        if record.is_phased:
-            one, two = p[:, 1], (p[:, 3] if p.shape[1] > 3 else np.full(len(p), np.nan))
-            second = np.where(ploidy == 2, two, 0.0)
-            mean = one + second
-            square = one * (1 - one) + second * (1 - second) + mean**2
-        else:
-            two = np.where(ploidy == 2, p[:, 2], 0.0) if p.shape[1] > 2 else 0.0
-            mean = p[:, 1] + 2 * two
-            square = p[:, 1] + 4 * two
-        info = information(mean, square, ploidy)
-        doubled = np.where(ploidy == 1, 2 * mean, mean)
-        codes = encode_dosages(doubled, self.unit)
-        if self.effect == "first":
-            codes = np.where(codes == MISSING_CODE, codes, round(2 / self.unit) - codes)
-        return codes.astype(np.uint16, copy=False), info
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from container_files import (
 )
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.bgen import BgenFile
+from hlmm_scan.genotypes.bgen_probabilities import decode_any
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import Dosages
@@ -174,6 +176,30 @@ def test_bgen_dosages(probabilities, tmp_path, bits):
     again = convert([path], tmp_path / "again.zarr", workers=0, chunk_variants=7)
     assert again.fingerprint == dataset.fingerprint
     np.testing.assert_array_equal(again.read_block(3, 30).codes, block.codes[3:30])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("n", [1, 3, 90])
+def test_usual_probabilities_are_decoded_as_the_library_does(probabilities, tmp_path, bits, n):
+    from bgen import BgenReader as Library
+
+    p = probabilities[:, :n].copy()
+    missing = np.random.default_rng(5).random(p.shape[:2]) < 0.2
+    missing[7], missing[8:10] = True, False
+    p[8], p[9] = [1, 0, 0], [0, 0, 1]
+    path = write_bgen(tmp_path / "x.bgen", p, missing=missing, bit_depth=bits)
+    source = BgenFile.open(path)
+    list(source.variants(100))
+    calls = source.reader().read_block(0, 40)
+    with Library(path) as records:
+        by_library = [decode_any(record, source.unit) for record in records]
+    # The library's probabilities are of single precision: near halves of a step it rounds astray.
+    library = np.stack([codes for codes, _ in by_library]).astype(int)
+    np.testing.assert_allclose(calls.block.codes.astype(int), library, atol=0 if bits == 8 else 1)
+    np.testing.assert_array_equal(calls.block.codes == 65535, library == 65535)
+    np.testing.assert_allclose(calls.info, [info for _, info in by_library], atol=2e-5)
+    assert np.isnan(calls.info[7])
+    assert calls.info[8] == calls.info[9] == 1
 
 
 def test_chunks_of_whole_copies_are_stored_as_hard_calls(probabilities, tmp_path):
