@@ -193,11 +193,8 @@ def parse_body(body: bytes, layout: Layout, missing: Missing) -> Cells:
         line.
     """
     plain = _without_quotes(body, layout)
-    # pandas takes true and false for 1 and 0 in a column of numbers, and cannot be told not to.
-    lower = body.lower()
-    if plain is None or b"true" in lower or b"false" in lower:
+    if plain is None:
         return _parse_slowly(body, layout, missing)
-    del lower
     starts, n_fields = _shape(plain, layout.separator)
     rows = np.flatnonzero(n_fields)
     if not len(rows):
@@ -325,6 +322,9 @@ def _parse_fast(
     ids = tuple(frame[i].to_numpy(dtype=object) for i in range(n_ids))
     if layout.separator != " ":
         ids = tuple(np.array([text.strip() for text in column], object) for column in ids)
+    # pandas takes true and false for 1 and 0 in a column of numbers, and cannot be told not to.
+    if (truths := _truths(body)) and truths != sum(_truths_in(frame[i]) for i in sorted(text)):
+        raise ValueError
     levels = {}
     for column in sorted(layout.levels):
         cells = frame[n_ids + column].to_numpy(dtype=object)
@@ -334,6 +334,18 @@ def _parse_fast(
     values = frame.iloc[:, n_ids:].to_numpy(dtype=np.float64)
     # A copy: pandas may hand out memory of its own, read-only and in column order.
     return ids, np.array(values, order="C"), levels
+
+
+def _truths(text: bytes) -> int:
+    """How often true or false stands in a text."""
+    lower = text.lower()
+    return lower.count(b"true") + lower.count(b"false")
+
+
+def _truths_in(column: pd.Series[Any]) -> int:
+    """The same for a column of texts."""
+    counts = column.value_counts()
+    return sum(_truths(str(cell).encode()) * int(count) for cell, count in counts.items())
 
 
 def _coded(cells: StrArray, missing: Missing) -> tuple[NDArray[np.float64], tuple[str, ...]]:
