@@ -96,7 +96,7 @@ def read_choices(
         See :class:`~hlmm_scan.cohort.covariates.CovariateRules`; references as ``column=level``.
     condition, condition_list
         Variant ids, and a file of them, one a line, to be found in `genotypes`.
-    genotypes : GenotypeDataset or JoinedGenotypes, optional
+    genotypes : Genotypes or JoinedGenotypes, optional
 
     Returns
     -------

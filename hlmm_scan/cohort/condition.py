@@ -90,7 +90,7 @@ def read_conditioning(dataset: Genotypes, variant_ids: Sequence[str]) -> Conditi
 
     Parameters
     ----------
-    dataset : GenotypeDataset or JoinedGenotypes
+    dataset : Genotypes or JoinedGenotypes
         Hard calls or dosages.
     variant_ids : sequence of str
 

@@ -82,6 +82,22 @@ def test_a_list_is_the_same_as_its_ids(bench, tmp_path):
         run.prepare(bench.config(tmp_path / "r", condition=IDS[:1]))
 
 
+def test_the_variant_need_not_be_scanned(bench, tmp_path):
+    store = bench.scan(
+        tmp_path / "r", "joint", phenotype=("trait1",), condition=IDS, region=("2",), min_maf=0.05
+    )
+    part = xr.open_zarr(store).sel(phenotype="trait1").load()
+    assert set(part.contig.values) == {"2"}
+    whole = bench.scan(
+        tmp_path / "whole", "joint", phenotype=("trait1",), condition=IDS, min_maf=0.05
+    )
+    whole = xr.open_zarr(whole).sel(phenotype="trait1").load()
+    rows = np.isin(whole.variant_id.values, part.variant_id.values)
+    np.testing.assert_array_equal(part.status.values, whole.status.values[rows])
+    np.testing.assert_allclose(part["var"].values, whole["var"].values[rows], rtol=1e-8)
+    assert (part.status.values == Status.NOT_UNIQUE).sum() == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
