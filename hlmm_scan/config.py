@@ -139,6 +139,26 @@ class ScanConfig:
         "Leave the test variant's chromosome out of the random effects. Default: where they span "
         "two chromosomes or more.",
     )
+    offset: Path | None = _option(
+        None,
+        "path",
+        "Predictions from the other chromosomes: regenie's _pred.list, or a table with a column "
+        "for every phenotype.",
+    )
+    offset_as: str = _option(
+        "subtract",
+        "choice",
+        "subtract: take predictions out of the phenotype. covariate: let the mean fit them.",
+        choices=("subtract", "covariate"),
+    )
+    offset_units: str | None = _option(
+        None,
+        "choice",
+        "What a prediction of 1 is: residual-sd, one standard deviation of the phenotype about "
+        "its mean covariates; phenotype, one of its units. Default: the first for regenie's "
+        "files, the second for tables.",
+        choices=("residual-sd", "phenotype"),
+    )
     se: str | None = _option(
         None,
         "choice",
@@ -178,6 +198,30 @@ class ScanConfig:
         "names",
         "Text that means missing in tables, besides NA, NaN and empty; repeatable.",
     )
+    haploid: bool | None = _option(
+        None,
+        "yes_no",
+        "Take males as haploid on X and Y, and everybody in mitochondria. --no-haploid: every "
+        "chromosome is diploid.",
+    )
+    autosomes: int | None = _option(
+        None,
+        "whole",
+        "Autosomes of the species: chromosomes of the next four numbers are X, Y, XY "
+        "(pseudo-autosomal) and MT. Default: 22.",
+    )
+    genome_build: str | None = _option(
+        None,
+        "name",
+        "GRCh37 (hg19) or GRCh38 (hg38): where X and Y are pseudo-autosomal. Needed only where "
+        "variants lie there.",
+    )
+    sex_table: Path | None = _option(
+        None, "path", "Table of sex (1 male, 2 female), in place of the genotypes' own."
+    )
+    sex_on_x: bool | None = _option(
+        None, "yes_no", "Sex as covariate of mean and variance on X. Default: yes."
+    )
     workers: int | None = _option(
         None, "whole", "Worker processes on this machine; 1 needs no cluster. Default: all cores."
     )
@@ -207,7 +251,7 @@ class ScanConfig:
             if not value >= low or (high is not None and value > high):
                 span = f"{low} or more" if high is None else f"between {low} and {high}"
                 raise InputError(f"{name} must be {span}, not {value}")
-        for name in ("workers", "partition_variants", "min_level_count"):
+        for name in ("workers", "partition_variants", "min_level_count", "autosomes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be 1 or more, not {value}")

@@ -193,6 +193,16 @@ HWE_RESULTS: tuple[Variable, ...] = (
     Variable("hwe_neg_log10_p", _TEST, "float64", _P, "Exact test of Hardy-Weinberg proportions"),
 )
 
+HAPLOID_RESULTS: tuple[Variable, ...] = (
+    Variable(
+        "haploid_heterozygous",
+        _TEST,
+        "int32",
+        "people",
+        "Heterozygous calls of haploid people (males on X and Y, mitochondria), set missing",
+    ),
+)
+
 GENOTYPES: tuple[Variable, ...] = (
     Variable("variant_contig", ("variants",), "int16", "", "Index into contig_id"),
     Variable("variant_position", ("variants",), "int32", "base pairs", "1-based position"),
@@ -263,6 +273,7 @@ def result_variables(
     info: bool = False,
     hwe: bool = False,
     trait_unit: str = TRAIT_UNIT,
+    haploid: bool = False,
 ) -> tuple[Variable, ...]:
     """Variables of a result store over (phenotype, variant).
 
@@ -274,6 +285,8 @@ def result_variables(
         Whether these were asked for.
     trait_unit : str, default "phenotype units"
         Unit of the phenotypes as analysed.
+    haploid : bool, default False
+        Whether there are variants on X, Y or mitochondria.
     """
     variables = (
         RESULTS
@@ -283,12 +296,18 @@ def result_variables(
         + RANDOM_EFFECT_RESULTS * random_effects
         + INFO_RESULTS * info
         + HWE_RESULTS * hwe
+        + HAPLOID_RESULTS * haploid
     )
     return tuple(replace(v, unit=v.unit.replace(TRAIT_UNIT, trait_unit)) for v in variables)
 
 
 ALL_RESULTS = result_variables(
-    random_effects=True, sandwich=True, likelihood_ratio=True, info=True, hwe=True
+    random_effects=True,
+    sandwich=True,
+    likelihood_ratio=True,
+    info=True,
+    hwe=True,
+    haploid=True,
 )
 
 

@@ -41,6 +41,14 @@ sandwich: true
 likelihood_ratio: true
 random_effects: random.txt
 loco: false
+offset: step1_pred.list
+offset_as: covariate
+offset_units: phenotype
+haploid: true
+autosomes: 19
+genome_build: hg19
+sex_table: sex.tsv
+sex_on_x: false
 se: observed
 condition: [rs1]
 condition_list: condition.txt
@@ -99,6 +107,14 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         likelihood_ratio=True,
         random_effects=folder / "random.txt",
         loco=False,
+        offset=folder / "step1_pred.list",
+        offset_as="covariate",
+        offset_units="phenotype",
+        haploid=True,
+        autosomes=19,
+        genome_build="hg19",
+        sex_table=folder / "sex.tsv",
+        sex_on_x=False,
         se="observed",
         condition=("rs1",),
         condition_list=folder / "condition.txt",

@@ -42,6 +42,7 @@ REASONS = (
     "not_in_variance_covariates",
     "variance_covariate_missing",
     "not_in_random_effects",
+    "not_predicted",
     "outlier",
 )
 """Why a person of the genotypes is not analysed; the first that applies is the one counted."""
@@ -148,7 +149,13 @@ class CohortBuilder:
         self._variance = Covariates(samples, variance_covariates, rules.variance_terms, *shared)
         self.not_in_genotypes = len(phenotypes) - int(np.count_nonzero(self._rows >= 0))
 
-    def build(self, name: str, *, announce: bool = True) -> Cohort:
+    def build(
+        self,
+        name: str,
+        *,
+        announce: bool = True,
+        restrictions: Mapping[str, BoolArray] | None = None,
+    ) -> Cohort:
         """Assemble the cohort of one phenotype and log its counts.
 
         Parameters
@@ -157,6 +164,8 @@ class CohortBuilder:
             A column of the phenotype table.
         announce : bool, default True
             Whether to log the counts.
+        restrictions : mapping of str to ndarray of bool, shape (n_reference,), optional
+            Further ones, of this phenotype alone.
 
         Returns
         -------
@@ -171,7 +180,7 @@ class CohortBuilder:
             collinear among these people, or a variant to condition on does not vary.
         """
         column = self.phenotypes.values[:, self.phenotypes.index(name)]
-        kept, dropped = self._select(column)
+        kept, dropped = self._select(column, restrictions or {})
         samples = np.flatnonzero(kept).astype(np.int64)
         y = column[self._rows[samples]]
         if self._transform.log and len(y):
@@ -213,11 +222,14 @@ class CohortBuilder:
             self.not_in_genotypes,
         )
 
-    def _select(self, column: FloatArray) -> tuple[BoolArray, dict[str, int]]:
+    def _select(
+        self, column: FloatArray, also: Mapping[str, BoolArray]
+    ) -> tuple[BoolArray, dict[str, int]]:
         """Who is analysed, and how many each reason is the first to exclude."""
         # Row −1 reads the last person's value; those are excluded as not in the table before.
         passing = {
             **self._restrictions,
+            **also,
             "not_in_phenotype_table": self._rows >= 0,
             "phenotype_missing": ~np.isnan(column)[self._rows],
             "not_in_mean_covariates": self._mean.present,

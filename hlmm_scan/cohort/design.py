@@ -223,6 +223,17 @@ def build_design(
     return design
 
 
+def is_combination(matrix: FloatArray) -> bool:
+    """Whether the last column is a combination of the others.
+
+    Parameters
+    ----------
+    matrix : ndarray of float64, shape (n, c)
+        Intercept and standardised columns, of which the others are not collinear.
+    """
+    return bool(_combinations(matrix))
+
+
 def _combinations(matrix: FloatArray) -> list[tuple[int, list[int]]]:
     """Columns that are combinations of earlier ones, each with the ones it is made of.
 

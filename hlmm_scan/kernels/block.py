@@ -75,6 +75,7 @@ def fit_block(
     contigs: NDArray[np.object_],
     options: FitOptions,
     info: Float | None = None,
+    haploid: NDArray[np.bool_] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit every variant of a block that passes the filters.
 
@@ -91,6 +92,9 @@ def fit_block(
     info : ndarray, shape (m,), optional
         Info scores that came with the genotypes; NaN where none did. Otherwise they are made of
         the dosages, where they are asked for.
+    haploid : ndarray of bool, shape (n_samples,), optional
+        People who have one copy of these chromosomes, coded as 0 or 2; by default nobody. They
+        count once in frequencies and allele counts.
 
     Returns
     -------
@@ -100,17 +104,17 @@ def fit_block(
     """
     given = np.full(len(genotypes), np.nan) if info is None else info
     if not isinstance(genotypes, Dosages):
-        return _fit_alike(null, genotypes, contigs, options, given)
+        return _fit_alike(null, genotypes, contigs, options, given, haploid)
     whole = whole_copies(genotypes)
     if not whole.any():
-        return _fit_alike(null, genotypes, contigs, options, given)
+        return _fit_alike(null, genotypes, contigs, options, given, haploid)
     rows, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     calls = packed_calls(genotypes, rows)
-    columns = _fit_alike(null, calls, contigs[rows], options, given[rows])
+    columns = _fit_alike(null, calls, contigs[rows], options, given[rows], haploid)
     if not len(others):
         return columns
     rest = genotypes.take(others)
-    found = _fit_alike(null, rest, contigs[others], options, given[others])
+    found = _fit_alike(null, rest, contigs[others], options, given[others], haploid)
     back = np.argsort(np.concatenate([rows, others]))
     return {name: np.concatenate([columns[name], found[name]])[back] for name in columns}
 
@@ -121,6 +125,7 @@ def _fit_alike(
     contigs: NDArray[np.object_],
     options: FitOptions,
     given: Float,
+    haploid: NDArray[np.bool_] | None,
 ) -> dict[str, NDArray[Any]]:
     """Fit a block of hard calls, or one of dosages."""
     size = ModelSize.of(null, options.screen, dosages=isinstance(genotypes, Dosages))
@@ -133,8 +138,11 @@ def _fit_alike(
         counts = GenotypeCounts.of_calls(sums[:, :, 0].astype(np.int64), null.n)
     else:
         counts = GenotypeCounts.of(genotypes, null.samples)
+    if haploid is not None:
+        once = GenotypeCounts.of(genotypes, null.samples[haploid[null.samples]])
+        counts = replace(counts, haploid=once)
     info = np.where(np.isnan(given), counts.info, given) if options.info else None
-    hwe = hwe_neg_log10_p(counts.genotypes) if options.hwe else None
+    hwe = hwe_neg_log10_p(counts.diploid.genotypes) if options.hwe else None
     estimates = Estimates.empty(len(genotypes))
     estimates.status[:] = counts.status(options, info, hwe)
     rows = np.flatnonzero(estimates.status == Status.PENDING)

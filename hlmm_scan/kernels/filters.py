@@ -7,7 +7,7 @@ monomorphic, minor allele frequency, minor allele count, missing, info, Hardy–
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,9 @@ class GenotypeCounts:
         Σ codes and Σ codes² in them.
     genotypes : ndarray of int64, shape (m, 3)
         People with 0, 1 and 2 copies; for dosages, by the nearest whole number.
+    haploid : GenotypeCounts, optional
+        Of those among them who have one allele, coded as two: they count once in frequencies and
+        allele counts, and not in Hardy–Weinberg proportions.
     """
 
     people: int
@@ -72,6 +75,7 @@ class GenotypeCounts:
     codes: Int
     squares: Int
     genotypes: Int
+    haploid: GenotypeCounts | None = None
 
     @classmethod
     def of(cls, genotypes: GenotypeBlock, samples: Int) -> GenotypeCounts:
@@ -99,10 +103,30 @@ class GenotypeCounts:
         return cls(people, 2, called, one + 2 * two, one + 4 * two, genotypes)
 
     @property
+    def diploid(self) -> GenotypeCounts:
+        """Counts of people who have two alleles."""
+        if self.haploid is None:
+            return self
+        once, names = self.haploid, ("people", "called", "codes", "squares", "genotypes")
+        return replace(
+            self, haploid=None, **{n: getattr(self, n) - getattr(once, n) for n in names}
+        )
+
+    @property
+    def alleles(self) -> tuple[Int, Int]:
+        """Effect alleles and all alleles of people called, in units of 1/steps, (m,) each."""
+        effect, everything = 2 * self.codes, 2 * self.steps * self.called
+        if self.haploid is not None:
+            effect = effect - self.haploid.codes
+            everything = everything - self.steps * self.haploid.called
+        return effect, everything
+
+    @property
     def frequency(self) -> Float:
         """Frequency of the effect allele, shape (m,); NaN where nobody is called."""
+        effect, everything = self.alleles
         with np.errstate(invalid="ignore"):
-            return np.asarray(self.codes / (self.steps * self.called))
+            return np.asarray(effect / everything)
 
     @property
     def mean_copies(self) -> Float:
@@ -120,6 +144,8 @@ class GenotypeCounts:
         """
         if self.steps == 2:
             return np.where(self.called > 0, 1.0, np.nan)
+        if self.haploid is not None:
+            return self.diploid.info  # of none where everybody is haploid
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = self.codes / self.called
             variance = self.squares / self.called - mean**2
@@ -141,7 +167,8 @@ class GenotypeCounts:
         -----
         A variant nobody has a call for is not monomorphic but missing.
         """
-        minor = np.minimum(self.codes, self.steps * self.called - self.codes)
+        effect, everything = self.alleles
+        minor = np.minimum(effect, everything - effect)
         some = self.called > 0
         missing = (self.people - self.called) / max(self.people, 1)
         status = np.full(len(self.called), Status.PENDING, np.int8)
@@ -151,9 +178,9 @@ class GenotypeCounts:
         if info is not None:
             status[info < filters.min_info] = Status.LOW_INFO
         status[(missing > filters.max_missing) | ~some] = Status.HIGH_MISSING
-        status[(minor * (2 / self.steps) < filters.min_mac) & some] = Status.LOW_MAC
+        status[(minor * (1 / self.steps) < filters.min_mac) & some] = Status.LOW_MAC
         # A quotient is rounded as the user's decimal is: 7 of 100 alleles are not below 0.07.
-        maf = minor / np.maximum(self.steps * self.called, 1)
+        maf = minor / np.maximum(everything, 1)
         status[(maf < filters.min_maf) & some] = Status.LOW_MAF
         status[(minor == 0) & some] = Status.MONOMORPHIC
         return status

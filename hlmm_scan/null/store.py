@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -16,13 +16,22 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy
+from hlmm_scan.null.chromosomes import Kind, Serving
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.host_cache import StoredArray, digest_of, strips_of
 from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
+_DESIGNS = ("mean_design", "variance_design")
 
-def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[str, Any]) -> None:
+
+def write_null_model(
+    group: zarr.Group,
+    model: NullModel,
+    attributes: Mapping[str, Any],
+    default: NullModel | None = None,
+) -> None:
     """Write a null model into its (empty) group.
 
     Parameters
@@ -33,11 +42,21 @@ def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[st
     attributes : mapping
         What a reader wants to know and no task needs: who was dropped, effects in the user's
         units.
+    default : NullModel, optional
+        The phenotype's default null model, where this is another one of it: what they have in
+        common, as people and covariates, is not written again.
     """
-    _put(group, "samples", model.samples, ("sample",))
+    same_people = default is not None and np.array_equal(model.samples, default.samples)
+    shared = default if same_people else None
+    if shared is None:
+        _put(group, "samples", model.samples, ("sample",))
     _put(group, "y", model.y, ("sample",))
-    _put(group, "mean_design", model.mean_design, ("sample", "mean_covariate"))
-    _put(group, "variance_design", model.variance_design, ("sample", "variance_covariate"))
+    for name in _DESIGNS:
+        matrix = getattr(model, name)
+        start = 0 if shared is None else _columns_in_common(matrix, getattr(shared, name))
+        if start < matrix.shape[1]:
+            dims = ("sample", name.replace("design", "covariate"))
+            _put(group, name, matrix[:, start:], dims, {"columns_of_default": start})
     sets = ("random_effect_set",)
     names = list(model.fits)
     fits = list(model.fits.values())
@@ -51,7 +70,11 @@ def write_null_model(group: zarr.Group, model: NullModel, attributes: Mapping[st
     group.attrs.update({"phenotype": model.phenotype, "y_scale": model.y_scale, **attributes})
 
 
-def read_null_model(group: zarr.Group, random_effects: RandomEffects | None = None) -> NullModel:
+def read_null_model(
+    group: zarr.Group,
+    random_effects: RandomEffects | None = None,
+    default: NullModel | None = None,
+) -> NullModel:
     """Read what :func:`write_null_model` wrote, bit for bit.
 
     Parameters
@@ -59,6 +82,8 @@ def read_null_model(group: zarr.Group, random_effects: RandomEffects | None = No
     group : zarr.Group
     random_effects : RandomEffects, optional
         Of the people of this phenotype.
+    default : NullModel, optional
+        As it was given when this was written.
     """
     get = partial(_get, group)
     fits = {
@@ -78,14 +103,52 @@ def read_null_model(group: zarr.Group, random_effects: RandomEffects | None = No
     }
     return NullModel(
         phenotype=str(group.attrs["phenotype"]),
-        samples=get("samples"),
+        samples=get("samples") if "samples" in group else _of(default).samples,
         y=get("y"),
-        mean_design=get("mean_design"),
-        variance_design=get("variance_design"),
+        mean_design=_design(group, "mean_design", default),
+        variance_design=_design(group, "variance_design", default),
         y_scale=float(cast(float, group.attrs["y_scale"])),
         fits=fits,
         random_effects=random_effects,
     )
+
+
+def write_serving(group: zarr.Group, serving: Serving, samples: NDArray[np.int64]) -> None:
+    """Write into a phenotype's group which of its null models serves what.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Of the default null model.
+    serving : Serving
+    samples : ndarray of int64, shape (n,)
+        People of the default null model: the sex of others is not kept.
+    """
+    keys = [[kind.contig, kind.ploidy.name, key] for kind, key in serving.keys.items()]
+    group.attrs["served_by_others"] = keys
+    if serving.regions is not None and serving.sex is not None:
+        group.attrs["haploid_regions"] = asdict(serving.regions)
+        _put(group, "sex", serving.sex[samples], ("sample",))
+
+
+def read_serving(group: zarr.Group, n_samples: int) -> Serving:
+    """Read what :func:`write_serving` wrote.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Of the default null model.
+    n_samples : int
+        People of the genotype dataset.
+    """
+    stored = cast(list[list[str]], group.attrs.get("served_by_others", []))
+    keys = {Kind(contig, Ploidy[ploidy]): key for contig, ploidy, key in stored}
+    if "sex" not in group:
+        return Serving(keys)
+    sex = np.zeros(n_samples, np.int8)
+    sex[_get(group, "samples")] = _get(group, "sex")
+    regions = cast(dict[str, Any], group.attrs["haploid_regions"])
+    return Serving(keys, HaploidRegions(**regions), sex)
 
 
 def write_random_effects(
@@ -239,6 +302,28 @@ def _digest(values: NDArray[Any]) -> str:
     return digest_of(values.shape, values.dtype, strips_of(values))
 
 
+def _columns_in_common(matrix: NDArray[Any], default: NDArray[Any]) -> int:
+    """Return how many columns a design shares with the default's: all of those, or none."""
+    columns = default.shape[1]
+    return columns if np.array_equal(matrix[:, :columns], default) else 0
+
+
+def _design(group: zarr.Group, name: str, default: NullModel | None) -> NDArray[Any]:
+    """Return a design that :func:`write_null_model` wrote, after the default's columns."""
+    if name not in group:
+        return cast(NDArray[Any], getattr(_of(default), name))
+    own = _get(group, name)
+    if not group[name].attrs.get("columns_of_default", 0):
+        return own
+    return np.ascontiguousarray(np.column_stack([getattr(_of(default), name), own]))
+
+
+def _of(default: NullModel | None) -> NullModel:
+    if default is None:
+        raise ValueError("what it shares with the phenotype's default null model is not in it")
+    return default
+
+
 def _get(group: zarr.Group, name: str) -> NDArray[Any]:
     return np.asarray(cast(zarr.Array[Any], group[name])[...])
 
@@ -252,7 +337,7 @@ def _put(
     name: str,
     values: NDArray[Any],
     dims: tuple[str, ...],
-    attributes: Mapping[str, str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Store an array, chunked along people only so that a chunk stays near 16 MiB."""
     width = max(1, values.size // max(1, len(values))) * 8

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
+from hlmm_scan.null.chromosomes import DEFAULT
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.store import ResultStore
@@ -16,8 +17,15 @@ from hlmm_scan.storage import Place, place
 logger = logging.getLogger(__name__)
 
 
-def stored_null_model(store: ResultStore, phenotype: str) -> NullModel:
+def stored_null_model(store: ResultStore, phenotype: str, key: str = DEFAULT) -> NullModel:
     """Return the null model of a phenotype as the scan's tasks have it.
+
+    Parameters
+    ----------
+    store : ResultStore
+    phenotype : str
+    key : str, optional
+        Of a null model of some chromosomes, as :func:`~hlmm_scan.null.store.read_serving` has it.
 
     Raises
     ------
@@ -25,10 +33,11 @@ def stored_null_model(store: ResultStore, phenotype: str) -> NullModel:
         If it cannot be read.
     """
     try:
-        group = store.null_group(phenotype)
+        default = None if key == DEFAULT else stored_null_model(store, phenotype)
+        group = store.null_group(phenotype, key)
         shared = str(group.attrs["random_effects"])
         effects = read_random_effects(store.group(f"random_effects/{shared}")) if shared else None
-        return read_null_model(group, effects)
+        return read_null_model(group, effects, default)
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{store.path}: the null model of {phenotype} cannot be read ({error}); restore the "

@@ -210,9 +210,17 @@ class ResultStore:
         """Return a group of the store."""
         return cast(zarr.Group, self._group[name])
 
-    def null_group(self, phenotype: str) -> zarr.Group:
-        """Return (making it where absent) the group of one phenotype's null model."""
-        return self.group("null").require_group(group_name(phenotype))
+    def null_group(self, phenotype: str, key: str = "") -> zarr.Group:
+        """Return (making it where absent) the group of one phenotype's null model.
+
+        Parameters
+        ----------
+        phenotype : str
+        key : str, default ""
+            The default null model, or by its key another one, which stands below it.
+        """
+        group = self.group("null").require_group(group_name(phenotype))
+        return group.require_group(f"others/{group_name(key)}") if key else group
 
     def array(self, name: str) -> zarr.Array[Any]:
         """Return an array of the root; opened once."""

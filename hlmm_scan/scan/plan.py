@@ -106,6 +106,8 @@ class Plan:
         Rough estimate of one task's time on one core.
     model : ModelSize
         Largest over phenotypes.
+    on_x : ModelSize, optional
+        The same on chromosome X, where sex makes it larger.
     """
 
     phenotypes: tuple[str, ...]
@@ -118,6 +120,12 @@ class Plan:
     shared_bytes: int
     task_seconds: float
     model: ModelSize
+    on_x: ModelSize | None = None
+
+    @property
+    def models(self) -> tuple[ModelSize, ...]:
+        """All kinds of models there are."""
+        return (self.model,) if self.on_x is None else (self.model, self.on_x)
 
     @classmethod
     def of(
@@ -133,6 +141,7 @@ class Plan:
         model: ModelSize,
         n_genotyped: int,
         held_bytes: int = 0,
+        on_x: ModelSize | None = None,
     ) -> Plan:
         """Return a plan with its estimates of memory and time worked out.
 
@@ -154,12 +163,13 @@ class Plan:
             genotypes,
             parameters,
             task_bytes=PROCESS_BYTES
-            + model.task_bytes(chunk, n_genotyped)
+            + max(m.task_bytes(chunk, n_genotyped) for m in (model, on_x or model))
             + VARIANT_BYTES * partition
             + held_bytes,
             shared_bytes=model.shared_bytes,
             task_seconds=model.seconds(partition),
             model=model,
+            on_x=on_x,
         )
 
     @property
@@ -222,7 +232,8 @@ class Plan:
         lists = {name: tuple(stored[name]) for name in ("phenotypes", "people")}
         paths = stored["genotypes"]
         lists["genotypes"] = (paths,) if isinstance(paths, str) else tuple(paths)
-        return cls(**{**stored, **lists, "model": ModelSize(**stored["model"])})
+        models = {k: stored.get(k) and ModelSize(**stored[k]) for k in ("model", "on_x")}
+        return cls(**{**stored, **lists, **models})
 
     def summary(self, workers: int) -> str:
         """Return the plan in a few lines for a reader; of 0 workers, where that is not known."""

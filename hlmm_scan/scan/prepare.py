@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 import time
@@ -9,14 +10,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import psutil
 from dask.utils import parse_bytes
 
 from hlmm_scan import __version__
 from hlmm_scan.cohort.choices import Choices, read_choices
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
+from hlmm_scan.cohort.offsets import Offsets, OffsetSource, Units, Use, load_offsets
+from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
@@ -26,14 +30,27 @@ from hlmm_scan.genotypes.joined import (
     chosen_variants,
     open_genotypes,
 )
+from hlmm_scan.genotypes.ploidy import HUMAN_AUTOSOMES, HaploidRegions, Ploidy, genome_build
 from hlmm_scan.genotypes.selection import Selection, VariantChoice
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.null.chromosomes import (
+    Kind,
+    Serving,
+    check_sex,
+    variant_kinds,
+    wanted_null_models,
+)
 from hlmm_scan.null.fit import CovariateFit, fit_null
 from hlmm_scan.null.model import NullModel, RandomEffects, contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
-from hlmm_scan.null.store import read_random_effects, write_null_model, write_random_effects
+from hlmm_scan.null.store import (
+    read_random_effects,
+    write_null_model,
+    write_random_effects,
+    write_serving,
+)
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
@@ -76,6 +93,14 @@ class Inputs:
     observed : bool
     choices : Choices
         About people, transforms, levels, terms and conditioning.
+    regions : HaploidRegions or None
+        None where every chromosome is taken as diploid.
+    kinds : tuple of Kind
+        Of variants, if some need a null model of their own.
+    sex : Sex or None
+        None where nobody asks for it.
+    offsets : OffsetSource or None
+        Predictions of the phenotypes.
     """
 
     config: ScanConfig
@@ -89,6 +114,21 @@ class Inputs:
     loco: bool
     observed: bool
     choices: Choices
+    regions: HaploidRegions | None = None
+    kinds: tuple[Kind, ...] = ()
+    sex: Sex | None = None
+    offsets: OffsetSource | None = None
+
+    @property
+    def haploid(self) -> bool:
+        """Whether there are variants that are not diploid in everybody."""
+        return any(kind.ploidy is not Ploidy.DIPLOID for kind in self.kinds)
+
+    @property
+    def sex_on_x(self) -> bool:
+        """Whether sex is a covariate anywhere."""
+        on_x = any(kind.ploidy is Ploidy.X for kind in self.kinds)
+        return on_x and self.config.sex_on_x is not False
 
     def parameters(self) -> dict[str, Any]:
         """Return everything the numbers depend on, as JSON types."""
@@ -116,6 +156,14 @@ class Inputs:
             "min_mac": config.min_mac,
             "max_missing": config.max_missing,
             "missing_value": sorted(config.missing_value),
+            "haploid": self.haploid,
+            "autosomes": self.regions.autosomes if self.haploid and self.regions else None,
+            "genome_build": self.regions.build if self.haploid and self.regions else None,
+            "sex": self.sex and self.sex.fingerprint,
+            "sex_on_x": self.sex_on_x,
+            "offset": self.offsets and self.offsets.fingerprint,
+            "offset_as": self.offsets and self.offsets.use,
+            "offset_units": self.offsets and self.offsets.units,
         }
 
 
@@ -160,6 +208,26 @@ def read_inputs(config: ScanConfig) -> Inputs:
         _name_chromosomes_without_random_effects(scanned.contigs, source.contigs)
     mean = covariates[config.mean_covariates] if config.mean_covariates else None
     variance = covariates[config.variance_covariates] if config.variance_covariates else None
+    autosomes = config.autosomes or HUMAN_AUTOSOMES
+    regions = None
+    if config.haploid is not False:
+        build = None if config.genome_build is None else genome_build(config.genome_build)
+        regions = HaploidRegions(autosomes, build)
+    offsets = None
+    if config.offset is not None:
+        offsets = load_offsets(
+            config.offset,
+            phenotypes.columns,
+            genotypes.samples,
+            autosomes=autosomes,
+            use=cast(Use, config.offset_as),
+            units=cast(Units | None, config.offset_units),
+            missing_values=config.missing_value,
+        )
+    kinds = _kinds(scanned, regions, offsets)
+    sexed = any(kind.ploidy in (Ploidy.X, Ploidy.Y) for kind in kinds)
+    sex = sex_of(genotypes.samples, config.sex_table)
+    people = dataclasses.replace(genotypes.samples, sex=sex.codes)
     return Inputs(
         config=config,
         genotypes=scanned,
@@ -172,12 +240,29 @@ def read_inputs(config: ScanConfig) -> Inputs:
         loco=loco,
         observed=(config.se or default_se) == "observed",
         choices=read_choices(
-            genotypes.samples,
+            people,
             (mean, variance),
             genotypes=genotypes,
             **{name: getattr(config, name) for name in _CHOICES},
         ),
+        regions=regions,
+        kinds=kinds,
+        sex=sex if sexed or config.only_sex else None,
+        offsets=offsets,
     )
+
+
+def _kinds(
+    genotypes: Genotypes, regions: HaploidRegions | None, offsets: OffsetSource | None
+) -> tuple[Kind, ...]:
+    """Return the kinds of variants, unless all are served by one null model."""
+    diploid = regions is None
+    if regions is not None:
+        regions.check(genotypes.contigs)
+        diploid = all(regions.of_contig(c) is Ploidy.DIPLOID for c in genotypes.contigs)
+    if diploid and not (offsets and offsets.by_chromosome):
+        return ()
+    return variant_kinds(genotypes, regions)
 
 
 def _name_chromosomes_without_random_effects(scanned: Sequence[str], random: Sequence[str]) -> None:
@@ -218,20 +303,27 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     )
     people, mean, variance = [], 1, 1
     for name in inputs.phenotypes.columns:
-        cohort = builder.build(name)
+        cohort, _ = _cohort(inputs, builder, name)
         people.append(len(cohort))
         if inputs.config.covariate_mode != "seed":
             mean = max(mean, len(cohort.mean_design.names))
             variance = max(variance, len(cohort.variance_design.names))
+    fitted = inputs.offsets is not None and inputs.offsets.use == "covariate"
     genotypes = inputs.genotypes
+    model = ModelSize(
+        people=max(people),
+        mean=mean + fitted,
+        variance=variance,
+        random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
+        screen=inputs.config.screens,
+    )
+    on_x = None
+    if inputs.sex_on_x and inputs.config.covariate_mode != "seed":
+        on_x = dataclasses.replace(model, mean=model.mean + 1, variance=model.variance + 1)
+        if all(kind.ploidy is Ploidy.X for kind in inputs.kinds):
+            model = on_x
     sizes: dict[str, Any] = {
-        "model": ModelSize(
-            people=max(people),
-            mean=mean,
-            variance=variance,
-            random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
-            screen=inputs.config.screens,
-        ),
+        "model": model,
         "n_genotyped": genotypes.n_samples,
         "chunk_variants": genotypes.chunk_variants,
     }
@@ -248,6 +340,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         genotypes=tuple(map(str, genotypes.paths)),
         parameters=inputs.parameters(),
         held_bytes=genotypes.held_bytes if isinstance(genotypes, JoinedGenotypes) else 0,
+        on_x=on_x,
         **sizes,
     )
     return plan, builder
@@ -333,6 +426,7 @@ def write_store(
                 sandwich=bool(inputs.config.sandwich),
                 likelihood_ratio=bool(inputs.config.likelihood_ratio),
                 trait_unit=inputs.choices.transform.unit,
+                haploid=inputs.haploid,
             ),
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
@@ -342,11 +436,8 @@ def write_store(
         _write_coordinates(store, inputs.genotypes)
         contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
         for name in plan.phenotypes:
-            cohort = builder.build(name, announce=False)
-            shared, effects = _random_effects(inputs, cohort, contigs, store)
-            null, covariates = _null_model(inputs, cohort, contigs, effects)
-            attributes = {**_who_and_what(cohort, covariates), "random_effects": shared}
-            write_null_model(store.null_group(cohort.phenotype), null, attributes)
+            cohort, offsets = _cohort(inputs, builder, name, announce=False)
+            _write_null_models(inputs, cohort, offsets, contigs, store)
         store.seal()
     return ResultStore.open(output)
 
@@ -368,6 +459,58 @@ def fit_options(plan: Plan) -> FitOptions:
     )
 
 
+def _cohort(
+    inputs: Inputs, builder: CohortBuilder, name: str, *, announce: bool = True
+) -> tuple[Cohort, Offsets | None]:
+    """Assemble the people of a phenotype, and see that all is known of them that is needed."""
+    offsets = None if inputs.offsets is None else inputs.offsets.read(name)
+    also = {} if offsets is None else {"not_predicted": offsets.available}
+    cohort = builder.build(name, announce=announce, restrictions=also)
+    if inputs.sex is not None:
+        ids = inputs.genotypes.samples.individual_id
+        check_sex(cohort, inputs.kinds, inputs.sex, ids)
+    if offsets is not None:
+        for kind in inputs.kinds:
+            offsets.row(kind.contig)
+    return cohort, offsets
+
+
+def _write_null_models(
+    inputs: Inputs,
+    cohort: Cohort,
+    offsets: Offsets | None,
+    contigs: list[str],
+    store: ResultStore,
+) -> None:
+    """Fit and store all null models of a phenotype, the default and those of some chromosomes."""
+    sex = inputs.genotypes.samples.sex if inputs.sex is None else inputs.sex.codes
+    keys: dict[Kind, str] = {}
+    default: NullModel | None = None
+    effects: RandomEffects | None = None
+    shared = ""
+    for wanted in wanted_null_models(cohort, inputs.kinds, sex, inputs.sex_on_x, offsets):
+        people = wanted.cohort
+        if default is not None or (offsets is not None and wanted.kinds):
+            contigs = sorted({contig_key(kind.contig) for kind in wanted.kinds})
+        if default is not None:
+            keys.update(dict.fromkeys(wanted.kinds, wanted.key))
+        if default is None or not np.array_equal(people.samples, default.samples):
+            shared, effects = _random_effects(inputs, people, contigs, store)
+        null, covariates = _null_model(inputs, people, contigs, effects, wanted.key)
+        attributes = {
+            **_who_and_what(people, covariates),
+            "random_effects": shared,
+            "serves": [[kind.contig, kind.ploidy.name] for kind in wanted.kinds],
+        }
+        group = store.null_group(cohort.phenotype, wanted.key)
+        write_null_model(group, null, attributes, default)
+        default = default or null
+    assert default is not None
+    regions, codes = (inputs.regions, sex) if inputs.haploid else (None, None)
+    serving = Serving(keys, regions, codes)
+    write_serving(store.null_group(cohort.phenotype), serving, default.samples)
+
+
 def _random_effects(
     inputs: Inputs, cohort: Cohort, contigs: list[str], store: ResultStore
 ) -> tuple[str, RandomEffects | None]:
@@ -383,7 +526,11 @@ def _random_effects(
 
 
 def _null_model(
-    inputs: Inputs, cohort: Cohort, contigs: list[str], effects: RandomEffects | None
+    inputs: Inputs,
+    cohort: Cohort,
+    contigs: list[str],
+    effects: RandomEffects | None,
+    where: str,
 ) -> tuple[NullModel, CovariateFit]:
     null, covariates = fit_null(
         cohort,
@@ -392,8 +539,9 @@ def _null_model(
         left_out=contigs if inputs.loco else (),
     )
     logger.info(
-        "%s: null model fitted, log-likelihood %.2f%s",
+        "%s%s: null model fitted, log-likelihood %.2f%s",
         cohort.phenotype,
+        f" on {where}" if where else "",
         null.fits[""].log_likelihood,
         "" if effects is None else f", random variance {null.fits[''].random_variance:.4g}",
     )
@@ -437,6 +585,8 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
                     "condition_list",
                     "extract",
                     "exclude",
+                    "sex_table",
+                    "offset",
                 )
                 if getattr(inputs.config, name) is not None
             },

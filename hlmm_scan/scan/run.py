@@ -214,7 +214,8 @@ def run(
             del stands
             if not len(todo):
                 return
-            compile_kernels(fit_options(plan), plan.model)
+            for model in plan.models:
+                compile_kernels(fit_options(plan), model)
             tests = plan.tests_before(mine.stop) - plan.tests_before(mine.start)
             with (
                 _interrupts_kept() as interrupts,

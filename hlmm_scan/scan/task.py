@@ -7,6 +7,8 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -18,11 +20,13 @@ from threadpoolctl import threadpool_limits
 
 from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
-from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.block import FitOptions
+from hlmm_scan.null.chromosomes import DEFAULT, Serving
 from hlmm_scan.null.model import NullModel, RandomEffects
-from hlmm_scan.null.store import read_null_model, read_random_effects
+from hlmm_scan.null.store import read_null_model, read_random_effects, read_serving
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan.chunks import fit_chunk
 from hlmm_scan.scan.faults import Retrying, gone, present, writing
 from hlmm_scan.scan.memory import MemoryWatch
 from hlmm_scan.scan.plan import Partition
@@ -92,8 +96,9 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     try:
         dataset = retrying(lambda: _dataset(task))
         store = retrying(lambda: _store(task.store, task.run_id))
-        null = retrying(lambda: _null_model(task.store, task.run_id, task.phenotype))
-        columns = _fit(partition, dataset, null, task.options, retrying)
+        nulls = retrying(lambda: _nulls(task, dataset.n_samples))
+        columns = _fit(partition, dataset, nulls, task.options, retrying)
+        columns = {variable.name: columns[variable.name] for variable in store.variables}
         with writing(place(task.store)):
             checksum = retrying(
                 lambda: store.write_partition(
@@ -119,22 +124,36 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     )
 
 
+@dataclass(frozen=True)
+class _Nulls:
+    """The null models of a task's phenotype, read as they are asked for."""
+
+    serving: Serving
+    model: Callable[[str], NullModel]
+
+
+def _nulls(task: PartitionTask, n_samples: int) -> _Nulls:
+    at = task.store, task.run_id, task.phenotype
+    return _Nulls(_serving(*at, n_samples), partial(_null_model, *at))
+
+
 def _fit(
     partition: Partition,
     dataset: Genotypes,
-    null: NullModel,
+    nulls: _Nulls,
     options: FitOptions,
     retrying: Retrying,
 ) -> dict[str, NDArray[Any]]:
     """Return the results of a partition's variants, by the names of the store's arrays."""
     start, stop = partition.start, partition.stop
-    contigs = retrying(lambda: dataset.variants(start, stop)).contig
+    variants = retrying(lambda: dataset.variants(start, stop))
     # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
     # scan is cut, or a trait's last digits would depend on the traits beside it.
     blocks = []
     for first, last in dataset.blocks(start, stop):
         genotypes = retrying(partial(dataset.read_block, first, last))
-        blocks.append(fit_block(null, genotypes, contigs[first - start : last - start], options))
+        part = variants[slice(first - start, last - start)]
+        blocks.append(fit_chunk(nulls.serving, nulls.model, genotypes, part, options, retrying))
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
@@ -184,7 +203,7 @@ def open_inputs(task: PartitionTask) -> None:
 
 def forget_inputs() -> None:
     """Let go of all that tasks keep in this process between one another."""
-    for kept in (_genotypes, _store, _null_model, _random_effects):
+    for kept in (_genotypes, _store, _serving, _null_model, _random_effects):
         kept.cache_clear()
 
 
@@ -209,12 +228,27 @@ def _store(path: str, run_id: str) -> ResultStore:
     return ResultStore.open(path)
 
 
+@lru_cache(maxsize=4)
+def _serving(path: str, run_id: str, phenotype: str, n_samples: int) -> Serving:
+    with _reading(path, phenotype):
+        return read_serving(_store(path, run_id).null_group(phenotype), n_samples)
+
+
 @lru_cache(maxsize=2)
-def _null_model(path: str, run_id: str, phenotype: str) -> NullModel:
-    group = _store(path, run_id).null_group(phenotype)
-    try:
+def _null_model(path: str, run_id: str, phenotype: str, key: str = DEFAULT) -> NullModel:
+    """Read a null model; the default one is kept beside the one in use, as they share arrays."""
+    default = None if key == DEFAULT else _null_model(path, run_id, phenotype)
+    group = _store(path, run_id).null_group(phenotype, key)
+    with _reading(path, phenotype):
         shared = str(group.attrs["random_effects"])
-        return read_null_model(group, _random_effects(path, run_id, shared) if shared else None)
+        effects = _random_effects(path, run_id, shared) if shared else None
+        return read_null_model(group, effects, default)
+
+
+@contextmanager
+def _reading(path: str, phenotype: str) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}: the null model of {phenotype} cannot be read ({error}); restore the store "

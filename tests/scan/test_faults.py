@@ -20,6 +20,7 @@ from hlmm_scan.errors import IncompleteError, InfrastructureError, InputError, S
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan import chunks as chunk_module
 from hlmm_scan.scan import faults, run
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import SerialExecutor
@@ -170,15 +171,15 @@ def test_a_damaged_null_model_concerns_all_its_partitions_and_stops_the_run(benc
 @pytest.fixture
 def failed(bench, tmp_path, monkeypatch) -> ResultStore:
     """A store whose partitions 4 and 5 failed, as a run left it."""
-    fit_block, calls = task_module.fit_block, []
+    fit_block, calls = chunk_module.fit_block, []
 
-    def fail_twice(*arguments):
+    def fail_twice(*arguments, **options):
         calls.append(arguments)
         if len(calls) in (8, 14):  # phenotype after phenotype, six blocks each
             raise ArithmeticError("no")
-        return fit_block(*arguments)
+        return fit_block(*arguments, **options)
 
-    monkeypatch.setattr(task_module, "fit_block", fail_twice)
+    monkeypatch.setattr(chunk_module, "fit_block", fail_twice)
     store = run.prepare(bench.config(tmp_path / "r"))
     run.run(store, SerialExecutor())
     monkeypatch.undo()

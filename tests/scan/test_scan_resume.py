@@ -17,6 +17,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan import chunks as chunk_module
 from hlmm_scan.scan import prepare as prepare_module
 from hlmm_scan.scan import run
 from hlmm_scan.scan import task as task_module
@@ -258,15 +259,15 @@ def test_a_failing_partition_is_recorded_the_others_go_on_and_it_stands_until_re
 ):
     flags = ["scan", "--genotypes", str(bench.genotypes()), "--phenotypes", str(bench.phenotypes)]
     flags += ["-o", str(tmp_path / "r"), "--workers", "1"]
-    fit_block, calls = task_module.fit_block, []
+    fit_block, calls = chunk_module.fit_block, []
 
-    def fail_in_the_eighth(*arguments):
+    def fail_in_the_eighth(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 8:  # six blocks of the first phenotype, then two of the second
             raise ValueError("a message\nof two lines")
-        return fit_block(*arguments)
+        return fit_block(*arguments, **options)
 
-    monkeypatch.setattr(task_module, "fit_block", fail_in_the_eighth)
+    monkeypatch.setattr(chunk_module, "fit_block", fail_in_the_eighth)
     assert main(flags) == 1
     (last,) = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("hlmm-scan: ")
@@ -287,7 +288,7 @@ def test_a_failing_partition_is_recorded_the_others_go_on_and_it_stands_until_re
     assert np.isnan(rows["add"]).all()
     assert int((xr.open_zarr(tmp_path / "r")["status"] == Status.TASK_FAILED).sum()) == 12
 
-    monkeypatch.setattr(task_module, "fit_block", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(chunk_module, "fit_block", lambda *_, **__: pytest.fail("tried again"))
     assert main(flags) == 1
     assert "1 of 18 partitions failed (4)" in capsys.readouterr().err
     monkeypatch.undo()

@@ -16,8 +16,8 @@ from scan_helpers import ShuffledExecutor, assert_identical
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError, StoreHeldError
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan import chunks as chunk_module
 from hlmm_scan.scan import run
-from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import DaskExecutor, SerialExecutor
 from hlmm_scan.scan.plan import Shard
 from hlmm_scan.scan.shard import run_shard, this_shard
@@ -171,15 +171,15 @@ def test_a_failing_partition_is_exit_1_with_the_others_done_and_stands_until_ret
     bench, tmp_path, monkeypatch, capsys
 ):
     path = run.prepare(bench.config(tmp_path / "r")).path
-    fit_block, calls = task_module.fit_block, []
+    fit_block, calls = chunk_module.fit_block, []
 
-    def fail_in_the_third(*arguments):
+    def fail_in_the_third(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 3:  # 6 and 9 of the first phenotype, then 7 of the second
             raise ValueError("no")
-        return fit_block(*arguments)
+        return fit_block(*arguments, **options)
 
-    monkeypatch.setattr(task_module, "fit_block", fail_in_the_third)
+    monkeypatch.setattr(chunk_module, "fit_block", fail_in_the_third)
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     monkeypatch.setenv("HLMM_SCAN_SHARD_COUNT", "3")
     assert main(["shard", str(path)]) == 1

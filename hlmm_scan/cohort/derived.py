@@ -1,0 +1,152 @@
+"""Cohorts made from another: more covariates, fewer people, another phenotype."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.cohort.cohort import TEST_PARAMETERS, Cohort
+from hlmm_scan.cohort.design import Design, build_design, centre_and_scale, is_combination
+from hlmm_scan.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+
+
+def with_covariate(design: Design, name: str, values: FloatArray) -> Design | None:
+    """Put one more covariate into a design.
+
+    Parameters
+    ----------
+    design : Design
+        Of n people.
+    name : str
+    values : ndarray of float64, shape (n,)
+        In the user's units.
+
+    Returns
+    -------
+    Design or None
+        None where the covariate is constant, or a combination of those that are there already.
+    """
+    centres, scales = centre_and_scale(values[:, None])
+    if scales[0] == 0:
+        return None
+    column = (values - centres[0]) / scales[0]
+    matrix = np.column_stack([design.matrix, column])
+    if is_combination(matrix):
+        return None
+    extended = Design(
+        matrix,
+        (*design.names, name),
+        np.append(design.centres, centres),
+        np.append(design.scales, scales),
+    )
+    for array in (extended.matrix, extended.centres, extended.scales):
+        array.flags.writeable = False
+    return extended
+
+
+def with_covariate_in_both(cohort: Cohort, name: str, values: FloatArray) -> Cohort:
+    """Put a covariate into the mean and the variance, where it says something new there.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of n people.
+    name : str
+    values : ndarray of float64, shape (n,)
+
+    Returns
+    -------
+    Cohort
+        The same one where it says nothing new in either.
+    """
+    mean = with_covariate(cohort.mean_design, name, values)
+    variance = with_covariate(cohort.variance_design, name, values)
+    if mean is None and variance is None:
+        return cohort
+    return replace(
+        cohort,
+        mean_design=mean or cohort.mean_design,
+        variance_design=variance or cohort.variance_design,
+    )
+
+
+def restricted(cohort: Cohort, kept: NDArray[np.bool_], reason: str) -> Cohort | None:
+    """Keep some of the people; covariates that tell them apart no longer are left out.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of n people.
+    kept : ndarray of bool, shape (n,)
+    reason : str
+        Why the others are dropped, to be counted.
+
+    Returns
+    -------
+    Cohort or None
+        The same one where all are kept. None where there are fewer people than parameters, or
+        their phenotype is constant.
+    """
+    if kept.all():
+        return cohort
+    y = cohort.y[kept]
+    few = len(y) < len(cohort.mean_design.names) + len(cohort.variance_design.names)
+    if few or len(y) <= TEST_PARAMETERS or centre_and_scale(y[:, None])[1][0] == 0:
+        return None
+    samples = cohort.samples[kept]
+    designs = [
+        _of_people(design, kept, what, cohort.phenotype)
+        for design, what in ((cohort.mean_design, "mean"), (cohort.variance_design, "variance"))
+    ]
+    for array in (y, samples):
+        array.flags.writeable = False
+    return replace(
+        cohort,
+        samples=samples,
+        y=y,
+        mean_design=designs[0],
+        variance_design=designs[1],
+        dropped=(*cohort.dropped, (reason, int(len(kept) - len(y)))),
+    )
+
+
+def _of_people(design: Design, kept: NDArray[np.bool_], what: str, phenotype: str) -> Design:
+    part: Literal["mean", "variance"] = "mean" if what == "mean" else "variance"
+    found = build_design(np.zeros((int(kept.sum()), 0)), (), part, phenotype)
+    raw = design.matrix[kept] * design.scales + design.centres
+    for name, column in zip(design.names[1:], raw.T[1:], strict=True):
+        extended = with_covariate(found, name, column)
+        if extended is None:
+            logger.info("%s: %s covariate '%s' left out there", phenotype, what, name)
+        found = extended or found
+    return found
+
+
+def with_phenotype(cohort: Cohort, y: FloatArray, name: str) -> Cohort:
+    """Put another phenotype in the place of the one there is.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of n people.
+    y : ndarray of float64, shape (n,)
+    name : str
+        What it is, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is constant.
+    """
+    if centre_and_scale(y[:, None])[1][0] == 0:
+        raise InputError(f"{name} is constant among the {len(y):,} people analysed")
+    y.flags.writeable = False
+    return replace(cohort, y=y)

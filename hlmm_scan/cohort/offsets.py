@@ -1,0 +1,451 @@
+"""Predictions of phenotypes from the other chromosomes: regenie's step 1, or a plain table.
+
+A polygenic prediction takes the place of random effects at biobank size. That of a test variant's
+chromosome leaves the chromosome out, so each chromosome has a phenotype of its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.cohort import Cohort
+from hlmm_scan.cohort.derived import with_covariate, with_phenotype
+from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.samples import SampleIds
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+Use = Literal["subtract", "covariate"]
+Units = Literal["residual-sd", "phenotype"]
+
+USES: tuple[Use, ...] = ("subtract", "covariate")
+UNITS: tuple[Units, ...] = ("residual-sd", "phenotype")
+
+COVARIATE = "prediction"
+"""Name of the mean covariate that a prediction becomes."""
+
+EVERYWHERE = ""
+"""Row of a prediction that serves every chromosome."""
+
+_LOCO_HEADER = "FID_IID"
+_HEADERS = {"fid", "iid", "#fid", "#iid"}
+
+
+@dataclass(frozen=True, eq=False)
+class Offsets:
+    """Predictions of one phenotype.
+
+    Attributes
+    ----------
+    phenotype : str
+    path : Path
+        The file, for messages.
+    rows : mapping of str to ndarray of float64, shape (n_samples,)
+        Predictions for the variants of a chromosome; NaN where there is none for a person.
+        :data:`EVERYWHERE` alone where they are the same for all.
+    autosomes : int
+        Of the species.
+    use : {"subtract", "covariate"}
+    units : {"residual-sd", "phenotype"}
+    """
+
+    phenotype: str
+    path: Path
+    rows: Mapping[str, FloatArray]
+    autosomes: int
+    use: Use
+    units: Units
+
+    @property
+    def available(self) -> NDArray[np.bool_]:
+        """Who has predictions for all chromosomes, shape (n_samples,)."""
+        finite = [np.isfinite(values) for values in self.rows.values()]
+        return np.asarray(np.logical_and.reduce(finite), np.bool_)
+
+    def row(self, contig: str) -> str:
+        """Return which row serves a chromosome.
+
+        Parameters
+        ----------
+        contig : str
+            As the genotypes name it.
+
+        Raises
+        ------
+        InputError
+            If none does.
+
+        Notes
+        -----
+        The number after the last autosome has the prediction of all autosomes, as regenie writes
+        it for X; it serves whatever is no autosome.
+        """
+        if EVERYWHERE in self.rows:
+            return EVERYWHERE
+        bare = re.sub(r"^chr", "", contig, flags=re.IGNORECASE).lstrip("0")
+        if bare in self.rows:
+            return bare
+        whole = str(self.autosomes + 1)
+        autosome = bare.isdecimal() and int(bare) <= self.autosomes
+        if not autosome and whole in self.rows:
+            return whole
+        raise InputError(
+            f"{self.path}: no predictions for chromosome {contig} (there are those for "
+            f"{', '.join(self.rows)})"
+        )
+
+    def applied(self, cohort: Cohort, row: str) -> Cohort:
+        """Take the prediction out of a phenotype, or put it among its mean covariates.
+
+        Parameters
+        ----------
+        cohort : Cohort
+            Of people who have predictions.
+        row : str
+            Of `rows`.
+
+        Returns
+        -------
+        Cohort
+            With y − s·prediction for phenotype, s = 1 or, in units "residual-sd", the standard
+            deviation of y's residuals on the mean covariates (divisor n − c); or with one more
+            covariate.
+
+        Raises
+        ------
+        InputError
+            If nothing is left of the phenotype.
+
+        Notes
+        -----
+        regenie fits phenotypes that were residualised on covariates and divided by their standard
+        deviation, and writes predictions of those: its step 2 subtracts them from the same
+        (Mbatchou et al. 2021, Methods). Here covariates are fitted afterwards, so that the
+        phenotype keeps its units.
+        """
+        values = self.rows[row][cohort.samples]
+        if self.use == "covariate":
+            design = with_covariate(cohort.mean_design, COVARIATE, values)
+            if design is None:
+                logger.warning(
+                    "%s: the prediction for chromosome %s is constant or a combination of the "
+                    "covariates, and left out",
+                    cohort.phenotype,
+                    row or "all",
+                )
+                return cohort
+            return replace(cohort, mean_design=design)
+        scale = 1.0 if self.units == "phenotype" else residual_deviation(cohort)
+        y = cohort.y - scale * values
+        if np.std(y) > np.std(cohort.y):
+            logger.warning(
+                "%s varies more without its prediction for chromosome %s than with it: is the "
+                "prediction another phenotype's, or in other units (--offset-units)?",
+                cohort.phenotype,
+                row or "all",
+            )
+        return with_phenotype(cohort, y, f"phenotype '{cohort.phenotype}' without its prediction")
+
+
+def residual_deviation(cohort: Cohort) -> float:
+    """Return the standard deviation of y about its mean covariates, divisor n − c."""
+    x = cohort.mean_design.matrix
+    unit = np.abs(cohort.y).max()
+    rest = cohort.y / unit
+    gram = x.T @ x
+    for _ in range(2):  # the second step takes out the rounding of the first
+        rest = rest - x @ np.linalg.lstsq(gram, x.T @ rest, rcond=None)[0]
+    return float(unit * np.sqrt(rest @ rest / max(1, len(rest) - x.shape[1])))
+
+
+@dataclass(frozen=True, eq=False)
+class OffsetSource:
+    """Files of predictions of some phenotypes, checked, of which one is read at a time.
+
+    Attributes
+    ----------
+    path : Path
+        What the user named.
+    files : mapping of str to Path
+        By phenotype; empty where a table holds all.
+    table : Table or None
+    samples : SampleIds
+        People of the genotypes.
+    autosomes : int
+    use : {"subtract", "covariate"}
+    units : {"residual-sd", "phenotype"}
+    fingerprint : str
+        SHA-256 of all contents, hexadecimal.
+    """
+
+    path: Path
+    files: Mapping[str, Path]
+    table: Table | None
+    samples: SampleIds
+    autosomes: int
+    use: Use
+    units: Units
+    fingerprint: str
+
+    @property
+    def by_chromosome(self) -> bool:
+        """Whether chromosomes have predictions of their own."""
+        return self.table is None
+
+    def read(self, phenotype: str) -> Offsets:
+        """Return the predictions of one phenotype.
+
+        Raises
+        ------
+        InputError
+            With file, line and column, on what cannot be read; if nobody of the file is among the
+            people of the genotypes.
+        """
+        path = self.path
+        if self.table is None:
+            path = self.files[phenotype]
+            rows = read_loco(path, self.samples)
+        else:
+            at = match(self.samples, self.table)
+            values = self.table.values[at, self.table.index(phenotype)]
+            rows = {EVERYWHERE: np.where(at >= 0, values, np.nan)}
+        return Offsets(phenotype, path, rows, self.autosomes, self.use, self.units)
+
+
+def load_offsets(
+    path: Path,
+    phenotypes: Sequence[str],
+    samples: SampleIds,
+    *,
+    autosomes: int,
+    use: Use = "subtract",
+    units: Units | None = None,
+    missing_values: Sequence[str] = ("NA",),
+) -> OffsetSource:
+    """Look at files of predictions.
+
+    Parameters
+    ----------
+    path : Path
+        A list as regenie writes it (``_pred.list``): phenotype and .loco file in each line, the
+        file's folder being the list's where it is not absolute or no longer there. Or a table with
+        a header ``FID IID …`` or ``IID …`` and a column for every phenotype.
+    phenotypes : sequence of str
+        Those of the scan.
+    samples : SampleIds
+        People of the genotypes.
+    autosomes : int
+        Of the species.
+    use : {"subtract", "covariate"}, default "subtract"
+    units : {"residual-sd", "phenotype"}, optional
+        By default "residual-sd" for regenie's files and "phenotype" for tables.
+    missing_values : sequence of str, default ("NA",)
+        In tables.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or unreadable, or a phenotype has no predictions.
+    """
+    content = _content(path)
+    try:
+        first = content.decode().split(maxsplit=1)
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        first, lines = [], []  # perhaps a table that is compressed
+    packed = content.startswith(b"\x1f\x8b")
+    if packed or (first and re.split(r"[,\s]", first[0])[0].lower() in _HEADERS):
+        table = read_table(path, missing_values=missing_values)
+        for name in phenotypes:
+            table.index(name, "phenotype of predictions")
+        return OffsetSource(
+            path, {}, table, samples, autosomes, use, units or "phenotype", table.sha256
+        )
+    files: dict[str, Path] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split(maxsplit=1)
+        if not words:
+            continue
+        if len(words) != 2:
+            raise InputError(
+                f"{path}, line {number}: expected a phenotype and its .loco file (regenie's "
+                f"_pred.list), or a table with a header 'IID …'; found '{line[:60]}'"
+            )
+        if words[0] in files:
+            raise InputError(f"{path}, line {number}: phenotype '{words[0]}' is there already")
+        files[words[0]] = _loco_path(path, words[1].strip())
+    if not files:
+        raise InputError(f"{path}: no predictions in it")
+    digest = hashlib.sha256(content)
+    for name in phenotypes:
+        if name not in files:
+            hint = nearest(name, files) or f"; it has {', '.join(list(files)[:8])}"
+            raise InputError(f"{path}: no predictions of phenotype '{name}'{hint}")
+        digest.update(_digest(files[name]))
+    fingerprint = digest.hexdigest()
+    return OffsetSource(
+        path, files, None, samples, autosomes, use, units or "residual-sd", fingerprint
+    )
+
+
+def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
+    """Read a .loco file.
+
+    Parameters
+    ----------
+    path : Path
+        Plain or gzipped. Its first line is ``FID_IID`` and the people, as FID_IID; each further
+        one a chromosome and a prediction for each, NA where there is none.
+    samples : SampleIds
+        The n_samples people of the genotypes. Where their FIDs are not the file's, those whose
+        FID there is their IID or 0 are found as well.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (n_samples,)
+        By chromosome; NaN for people who are not in the file or have no number.
+
+    Raises
+    ------
+    InputError
+        With line and column.
+    """
+    rows: dict[str, FloatArray] = {}
+    with _opened(path) as file:
+        header = _decoded(path, 1, file.readline()).split()
+        if len(header) < 2 or header[0] != _LOCO_HEADER:
+            raise InputError(
+                f"{path}, line 1: expected '{_LOCO_HEADER}' and the people, as regenie's step 1 "
+                "writes them"
+            )
+        people = header[1:]
+        where = _columns(path, people, samples)
+        for number, raw in enumerate(file, start=2):
+            cells = raw.split()
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{path}, line {number}: expected {len(header):,} fields, found {len(cells):,}"
+                )
+            contig = re.sub(r"\.0$", "", _decoded(path, number, cells[0])).lstrip("0")
+            if contig in rows:
+                raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
+            values = np.append(_numbers(path, number, cells[1:], people), np.nan)
+            rows[contig] = values[where]
+    if not rows:
+        raise InputError(f"{path}: people but no predictions")
+    return rows
+
+
+def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.intp]:
+    """Return where each sample stands among the people of a file; −1 where it does not."""
+    index = pd.Index(people)
+    if not index.is_unique:
+        raise InputError(f"{path}, line 1: {index[index.duplicated()][0]} is there twice")
+    iid = np.asarray(samples.individual_id, object)
+    namings = [iid + "_" + iid, "0_" + iid, iid]
+    if samples.family_id is not None:
+        namings.insert(0, np.asarray(samples.family_id, object) + "_" + iid)
+    found = [index.get_indexer_for(naming) for naming in namings]
+    counts = [int((at >= 0).sum()) for at in found]
+    best = int(np.argmax(counts))
+    if not counts[best]:
+        raise InputError(
+            f"{path}: nobody is in the genotypes: the first is {people[0]}, there {namings[0][0]}"
+        )
+    there = found[best][found[best] >= 0]
+    if len(np.unique(there)) < len(there):
+        twice = pd.Index(there)
+        name = people[int(twice[twice.duplicated()][0])]
+        raise InputError(f"{path}: {name} may be more than one person of the genotypes")
+    return np.asarray(found[best], np.intp)
+
+
+def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> FloatArray:
+    try:
+        values = np.array([b"nan" if cell == b"NA" else cell for cell in cells]).astype(float)
+    except ValueError:
+        values = np.array([_number(cell) for cell in cells])
+    wrong = np.isinf(values)
+    if wrong.any():
+        column = int(np.argmax(wrong))
+        text = _decoded(path, line, cells[column])
+        raise InputError(
+            f"{path}, line {line}: '{text}' of {people[column]} (field {column + 2}) is no number"
+        )
+    return values
+
+
+def _number(cell: bytes) -> float:
+    """Return a number, NaN where missing, infinity where it is neither."""
+    try:
+        return float("nan" if cell == b"NA" else cell)
+    except ValueError:
+        return float("inf")
+
+
+def _loco_path(path: Path, name: str) -> Path:
+    """Return where a file that a list names is: files are moved together with their list."""
+    named = Path(name).expanduser()
+    beside = path.parent / named
+    if beside.exists():  # also where the name is absolute
+        return beside
+    moved = path.parent / named.name
+    return moved if moved.exists() else beside
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that may be gzipped."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"
+            if not packed:
+                yield raw
+                return
+            with gzip.open(raw) as file:
+                yield io.BufferedReader(file)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise InputError(f"{path}: the gzip data are damaged or truncated") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _decoded(path: Path, line: int, text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {line}: not a text file in UTF-8") from None

@@ -1,0 +1,88 @@
+"""The variants of a genotype chunk, each fitted on the null model that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
+from hlmm_scan.genotypes.variants import VariantTable
+from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.null.chromosomes import Served, Serving
+from hlmm_scan.null.model import NullModel
+from hlmm_scan.scan.faults import Retrying
+
+HETEROZYGOUS = "haploid_heterozygous"
+
+
+def fit_chunk(
+    serving: Serving,
+    model: Callable[[str], NullModel],
+    genotypes: GenotypeBlock,
+    variants: VariantTable,
+    options: FitOptions,
+    retrying: Retrying,
+) -> dict[str, NDArray[Any]]:
+    """Fit the variants of one chunk.
+
+    Parameters
+    ----------
+    serving : Serving
+    model : callable
+        Reads a null model by its key.
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+        Of all people of the genotype dataset.
+    variants : VariantTable
+        The m variants.
+    options : FitOptions
+    retrying : Retrying
+
+    Returns
+    -------
+    dict of str to ndarray, shape (m,)
+        As :func:`~hlmm_scan.kernels.block.fit_block`, and heterozygous calls of haploid people
+        that were set missing.
+
+    Notes
+    -----
+    Variants of one null model and ploidy are fitted together, so that the results of a chunk
+    depend on nothing but the chunk.
+    """
+    m = len(variants)
+    merged: dict[str, NDArray[Any]] = {}
+    for served in serving.groups(variants.contig, variants.position):
+        null = retrying(partial(model, served.key))
+        columns = _fit(null, serving, served, genotypes, variants.contig, options)
+        if len(served.rows) == m:
+            return columns
+        for name, values in columns.items():
+            if name not in merged:
+                merged[name] = np.empty(m, values.dtype)
+            merged[name][served.rows] = values
+    return merged
+
+
+def _fit(
+    null: NullModel,
+    serving: Serving,
+    served: Served,
+    genotypes: GenotypeBlock,
+    contigs: NDArray[np.object_],
+    options: FitOptions,
+) -> dict[str, NDArray[Any]]:
+    rows = served.rows
+    block = genotypes
+    if len(rows) < len(contigs):
+        contigs = contigs[rows]
+        block = genotypes.take(rows) if isinstance(genotypes, Dosages) else genotypes[rows]
+    haploid, heterozygous = None, np.zeros(len(rows), np.int32)
+    if served.ploidy is not Ploidy.DIPLOID:
+        assert serving.sex is not None
+        block, heterozygous = recode(block, served.ploidy, serving.sex, null.samples)
+        haploid = haploid_people(served.ploidy, serving.sex)
+    return {**fit_block(null, block, contigs, options, haploid=haploid), HETEROZYGOUS: heterozygous}
