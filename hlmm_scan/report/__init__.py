@@ -1,1 +1,8 @@
 """Pictures of a scan, and the page that shows them."""
+
+from importlib.util import find_spec
+
+from hlmm_scan.errors import InputError
+
+if any(find_spec(name) is None for name in ("jinja2", "matplotlib")):
+    raise InputError("pictures and reports need more libraries: pip install 'hlmm-scan[report]'")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from report_results import NASTY_TRAIT, NASTY_VARIANT
 
+import hlmm_scan.report
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.page import write_report
@@ -205,3 +208,25 @@ def test_the_page_lives_in_a_browser(page, tmp_path):
     dump = browse("--dump-dom", file=plain)
     assert re.search(r'<html[^>]* data-ready="\d', dump.stdout)
     assert "CONSOLE" not in dump.stderr
+
+
+def test_a_scan_that_has_only_begun_is_reported_as_such(scanned, tmp_path, report_path):
+    begun = ResultStore.open(shutil.copytree(scanned.path, tmp_path / "begun.zarr"))
+    shutil.rmtree(begun.path / "run" / "ledger")
+    (begun.path / "run" / "ledger").mkdir()
+    begun.complete({"run_status": "incomplete"})
+    size = begun.array("status").chunks[1]
+    fill = {v.name: np.full(size, v.fill_value, v.dtype) for v in begun.variables}
+    for start in range(0, 90, size):
+        begun.write_partition(0, start, start + size, fill)
+    write_report(begun, report_path)
+    text = report_path.read_text()
+    assert "This scan is not complete" in text
+    assert "still to come" in text
+    assert "0 of 180 written" in text
+
+
+def test_missing_libraries_are_named_with_what_installs_them(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'hlmm-scan\[report\]'"):
+        importlib.reload(hlmm_scan.report)
