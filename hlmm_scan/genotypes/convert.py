@@ -72,6 +72,10 @@ TABLE_CHUNK_VARIANTS = 65536
 PART_VARIANTS = 4096
 """Variants a part of the conversion, and a chunk of the arrays of counts; rounded likewise."""
 
+LEAST_PART_VARIANTS = 1024
+MIN_PARTS = 16
+"""Parts where there are fewer variants, so that they divide among workers."""
+
 SAMPLE_CHUNK = 1 << 20
 
 WORTH_A_PROCESS = 1 << 28
@@ -256,6 +260,10 @@ class _Journal:
         return json.dumps(record.to_json()) + "\n"
 
 
+def _unchecked() -> None:
+    """Let a part write without a lease."""
+
+
 class _Writer:
     """Writes one dataset where nothing is yet, or what an earlier process left of the same."""
 
@@ -271,7 +279,8 @@ class _Writer:
         self.place = store
         self.chunk = min(chunk, source.n_variants)
         self.span = self.chunk * max(1, TABLE_CHUNK_VARIANTS // self.chunk)
-        self.part = self.chunk * max(1, PART_VARIANTS // self.chunk)
+        part = min(PART_VARIANTS, max(LEAST_PART_VARIANTS, source.n_variants // MIN_PARTS))
+        self.part = self.chunk * max(1, part // self.chunk)
         self.pool = pool
         self.progress = progress
         self.fingerprint = _Fingerprint()
@@ -383,6 +392,10 @@ class _Writer:
     def _parts(self, done: set[int]) -> Iterator[Part]:
         """Yield the parts that are not done."""
         m = self.source.n_variants
+        store = self.place
+        if isinstance(store, UnfinishedPath):
+            # A lease does not travel; this process looks after it as records come in.
+            store = UnfinishedPath(store.url, _unchecked)
         for index, start in enumerate(range(0, m, self.part)):
             if index in done:
                 continue
@@ -392,7 +405,7 @@ class _Writer:
                 start=start,
                 stop=stop,
                 pieces=self.source.pieces(start, stop),
-                store=self.place,
+                store=store,
                 chunk=self.chunk,
                 n_samples=self.source.n_samples,
                 unit=self.source.unit,
@@ -483,8 +496,9 @@ class _Writer:
                 chunks=(max(1, min(rows, shape[0])), *shape[1:]),
                 dtype=_dtype(entry),
                 fill_value=MISSING_BYTE if name == CALLS else entry.fill_value,
-                # zstd's own default level; shuffling bits makes packed calls larger, not smaller.
-                compressors=[ZstdCodec(level=0)],
+                # zstd's own default level for calls; shuffling bits makes them larger, not smaller.
+                # The first level packs dosages as well as the default one, three times as fast.
+                compressors=[ZstdCodec(level=1 if name == DOSAGES else 0)],
                 dimension_names=entry.dims,
                 attributes=entry.attributes() | attributes,
             )

@@ -257,10 +257,15 @@ def test_phased_and_haploid_bgen(tmp_path):
 def test_pgen_and_vcf_dosages(tmp_path):
     plink2("--dummy", 70, 60, 0.1, "dosage-freq=0.6", "--seed", 3, "--make-pgen", "--out",
            tmp_path / "p")  # fmt: skip
+    # bio2zarr cannot do with position 0.
+    pvar = (tmp_path / "p.pvar").read_text()
+    (tmp_path / "p.pvar").write_text(pvar.replace("\t0\tsnp0\t", "\t1\tsnp0\t"))
     plink2("--pfile", tmp_path / "p", "--export", "vcf", "vcf-dosage=DS", "--out", tmp_path / "ds")
     plink2("--pfile", tmp_path / "p", "--export", "vcf", "bgz", "vcf-dosage=GP", "--out",
            tmp_path / "gp")  # fmt: skip
     import pgenlib
+    import pysam
+    from container_files import write_vcf_zarr
 
     expected = np.empty((60, 70), np.float32)
     with pgenlib.PgenReader(str(tmp_path / "p.pgen").encode()) as reader:
@@ -279,6 +284,17 @@ def test_pgen_and_vcf_dosages(tmp_path):
         np.testing.assert_array_equal(np.isnan(read), missing)
         np.testing.assert_allclose(read[~missing], expected[~missing], atol=digits)
         assert (vcf.info(0, 60) is None) == (name == "ds.vcf")
+    # plink2 writes no DS where it is that of the call; and GP alone is no dosage to VCF-Zarr.
+    pysam.tabix_compress(str(tmp_path / "ds.vcf"), str(tmp_path / "ds.vcf.gz"))
+    write_vcf_zarr(tmp_path / "ds.vcf.gz", tmp_path / "ds.vcz")
+    opened = GenotypeDataset.open(tmp_path / "ds.vcz")
+    converted = GenotypeDataset.open(tmp_path / "ds.vcf.zarr")
+    assert opened.unit == converted.unit
+    # Its numbers are of single precision, as are those of htslib, in other operations.
+    both = [dataset.read_block(5, 60).codes.astype(int) for dataset in (opened, converted)]
+    np.testing.assert_allclose(*both, rtol=0, atol=1)
+    with pytest.raises(InputError, match=r"has dosages \(call_DS\), not hard calls"):
+        opened.read_packed(0, 3)
 
 
 # Orientation ----------------------------------------------------------------------------------
@@ -368,3 +384,25 @@ def test_records_of_more_alleles_are_refused_with_their_count(tmp_path):
     with pytest.raises(InputError, match=r"1 of 1 records .*variant 1, rs1: A/C/G"):
         convert([tmp_path / "more.bgen"], tmp_path / "x.zarr", workers=0)
     assert not (tmp_path / "x.zarr").exists()
+
+
+def test_random_effects_of_dosages(probabilities, tmp_path):
+    """Standardised over the people analysed, missing ones at the mean, as calls are."""
+    from hlmm_scan.null.random_effects import load_random_effects
+
+    missing = np.random.default_rng(3).random(probabilities.shape[:2]) < 0.05
+    path = write_bgen(tmp_path / "x.bgen", probabilities, missing=missing)
+    dataset = convert([path], tmp_path / "x.zarr", workers=0, chunk_variants=16)
+    people = np.arange(3, 80, 2)
+    source = load_random_effects(dataset.path, None, dataset.samples)
+    columns = source.for_people(people, "trait").columns
+    copies = np.where(missing, np.nan, probabilities[..., 1] + 2 * probabilities[..., 2])[:, people]
+    centred = copies - np.nanmean(copies, axis=1, keepdims=True)
+    centred[np.isnan(centred)] = 0
+    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True))
+    np.testing.assert_allclose(columns, expected.T, atol=1e-9)
+    (tmp_path / "ids.txt").write_text("rs3\nrs20\nrs39\n")
+    some = load_random_effects(tmp_path / "ids.txt", dataset, dataset.samples)
+    np.testing.assert_allclose(
+        some.for_people(people, "trait").columns, expected.T[:, [3, 20, 39]], atol=1e-9
+    )
