@@ -199,8 +199,11 @@ def scan(
         store = run.scan(config, overwrite=overwrite, retry_failed=retry_failed)
         counts = store.attributes["status_counts"]
         click.echo(f"{store.path}: complete")
-        for label, count in counts.items():
-            click.echo(f"  {label:<26}{count:>12,}")
+        from hlmm_scan.schema import Status
+
+        for label in (s.label for s in Status):  # filters in the order in which they apply
+            if label in counts:
+                click.echo(f"  {label:<26}{counts[label]:>12,}")
 
 
 @cli.command(epilog=EXIT_CODES)

@@ -193,6 +193,18 @@ class ScanConfig:
     max_missing: float = _option(
         DEFAULT_MAX_MISSING, "number", "Largest fraction of missing calls."
     )
+    min_info: float | None = _option(
+        None,
+        "number",
+        "Smallest info score of dosages; hard calls have 1. Default: none, scores reported where "
+        "there are dosages.",
+    )
+    hwe: float | None = _option(
+        None,
+        "number",
+        "Smallest p of the exact test of Hardy-Weinberg proportions; 0 reports and takes none. "
+        "Default: not tested.",
+    )
     missing_value: tuple[str, ...] = _option(
         DEFAULT_MISSING_VALUES,
         "names",
@@ -251,6 +263,10 @@ class ScanConfig:
             if not value >= low or (high is not None and value > high):
                 span = f"{low} or more" if high is None else f"between {low} and {high}"
                 raise InputError(f"{name} must be {span}, not {value}")
+        for name in ("min_info", "hwe"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} must be between 0 and 1, not {value}")
         for name in ("workers", "partition_variants", "min_level_count", "autosomes"):
             value = getattr(self, name)
             if value is not None and value < 1:

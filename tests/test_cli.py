@@ -479,6 +479,7 @@ def test_scan_hands_on_every_option(calls, tmp_path):
         "--method", "score", "--refine-threshold", "1e-5", "--sandwich", "--likelihood-ratio",
         "--no-loco", "--se", "observed", "--min-maf", "0.1", "--min-mac", "3",
         "--max-missing", "0.2", "--missing-value", "-9", "--workers", "2", "--memory-limit", "1GB",
+        "--min-info", "0.3", "--hwe", "1e-6",
         "--partition-variants", "8", "--keep", "k", "--rint", "--outlier-sd", "4",
         "--mean-terms", "a:b", "--mean-terms", "a^2", "--min-level-count", "3",
     ]  # fmt: skip
@@ -489,8 +490,8 @@ def test_scan_hands_on_every_option(calls, tmp_path):
         mean_covariates=Path("m"), variance_covariates=Path("v"), covariate_mode="seed",
         method="score", refine_threshold=1e-5, random_effects=Path("r"), loco=False,
         se="observed", sandwich=True, likelihood_ratio=True, min_maf=0.1, min_mac=3.0,
-        max_missing=0.2, missing_value=("-9",), workers=2, memory_limit="1GB",
-        partition_variants=8, keep=Path("k"), rint=True, outlier_sd=4.0,
+        max_missing=0.2, min_info=0.3, hwe=1e-6, missing_value=("-9",), workers=2,
+        memory_limit="1GB", partition_variants=8, keep=Path("k"), rint=True, outlier_sd=4.0,
         mean_terms=("a:b", "a^2"), min_level_count=3,
     )  # fmt: skip
     assert noted == [

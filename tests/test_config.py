@@ -58,6 +58,8 @@ region: ["6:25,000,000-34000000", 7]
 min_maf: 0.05
 min_mac: 5
 max_missing: 0.1
+min_info: 0.3
+hwe: 1e-6
 missing_value: [NA, -9]
 workers: 3
 memory_limit: 16GiB
@@ -124,6 +126,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         min_maf=0.05,
         min_mac=5,
         max_missing=0.1,
+        min_info=0.3,
+        hwe=1e-6,
         missing_value=("NA", "-9"),
         workers=3,
         memory_limit="16GiB",

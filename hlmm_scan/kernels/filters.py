@@ -178,7 +178,7 @@ class GenotypeCounts:
         if info is not None:
             status[info < filters.min_info] = Status.LOW_INFO
         status[(missing > filters.max_missing) | ~some] = Status.HIGH_MISSING
-        status[(minor * (1 / self.steps) < filters.min_mac) & some] = Status.LOW_MAC
+        status[(minor / self.steps < filters.min_mac) & some] = Status.LOW_MAC
         # A quotient is rounded as the user's decimal is: 7 of 100 alleles are not below 0.07.
         maf = minor / np.maximum(everything, 1)
         status[(maf < filters.min_maf) & some] = Status.LOW_MAF

@@ -27,6 +27,7 @@ def fit_chunk(
     variants: VariantTable,
     options: FitOptions,
     retrying: Retrying,
+    info: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit the variants of one chunk.
 
@@ -41,6 +42,8 @@ def fit_chunk(
         The m variants.
     options : FitOptions
     retrying : Retrying
+    info : ndarray, shape (m,), optional
+        Info scores that came with the genotypes.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def fit_chunk(
     merged: dict[str, NDArray[Any]] = {}
     for served in serving.groups(variants.contig, variants.position):
         null = retrying(partial(model, served.key))
-        columns = _fit(null, serving, served, genotypes, variants.contig, options)
+        columns = _fit(null, serving, served, genotypes, variants.contig, options, info)
         if len(served.rows) == m:
             return columns
         for name, values in columns.items():
@@ -74,15 +77,17 @@ def _fit(
     genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     options: FitOptions,
+    info: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     rows = served.rows
     block = genotypes
     if len(rows) < len(contigs):
-        contigs = contigs[rows]
+        contigs, info = contigs[rows], None if info is None else info[rows]
         block = genotypes.take(rows) if isinstance(genotypes, Dosages) else genotypes[rows]
     haploid, heterozygous = None, np.zeros(len(rows), np.int32)
     if served.ploidy is not Ploidy.DIPLOID:
         assert serving.sex is not None
         block, heterozygous = recode(block, served.ploidy, serving.sex, null.samples)
         haploid = haploid_people(served.ploidy, serving.sex)
-    return {**fit_block(null, block, contigs, options, haploid=haploid), HETEROZYGOUS: heterozygous}
+    columns = fit_block(null, block, contigs, options, info, haploid)
+    return {**columns, HETEROZYGOUS: heterozygous}

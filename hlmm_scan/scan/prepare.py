@@ -155,6 +155,8 @@ class Inputs:
             "min_maf": config.min_maf,
             "min_mac": config.min_mac,
             "max_missing": config.max_missing,
+            "min_info": config.min_info,
+            "hwe": config.hwe,
             "missing_value": sorted(config.missing_value),
             "haploid": self.haploid,
             "autosomes": self.regions.autosomes if self.haploid and self.regions else None,
@@ -316,6 +318,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         variance=variance,
         random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
         screen=inputs.config.screens,
+        dosages=genotypes.unit > 0,
     )
     on_x = None
     if inputs.sex_on_x and inputs.config.covariate_mode != "seed":
@@ -414,7 +417,7 @@ def write_store(
     """
     assert inputs.config.output is not None
     pin_threads()
-    output = inputs.config.output
+    output, options = inputs.config.output, fit_options(plan)
     with staged_store(output, replace=replace) as unfinished:
         store = ResultStore.create(
             unfinished,
@@ -427,6 +430,8 @@ def write_store(
                 likelihood_ratio=bool(inputs.config.likelihood_ratio),
                 trait_unit=inputs.choices.transform.unit,
                 haploid=inputs.haploid,
+                info=options.info,
+                hwe=options.hwe,
             ),
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
@@ -456,6 +461,11 @@ def fit_options(plan: Plan) -> FitOptions:
         ),
         screen=p["screen"],
         refine_below=p["refine_below"] or 0.0,
+        # What a store of before does not know of was not asked for.
+        min_info=p.get("min_info") or 0.0,
+        min_hwe_p=p.get("hwe") or 0.0,
+        info=plan.model.dosages or p.get("min_info") is not None,
+        hwe=p.get("hwe") is not None,
     )
 
 

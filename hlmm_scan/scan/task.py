@@ -153,7 +153,10 @@ def _fit(
     for first, last in dataset.blocks(start, stop):
         genotypes = retrying(partial(dataset.read_block, first, last))
         part = variants[slice(first - start, last - start)]
-        blocks.append(fit_chunk(nulls.serving, nulls.model, genotypes, part, options, retrying))
+        info = retrying(partial(dataset.info, first, last)) if options.info else None
+        blocks.append(
+            fit_chunk(nulls.serving, nulls.model, genotypes, part, options, retrying, info)
+        )
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
