@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from hlmm_scan.cohort.choices import read_choices
 from hlmm_scan.cohort.cohort import CohortBuilder
+from hlmm_scan.cohort.options import read_options
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.samples import SampleIds
@@ -35,7 +35,7 @@ def fit_tables(
     information: Information = "expected",
     missing_values: Sequence[str] = ("NA",),
     categorical: Sequence[str] = (),
-    **choices: Any,
+    **options: Any,
 ) -> CovariateFit:
     """Fit one phenotype on its covariates.
 
@@ -55,9 +55,9 @@ def fit_tables(
     missing_values : sequence of str, default ("NA",)
     categorical : sequence of str, default ()
         Covariates whose cells are levels although they are numbers.
-    **choices
+    **options
         About people, transforms and covariates: options of
-        :func:`~hlmm_scan.cohort.choices.read_choices`.
+        :func:`~hlmm_scan.cohort.options.read_options`.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def fit_tables(
     if random_effects is not None:
         dataset = GenotypeDataset.open(genotypes) if genotypes else None
         source = load_random_effects(random_effects, dataset, samples)
-    asked = read_choices(samples, (mean, variance), categorical=categorical, **choices)
+    asked = read_options(samples, (mean, variance), categorical=categorical, **options)
     if source is not None:
         asked = asked.restricted(not_in_random_effects=source.available)
     builder = CohortBuilder(samples, table, mean, variance, **asked.for_builder())

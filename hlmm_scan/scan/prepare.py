@@ -17,9 +17,9 @@ import psutil
 from dask.utils import parse_bytes
 
 from hlmm_scan import __version__
-from hlmm_scan.cohort.choices import Choices, read_choices
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
 from hlmm_scan.cohort.offsets import Offsets, OffsetSource, Units, Use, load_offsets
+from hlmm_scan.cohort.options import CohortOptions, read_options
 from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
@@ -63,7 +63,7 @@ from hlmm_scan.staging import staged_store
 logger = logging.getLogger(__name__)
 
 _COORDINATE_ROWS = 65_536
-_CHOICES: tuple[str, ...] = (
+_COHORT_OPTIONS: tuple[str, ...] = (
     *("keep", "remove", "only_sex", "log_transform", "outlier_sd", "rint", "rint_of"),
     *("categorical", "reference", "min_level_count", "mean_terms", "variance_terms"),
     *("condition", "condition_list"),
@@ -91,7 +91,7 @@ class Inputs:
     random_effects : RandomEffectSource or None
     loco : bool
     observed : bool
-    choices : Choices
+    cohort : CohortOptions
         About people, transforms, levels, terms and conditioning.
     regions : HaploidRegions or None
         None where every chromosome is taken as diploid.
@@ -113,7 +113,7 @@ class Inputs:
     random_effects: RandomEffectSource | None
     loco: bool
     observed: bool
-    choices: Choices
+    cohort: CohortOptions
     regions: HaploidRegions | None = None
     kinds: tuple[Kind, ...] = ()
     sex: Sex | None = None
@@ -143,7 +143,7 @@ class Inputs:
             "phenotype": list(self.phenotypes.columns),
             "mean_covariates": _sha(self.mean_covariates),
             "variance_covariates": _sha(self.variance_covariates),
-            **self.choices.parameters,
+            **self.cohort.parameters,
             "covariate_mode": config.covariate_mode,
             "random_effects": self.random_effects and self.random_effects.fingerprint,
             "loco": self.loco,
@@ -241,11 +241,11 @@ def read_inputs(config: ScanConfig) -> Inputs:
         random_effects=source,
         loco=loco,
         observed=(config.se or default_se) == "observed",
-        choices=read_choices(
+        cohort=read_options(
             people,
             (mean, variance),
             genotypes=genotypes,
-            **{name: getattr(config, name) for name in _CHOICES},
+            **{name: getattr(config, name) for name in _COHORT_OPTIONS},
         ),
         regions=regions,
         kinds=kinds,
@@ -293,15 +293,15 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
     InputError
         If a phenotype cannot be analysed, or a task does not fit into memory.
     """
-    choices = inputs.choices
+    asked = inputs.cohort
     if inputs.random_effects is not None:
-        choices = choices.restricted(not_in_random_effects=inputs.random_effects.available)
+        asked = asked.restricted(not_in_random_effects=inputs.random_effects.available)
     builder = CohortBuilder(
         inputs.genotypes.samples,
         inputs.phenotypes,
         inputs.mean_covariates,
         inputs.variance_covariates,
-        **choices.for_builder(),
+        **asked.for_builder(),
     )
     people, mean, variance = [], 1, 1
     for name in inputs.phenotypes.columns:
@@ -428,7 +428,7 @@ def write_store(
                 random_effects=inputs.random_effects is not None,
                 sandwich=bool(inputs.config.sandwich),
                 likelihood_ratio=bool(inputs.config.likelihood_ratio),
-                trait_unit=inputs.choices.transform.unit,
+                trait_unit=inputs.cohort.transform.unit,
                 haploid=inputs.haploid,
                 info=options.info,
                 hwe=options.hwe,
@@ -611,12 +611,12 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
             "null residual over its per-person null standard deviation (covariate mode seed): not "
             "comparable with effects of other modes"
             if seed_mode
-            else inputs.choices.transform.scale
+            else inputs.cohort.transform.scale
         ),
         "log_likelihood_of": (
             "the null residual over its per-person null standard deviation"
             if seed_mode
-            else f"the phenotype as analysed: {inputs.choices.transform.scale}"
+            else f"the phenotype as analysed: {inputs.cohort.transform.scale}"
         ),
     }
 

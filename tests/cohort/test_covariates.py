@@ -1,6 +1,7 @@
 """Levels and products of covariates: from a table's columns to those of a design."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 from test_cohort_assembly import normal, refused, samples, table
 
 from hlmm_scan.cohort import cells
-from hlmm_scan.cohort.choices import read_choices
 from hlmm_scan.cohort.cohort import CohortBuilder, assemble
-from hlmm_scan.cohort.covariates import CovariateRules, parse_terms
+from hlmm_scan.cohort.covariates import CovariateRules, Covariates, parse_terms
+from hlmm_scan.cohort.options import read_options
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError
 
@@ -230,7 +231,7 @@ def test_names_of_columns_and_levels_are_checked(read, tmp_path):
 
     def line(**given):
         with pytest.raises(InputError) as error:
-            read_choices(samples(), (t, None), **given)
+            read_options(samples(), (t, None), **given)
         return str(error.value).replace(f"{tmp_path}/", "")
 
     assert line(categorical=["center"]) == (
@@ -246,7 +247,7 @@ def test_names_of_columns_and_levels_are_checked(read, tmp_path):
     )
     assert line(reference=["centre"]).startswith("reference must be column=level")
     assert line(reference=["centre=York", "centre=Bath"]).endswith("is given twice")
-    assert read_choices(samples(), (t, None), reference=["centre = York"]).rules.reference == {
+    assert read_options(samples(), (t, None), reference=["centre = York"]).rules.reference == {
         "centre": "York"
     }
 
@@ -318,3 +319,38 @@ def test_a_collinear_product_is_named(read):
     assert refused(
         samples(), table(normal(), names=["t"]), "t", t, **rules(mean_terms=("sex^2",))
     ).endswith("'sex:sex' is a combination of 'sex'")
+
+
+def expanded_plainly(levels, least):
+    """Levels that stay, what is put together, and the reference, person by person."""
+    there = sorted(set(levels))
+    count = {level: levels.count(level) for level in there}
+    reference = min(there, key=lambda level: (-count[level], level))
+    rare = [level for level in there if count[level] < least and level != reference]
+    pooled = sum(count[level] for level in rare)
+    columns = {
+        f"x={level}": [float(one == level) for one in levels]
+        for level in there
+        if level != reference and level not in rare
+    }
+    if rare and pooled >= least:
+        columns["x=(rare)"] = [float(one in rare) for one in levels]
+    return columns if count[reference] >= least else {}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from("abcdefg"), min_size=12, max_size=40), st.integers(1, 8))
+def test_levels_are_expanded_as_they_would_be_person_by_person(levels, least):
+    n = len(levels)
+    names = tuple(sorted(set(levels)))
+    codes = np.array([[float(names.index(level))] for level in levels])
+    t = replace(table(codes, names=["x"]), levels={"x": names})
+    covariates = Covariates(samples(n), t, min_level_count=least)
+    expected = expanded_plainly(levels, least)
+    if not expected:
+        with pytest.raises(InputError, match="no two levels"):
+            covariates.columns(np.arange(n))
+        return
+    values, found, _ = covariates.columns(np.arange(n))
+    assert found == tuple(expected)
+    np.testing.assert_array_equal(values, np.array(list(expected.values())).T)

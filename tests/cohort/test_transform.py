@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 from test_cohort_assembly import normal, refused, samples, table
 
-from hlmm_scan.cohort.choices import read_choices
 from hlmm_scan.cohort.cohort import CohortBuilder, assemble
+from hlmm_scan.cohort.options import read_options
 from hlmm_scan.cohort.transform import Transform, normal_quantiles_of_ranks, within
 from hlmm_scan.errors import InputError
 
@@ -158,8 +158,8 @@ RANKED = (None, "residuals", "phenotype")
 )
 def test_options_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
-        read_choices(samples(), **wrong)
-    assert read_choices(samples(), rint=True).transform.rank_normal == "residuals"
-    chosen = read_choices(samples(), rint=True, rint_of="phenotype")
+        read_options(samples(), **wrong)
+    assert read_options(samples(), rint=True).transform.rank_normal == "residuals"
+    chosen = read_options(samples(), rint=True, rint_of="phenotype")
     assert chosen.transform.rank_normal == "phenotype"
     assert chosen.parameters["rint"] == "phenotype"

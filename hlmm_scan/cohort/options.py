@@ -26,7 +26,7 @@ from hlmm_scan.genotypes.samples import SampleIds
 
 
 @dataclass(frozen=True, eq=False)
-class Choices:
+class CohortOptions:
     """Everything that :class:`~hlmm_scan.cohort.cohort.CohortBuilder` is asked beside the tables.
 
     Attributes
@@ -46,7 +46,7 @@ class Choices:
     condition: Conditioning | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def restricted(self, **passing: NDArray[np.bool_]) -> Choices:
+    def restricted(self, **passing: NDArray[np.bool_]) -> CohortOptions:
         """Return the same with further restrictions, by their reasons."""
         return replace(self, restrictions={**self.restrictions, **passing})
 
@@ -60,7 +60,7 @@ class Choices:
         }
 
 
-def read_choices(
+def read_options(
     samples: SampleIds,
     covariates: Sequence[Table | None] = (),
     *,
@@ -79,7 +79,7 @@ def read_choices(
     condition: Sequence[str] = (),
     condition_list: Path | None = None,
     genotypes: Genotypes | None = None,
-) -> Choices:
+) -> CohortOptions:
     """Read the files and check the names that the options of a scan give.
 
     Parameters
@@ -100,7 +100,7 @@ def read_choices(
 
     Returns
     -------
-    Choices
+    CohortOptions
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_choices(
     rank_of: RankOf = "phenotype" if rint_of == "phenotype" else "residuals"
     transform = Transform(bool(log_transform), outlier_sd, rank_of if rint else None)
     ids = [*condition, *(read_variant_ids(condition_list) if condition_list else ())]
-    return Choices(
+    return CohortOptions(
         restrictions=restrictions(
             samples,
             **{name: (path, who) for name, (path, who, _) in lists.items()},
