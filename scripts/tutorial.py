@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom, kstest, norm
+from scipy.stats import binom, kstest
 from tables import table, write
 
 from hlmm_scan.analysis.dispersion import dispersion_effects, write_dispersion
@@ -36,7 +36,7 @@ from hlmm_scan.config import ScanConfig
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
-from hlmm_scan.simulate import TRAIT, simulate_cohort
+from hlmm_scan.simulate import simulate_cohort
 
 Float = NDArray[np.float64]
 
@@ -83,14 +83,6 @@ class Outcome:
     from_r: float
 
 
-def rank_normalise(source: Path, target: Path) -> None:
-    """Write a phenotype table with its trait replaced by normal scores of its ranks."""
-    frame = pd.read_csv(source, sep="\t", dtype={"FID": str, "IID": str})
-    values = frame[TRAIT]
-    frame[TRAIT] = norm.ppf((values.rank() - 0.5) / values.notna().sum())
-    frame.to_csv(target, sep="\t", index=False, na_rep="NA")
-
-
 def outcomes(
     seed: int, people: int, variants: int, effect: float, *, random_effects: bool
 ) -> Iterator[Outcome]:
@@ -107,12 +99,13 @@ def outcomes(
             seed=seed,
         )
         genotypes = convert(cohort.beds, folder / "genotypes.zarr")
-        rank_normalise(cohort.phenotypes, folder / "phenotypes.tsv")
         for random in (False, True)[: 1 + random_effects]:
             store = run.scan(
                 ScanConfig(
                     genotypes=genotypes.path,
-                    phenotypes=folder / "phenotypes.tsv",
+                    phenotypes=cohort.phenotypes,
+                    rint=True,
+                    workers=1,
                     random_effects=genotypes.path if random else None,
                     output=folder / f"results-{random}.zarr",
                 )
