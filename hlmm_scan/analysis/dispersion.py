@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.analysis.regions import Region, in_regions
+from hlmm_scan.analysis.regions import in_regions
 from hlmm_scan.analysis.rows import trusted
 from hlmm_scan.analysis.slope import (
     Effects,
@@ -27,6 +27,7 @@ from hlmm_scan.analysis.slope import (
     published_slope,
 )
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.selection import Region
 from hlmm_scan.models.inference import wald_neg_log10_p
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS
