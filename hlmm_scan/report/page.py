@@ -306,7 +306,7 @@ def _along(trait: Trait) -> str:
 def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: str) -> Table:
     """Return one row for each lead."""
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
-    header += [f"−log₁₀ p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
+    header += [f"−log₁₀\u00a0p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
     doubtful = any(lead.doubt for lead in leads)
     header += ["may be"] * doubtful
     rows = []

@@ -18,6 +18,7 @@ import hlmm_scan.report
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.page import write_report
+from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.store import ResultStore
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -56,9 +57,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(scanned, tmp_path_factory) -> str:
-    """The report of the small scan, p < 0.01 being a hit."""
+    """The report of the small scan, p < 0.01 being a hit, which its genotypes tell apart."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(scanned, path, threshold=0.01)
+    write_report(scanned, path, threshold=0.01, genotypes=scanned_genotypes(scanned))
     return path.read_text()
 
 
@@ -112,7 +113,7 @@ def test_every_hit_of_the_table_is_marked(page):
 
 
 def test_the_same_results_make_the_same_page(page, scanned, report_path):
-    write_report(scanned, report_path, threshold=0.01)
+    write_report(scanned, report_path, threshold=0.01, genotypes=scanned_genotypes(scanned))
     assert report_path.read_text() == page
 
 
