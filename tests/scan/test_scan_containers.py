@@ -60,3 +60,41 @@ def test_scans_of_all_containers_are_identical(shared_data, tmp_path, blanked):
             if values.dtype.kind == "f":
                 equal |= np.isnan(values) & np.isnan(expected)
             assert equal.all(), (name, variable)
+
+
+def test_scans_of_dosages_agree_to_their_precision(tmp_path):
+    n = 400
+    plink2("--dummy", n, 60, 0.01, "acgt", "dosage-freq=0.7", "--seed", 9, "--make-pgen", "--out",
+           tmp_path / "d")  # fmt: skip
+    written = {
+        "b8": ["bgen-1.2", "bits=8", "ref-first"],
+        "b16": ["bgen-1.2", "bits=16", "ref-first"],
+        "v": ["vcf", "vcf-dosage=DS"],
+    }
+    for name, options in written.items():
+        plink2("--pfile", tmp_path / "d", "--export", *options, "--out", tmp_path / name)
+    rng = np.random.default_rng(2)
+    rows = [f"per{i}\t{y:.6f}" for i, y in enumerate(rng.normal(size=n))]
+    (tmp_path / "pheno.tsv").write_text("\n".join(["IID\ty", *rows]) + "\n")
+    found = {}
+    for name in ("d.pgen", "b8.bgen", "b16.bgen", "v.vcf"):
+        dataset = convert([tmp_path / name], tmp_path / f"{name}.zarr", workers=0)
+        assert dataset.unit > 0
+        config = ScanConfig(
+            genotypes=dataset.path,
+            phenotypes=tmp_path / "pheno.tsv",
+            output=tmp_path / f"{name}.results",
+            workers=1,
+            max_missing=1.0,  # plink2 leaves out many
+        )
+        with xr.open_zarr(run.scan(config).path) as opened:
+            found[name] = opened.load()
+    first = found.pop("d.pgen")
+    ok = first["status"].values == 1
+    assert ok.sum() > 50
+    for name, other in found.items():
+        np.testing.assert_array_equal(other["n"], first["n"])
+        off = 0.05 if name == "b8.bgen" else 0.002
+        for effect in ("add", "var"):
+            difference = np.abs(other[effect] - first[effect]) / first[f"{effect}_se"]
+            assert float(difference.values[ok].max()) < off, (name, effect)
