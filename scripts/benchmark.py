@@ -32,7 +32,8 @@ from simulated import draw_genotypes, null_model, random_effects, standardised_c
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.genotypes.dosages import BGEN_8_BIT, PGEN, Dosages, GenotypeBlock, copies, take
+from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.class_sums import plan_class_sums
 from hlmm_scan.kernels.estimates import Inference
@@ -63,6 +64,8 @@ class Work:
     options : FitOptions
     missing : float
         Fraction of calls that are missing.
+    unit : float
+        Step of dosages in place of hard calls; 0 for the latter.
     exact : bool
         Fit by class Gram matrices, which a scan takes for whatever second order cannot answer for.
     """
@@ -75,6 +78,7 @@ class Work:
     random: int = 0
     options: FitOptions = MODEL_BASED
     missing: float = 0.0
+    unit: float = 0.0
     exact: bool = False
 
 
@@ -92,22 +96,30 @@ def simulated_null(n: int, mean: int, variance: int, random: int) -> NullModel:
     return null_model(y, X, V, effects)
 
 
-def plain_rate(null: NullModel, packed: np.ndarray) -> float:
+def dosages_of(calls: np.ndarray, unit: float, rng: np.random.Generator) -> Dosages:
+    """Make calls uncertain: a beta-distributed share of each person is the mean of all."""
+    codes = np.empty(calls.shape, np.uint16)
+    for row, call in zip(codes, calls, strict=True):
+        certain = rng.beta(4, 1, len(call))
+        row[:] = np.rint((certain * call + (1 - certain) * call.mean()) / unit)
+    return Dosages(codes, unit)
+
+
+def plain_rate(null: NullModel, genotypes: GenotypeBlock) -> float:
     """Variants per second of the plain estimator: every one once."""
     G = None if null.random_effects is None else null.random_effects.design("")
     start = time.perf_counter()
-    for row in range(len(packed)):
-        g = unpack_samples(packed[row : row + 1], null.samples)[0]
+    for g in copies(genotypes, null.samples):
         keep = ~np.isnan(g)
         centred = g[keep] - g[keep].mean()
         X = np.column_stack([null.mean_design[keep], centred])
         V = np.column_stack([null.variance_design[keep], centred])
         model = HLM(null.y[keep], X, V) if G is None else HLMM(null.y[keep], X, V, G[keep])
         model.fit()
-    return len(packed) / (time.perf_counter() - start)
+    return len(genotypes) / (time.perf_counter() - start)
 
 
-def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.ndarray]:
+def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, GenotypeBlock]:
     """Variants per second of fit_block."""
     null = simulated_null(n, work.mean, work.variance, work.random)
     rng = np.random.default_rng(2)
@@ -115,6 +127,7 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.
     if work.missing:
         calls = np.where(rng.random(calls.shape, np.float32) < work.missing, -1, calls)
     packed = pack(calls.astype(np.int8))
+    block: GenotypeBlock = dosages_of(calls, work.unit, rng) if work.unit else packed
     contigs = np.full(work.m, "1", dtype=object)
 
     def fit() -> object:
@@ -122,18 +135,19 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, np.
             key = null.random_effect_set("1")
             shared = {key: eigenstructure(null, key)}, {key: gram_basis(null, key)}
             return fit_grams(null, packed, contigs, shared[0], bases=shared[1])
-        return fit_block(null, packed, contigs, work.options)
+        return fit_block(null, block, contigs, work.options)
 
     taken = seconds(fit, repeats)
-    return work.m / taken, null, packed
+    return work.m / taken, null, block
 
 
 def kernel(work: Work, n: int, repeats: int) -> Figure:
     """Time one kernel, and the plain estimator beside it."""
-    rate, null, packed = kernel_rate(work, n, repeats)
+    rate, null, block = kernel_rate(work, n, repeats)
     if not work.plain_m:
         return Figure(work.name, n, rate)
-    return Figure(work.name, n, rate, "plain estimator", plain_rate(null, packed[: work.plain_m]))
+    few = take(block, slice(work.plain_m))
+    return Figure(work.name, n, rate, "plain estimator", plain_rate(null, few))
 
 
 def phenotypes_at_once(n: int, m: int, traits: int, repeats: int) -> Figure:
@@ -166,6 +180,19 @@ def kernels(n: int, scale: float) -> Iterator[Work]:
     yield Work("the same with sandwich", some(500), mean=20, variance=20, options=SANDWICH)
     yield Work("score screen, 20 mean covariates", some(4_000), mean=20, options=SCREEN)
     yield Work("score screen, 20+20", some(2_000), mean=20, variance=20, options=SCREEN)
+
+
+def dosage_kernels(scale: float) -> Iterator[Work]:
+    """Kernels on dosages."""
+
+    def some(m: int) -> int:
+        return max(8, int(m * scale))
+
+    bgen, both = BGEN_8_BIT, {"mean": 20, "variance": 20}
+    yield Work("HLM, 8-bit dosages", some(1_000), some(10), unit=bgen)
+    yield Work("HLM, dosages of PGEN", some(500), some(10), unit=PGEN)
+    yield Work("HLM joint, 20+20, 8-bit dosages", some(256), some(4), unit=bgen, **both)
+    yield Work("score screen, 20+20, 8-bit dosages", some(512), unit=bgen, options=SCREEN, **both)
 
 
 def mixed_kernels(n: int, quick: bool) -> Iterator[Work]:
@@ -243,7 +270,7 @@ class Report:
         return "\n".join(parts)
 
 
-SECTIONS = ("kernels", "mixed", "sgkit", "scaling", "plink2", "gemma", "start-up")
+SECTIONS = ("kernels", "dosages", "mixed", "sgkit", "scaling", "plink2", "gemma", "start-up")
 
 
 def measure(section: str, report: Report, quick: bool, folder: Path) -> None:
@@ -254,6 +281,9 @@ def measure(section: str, report: Report, quick: bool, folder: Path) -> None:
         for n in sizes:
             report.figures += [kernel(w, n, repeats) for w in kernels(n, 0.005 if quick else 1.0)]
             report.figures.append(phenotypes_at_once(n, 80 if quick else 4_000, 10, repeats))
+    elif section == "dosages":
+        for n in sizes:
+            report.figures += [kernel(w, n, repeats) for w in dosage_kernels(0.05 if quick else 1)]
     elif section == "mixed":
         for n in sizes:
             report.figures += [kernel(w, n, 1 if quick else 3) for w in mixed_kernels(n, quick)]
