@@ -115,8 +115,8 @@ def decode_any(record: Any, unit: float) -> Decoded:
     if not record.is_phased and np.nansum(p, axis=1).max(initial=0.0) > 1 + _OFF_SUM:
         raise ValueError("its probabilities sum to more than 1")
     ploidy = record.ploidy & 0x3F
-    if ploidy.size and (ploidy.max() > _DIPLOID or ploidy.min() < 1):
-        raise ValueError(f"{ploidy.max()} chromosomes a person; one or two are read")
+    if ploidy.size and ploidy.max() > _DIPLOID:
+        raise ValueError(f"{ploidy.max()} chromosomes a person; at most two are read")
     if record.is_phased:
         one, two = p[:, 1], (p[:, 3] if p.shape[1] > 3 else np.full(len(p), np.nan))
         second = np.where(ploidy == _DIPLOID, two, 0.0)
@@ -126,6 +126,8 @@ def decode_any(record: Any, unit: float) -> Decoded:
         two = np.where(ploidy == _DIPLOID, p[:, 2], 0.0) if p.shape[1] > 2 else 0.0
         mean = p[:, 1] + 2 * two
         square = p[:, 1] + 4 * two
+    # None at all is no call: so plink2 writes females on Y.
+    mean = np.where(ploidy == 0, np.nan, mean)
     doubled = np.where(ploidy == 1, 2 * mean, mean)
     return encode_dosages(doubled, unit), information(mean, square, ploidy)
 

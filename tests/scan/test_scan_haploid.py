@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from container_files import PLINK2, plink2
 from plink_by_hand import Fileset
 
 from hlmm_scan.config import ScanConfig
@@ -276,3 +277,23 @@ def test_random_effects_of_the_people_of_each_null_model(cohort, tmp_path):
     assert (stores[0]["status"].values < 5).all()
     for name in ("add", "var", "random_variance", "status"):
         assert np.array_equal(stores[0][name], stores[1][name]), name
+
+
+def test_every_container_says_the_same_of_haploid_people(cohort, tmp_path):
+    rows = [0, 1, 6, 8, 9, 10, 13, 14, 16]  # of diploid and haploid chromosomes, without errors
+    cohort.dataset("clean", 4, rows)
+    people = [f"p{k}" for k in range(N)]
+    fam = Fileset(cohort.copies, cohort.bim, cohort.fam.assign(f="0")).part(rows)
+    fam.write(tmp_path / "clean")
+    table = tmp_path / "sex"
+    pd.DataFrame({"IID": people, "sex": cohort.sex}).to_csv(table, sep="\t", index=False)
+    options = {"sex_table": table, "mean_covariates": cohort.covariates}
+    reference = cohort.scan(tmp_path / "r", genotypes=cohort.folder / "clean.zarr", **options)
+    assert (reference["status"].values == Status.OK).all()
+    for name in ("pgen.pgen", "bgen8.bgen", "plain.vcf"):
+        out = tmp_path / name.partition(".")[0]
+        plink2("--bfile", tmp_path / "clean", *PLINK2[name], "--out", out)
+        convert([tmp_path / name], tmp_path / f"{name}.zarr", chunk_variants=4)
+        found = cohort.scan(tmp_path / f"r-{name}", genotypes=tmp_path / f"{name}.zarr", **options)
+        for variable in ("n", "effect_allele_frequency", "add", "var", "log_likelihood"):
+            assert np.array_equal(found[variable], reference[variable]), (name, variable)
