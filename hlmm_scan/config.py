@@ -139,6 +139,15 @@ class ScanConfig:
         "Leave the test variant's chromosome out of the random effects. Default: where they span "
         "two chromosomes or more.",
     )
+    interaction: str | None = _option(
+        None,
+        "name",
+        "Environment whose product with the genotype is in the mean: a column of the mean or "
+        "variance covariates, or of the phenotypes (which is then none of them).",
+    )
+    interaction_variance: bool | None = _option(
+        None, "yes_no", "The environment as covariate of the variance, too."
+    )
     offset: Path | None = _option(
         None,
         "path",
@@ -288,6 +297,17 @@ class ScanConfig:
             raise InputError(
                 "loco needs random_effects: without them there is nothing to leave out"
             )
+        if self.interaction is None and self.interaction_variance is not None:
+            raise InputError("interaction_variance needs interaction")
+        if self.interaction is not None:
+            for name, wrong in (
+                ("random_effects", self.random_effects is not None),
+                ("covariate_mode null or seed", self.covariate_mode != "joint"),
+                ("method score", self.method != "mle"),
+                ("likelihood_ratio", bool(self.likelihood_ratio)),
+            ):
+                if wrong:
+                    raise InputError(f"interaction and {name} do not go together")
         if self.refine_threshold is not None:
             if not 0 <= self.refine_threshold <= 1:
                 raise InputError(

@@ -193,6 +193,42 @@ HWE_RESULTS: tuple[Variable, ...] = (
     Variable("hwe_neg_log10_p", _TEST, "float64", _P, "Exact test of Hardy-Weinberg proportions"),
 )
 
+_PER_ENVIRONMENT = "phenotype units per allele and unit of the environment"
+
+
+def _interaction(suffix: str, how: str) -> tuple[Variable, ...]:
+    return (
+        Variable(
+            f"interaction_se{suffix}",
+            _TEST,
+            "float64",
+            _PER_ENVIRONMENT,
+            f"Standard error of interaction{how}",
+        ),
+        Variable(
+            f"interaction_neg_log10_p{suffix}",
+            _TEST,
+            "float64",
+            _P,
+            f"1-df Wald test of interaction{how}",
+        ),
+    )
+
+
+INTERACTION_RESULTS: tuple[Variable, ...] = (
+    Variable(
+        "interaction",
+        _TEST,
+        "float64",
+        _PER_ENVIRONMENT,
+        "Effect of genotype × environment on the mean; add is that at the mean environment",
+    ),
+    *_interaction("", ""),
+    *_interaction("_robust", ", studentised"),
+)
+
+INTERACTION_SANDWICH_RESULTS = _interaction("_sandwich", ", sandwich")
+
 HAPLOID_RESULTS: tuple[Variable, ...] = (
     Variable(
         "haploid_heterozygous",
@@ -274,6 +310,7 @@ def result_variables(
     hwe: bool = False,
     trait_unit: str = TRAIT_UNIT,
     haploid: bool = False,
+    interaction: bool = False,
 ) -> tuple[Variable, ...]:
     """Variables of a result store over (phenotype, variant).
 
@@ -287,6 +324,8 @@ def result_variables(
         Unit of the phenotypes as analysed.
     haploid : bool, default False
         Whether there are variants on X, Y or mitochondria.
+    interaction : bool, default False
+        Whether the interaction with an environment was asked for.
     """
     variables = (
         RESULTS
@@ -297,6 +336,8 @@ def result_variables(
         + INFO_RESULTS * info
         + HWE_RESULTS * hwe
         + HAPLOID_RESULTS * haploid
+        + INTERACTION_RESULTS * interaction
+        + INTERACTION_SANDWICH_RESULTS * (interaction and sandwich)
     )
     return tuple(replace(v, unit=v.unit.replace(TRAIT_UNIT, trait_unit)) for v in variables)
 
@@ -308,6 +349,7 @@ ALL_RESULTS = result_variables(
     info=True,
     hwe=True,
     haploid=True,
+    interaction=True,
 )
 
 

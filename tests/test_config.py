@@ -133,7 +133,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         memory_limit="16GiB",
         partition_variants=128,
     )
-    elsewhere = {"scheduler", "cluster"}  # in place of workers
+    # In place of workers; with the plain method only.
+    elsewhere = {"scheduler", "cluster", "interaction", "interaction_variance"}
     assert {f.name for f in fields(ScanConfig)} == {*yaml.safe_load(FULL), *elsewhere}
     assert absolute(config).output == tmp_path / "results.zarr"
 

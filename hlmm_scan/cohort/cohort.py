@@ -43,6 +43,7 @@ REASONS = (
     "variance_covariate_missing",
     "not_in_random_effects",
     "not_predicted",
+    "environment_missing",
     "outlier",
 )
 """Why a person of the genotypes is not analysed; the first that applies is the one counted."""
@@ -76,6 +77,8 @@ class Cohort:
         Number of reference samples.
     not_in_genotypes : int
         People of the phenotype table who are not among the reference samples.
+    environment : ndarray of float64, shape (n,), optional
+        The environment whose interaction with the genotype is asked for, in the user's units.
     """
 
     phenotype: str
@@ -86,6 +89,7 @@ class Cohort:
     dropped: tuple[tuple[str, int], ...]
     n_reference: int
     not_in_genotypes: int
+    environment: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -78,6 +78,42 @@ def with_covariate_in_both(cohort: Cohort, name: str, values: FloatArray) -> Coh
     )
 
 
+def with_environment(
+    cohort: Cohort, name: str, values: FloatArray, *, in_variance: bool = False
+) -> Cohort:
+    """Put an environment beside a phenotype, and among its mean covariates if it is not yet.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of n people.
+    name : str
+    values : ndarray of float64, shape (n,)
+        In the user's units.
+    in_variance : bool, default False
+        Whether it is to be a covariate of the variance, too.
+
+    Raises
+    ------
+    InputError
+        If it is constant.
+    """
+    if centre_and_scale(values[:, None])[1][0] == 0:
+        raise InputError(
+            f"the environment '{name}' is constant among the {len(values):,} people analysed for "
+            f"{cohort.phenotype}"
+        )
+    mean = with_covariate(cohort.mean_design, name, values)
+    variance = with_covariate(cohort.variance_design, name, values) if in_variance else None
+    values.flags.writeable = False
+    return replace(
+        cohort,
+        mean_design=mean or cohort.mean_design,
+        variance_design=variance or cohort.variance_design,
+        environment=values,
+    )
+
+
 def restricted(cohort: Cohort, kept: NDArray[np.bool_], reason: str) -> Cohort | None:
     """Keep some of the people; covariates that tell them apart no longer are left out.
 
@@ -102,6 +138,10 @@ def restricted(cohort: Cohort, kept: NDArray[np.bool_], reason: str) -> Cohort |
     if few or len(y) <= TEST_PARAMETERS or centre_and_scale(y[:, None])[1][0] == 0:
         return None
     samples = cohort.samples[kept]
+    environment = None if cohort.environment is None else cohort.environment[kept]
+    if environment is not None and centre_and_scale(environment[:, None])[1][0] == 0:
+        logger.info("%s: no interaction there, the environment is constant", cohort.phenotype)
+        environment = None
     designs = [
         _of_people(design, kept, what, cohort.phenotype)
         for design, what in ((cohort.mean_design, "mean"), (cohort.variance_design, "variance"))
@@ -115,6 +155,7 @@ def restricted(cohort: Cohort, kept: NDArray[np.bool_], reason: str) -> Cohort |
         mean_design=designs[0],
         variance_design=designs[1],
         dropped=(*cohort.dropped, (reason, int(len(kept) - len(y)))),
+        environment=environment,
     )
 
 

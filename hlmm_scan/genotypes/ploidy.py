@@ -265,10 +265,9 @@ def _recode_dosages(
     among: NDArray[np.bool_],
 ) -> tuple[Dosages, NDArray[np.int32]]:
     codes = dosages.codes.copy()
-    steps = round(2.0 / dosages.unit)
-    called = codes != MISSING_CODE
+    steps = dosages.steps
     one = codes == steps // 2
-    whole = (~called | one | (codes == 0) | (codes == steps)).all(axis=1)
+    whole = (one | (codes == 0) | (codes >= steps)).all(axis=1)  # missing ones lie above
     het = one & haploid & whole[:, None]
     codes[het] = MISSING_CODE
     codes[:, absent] = MISSING_CODE

@@ -17,6 +17,7 @@ from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
 from hlmm_scan.kernels.hlm_classes import fit_class_sums, powers_needed
 from hlmm_scan.kernels.hlm_dosages import fit_dosages
+from hlmm_scan.kernels.hlm_interaction import fit_interaction
 from hlmm_scan.kernels.hlm_scoring import fit_scoring
 from hlmm_scan.kernels.hlm_scoring_tile import DosageCodes, PackedCalls
 from hlmm_scan.kernels.hlm_screen import fit_screen
@@ -31,6 +32,7 @@ from hlmm_scan.kernels.prepared import (
     dosage_sums_plan,
     eigenstructure,
     gram_basis,
+    interaction_design,
     quasi_basis,
     random_screen_design,
     scoring_design,
@@ -173,6 +175,9 @@ def _fit(
 ) -> Estimates:
     """Fit variants whose class sums are not at hand: random effects, covariates or dosages."""
     kernel = size.kernel
+    if kernel is Kernel.INTERACTION:
+        design = interaction_design(null)
+        return fit_interaction(design, genotypes, null.samples, inference)
     if isinstance(genotypes, Dosages):
         if kernel is Kernel.CLASS_SUMS:
             plan = dosage_sums_plan(null, powers_needed(inference))
@@ -243,6 +248,7 @@ def _columns(
 ) -> dict[str, NDArray[Any]]:
     """Put units and tests on the estimates, under the names of the result store."""
     scale, called = null.y_scale, counts.called
+    per_unit = scale / null.environment_scale
     with np.errstate(invalid="ignore"):
         fraction = estimates.random_variance / (
             estimates.random_variance + estimates.residual_variance
@@ -253,6 +259,7 @@ def _columns(
         "effect_allele_frequency": counts.frequency,
         "add": estimates.add * scale,
         "var": estimates.var,
+        "interaction": estimates.interaction * per_unit,
         "log_likelihood": estimates.log_likelihood - called * np.log(scale),
         "add_lrt_neg_log10_p": neg_log10_p(estimates.add_lrt, 1),
         "var_lrt_neg_log10_p": neg_log10_p(estimates.var_lrt, 1),
@@ -265,10 +272,16 @@ def _columns(
     }
     for suffix in ("", "_robust", "_sandwich"):
         everything.update(_tests(estimates, suffix, scale))
+        with np.errstate(invalid="ignore"):
+            se = np.sqrt(getattr(estimates, "interaction_variance" + suffix))
+        everything["interaction_se" + suffix] = se * per_unit
+        test = wald_neg_log10_p(estimates.interaction, se)
+        everything["interaction_neg_log10_p" + suffix] = test
     variables = result_variables(
         random_effects=null.random_effects is not None,
         sandwich=inference.sandwich,
         likelihood_ratio=inference.likelihood_ratio,
+        interaction=inference.interaction,
         info=quality["info"] is not None,
         hwe=quality["hwe_neg_log10_p"] is not None,
     )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from hlmm_scan.kernels import (
     class_sums,
     hlm_dosages,
+    hlm_interaction,
     hlm_scoring,
     hlm_screen,
     hlm_screen_dosages,
@@ -42,6 +43,7 @@ class Kernel(StrEnum):
     SECOND_ORDER = "maximum likelihood with random effects, to second order with a bound"
     PLAIN = "maximum likelihood with random effects, one variant at a time"
     WEIGHTED = "maximum likelihood with random effects, weights by person"
+    INTERACTION = "maximum likelihood with an interaction, covariates refitted"
     RANDOM_SCREEN = "one step from the null model with random effects"
 
 
@@ -57,6 +59,8 @@ class ModelSize:
     dosages : bool, default False
         Whether the genotypes are dosages. Those that are whole copies in everybody go the way of
         hard calls all the same.
+    interaction : bool, default False
+        Whether the genotype's product with an environment is in the mean.
     """
 
     people: int
@@ -65,6 +69,7 @@ class ModelSize:
     random: int
     screen: bool = False
     dosages: bool = False
+    interaction: bool = False
 
     @classmethod
     def of(cls, null: NullModel, screen: bool = False, *, dosages: bool = False) -> ModelSize:
@@ -77,6 +82,7 @@ class ModelSize:
             0 if effects is None else len(effects.contigs),
             screen,
             dosages,
+            null.environment is not None,
         )
 
     @property
@@ -90,6 +96,8 @@ class ModelSize:
         and exact in its standard errors too. Dosages have no classes to make Gram matrices of:
         with random effects they are fitted with weights by person.
         """
+        if self.interaction:
+            return Kernel.INTERACTION
         intercepts = self.mean == self.variance == 1
         if not self.random:
             if intercepts:
@@ -127,6 +135,9 @@ class ModelSize:
             return m * n * (4 * designs / 30e9 + 8e-9)
         if kernel is Kernel.SCREEN:
             return m * (n * (2.5e-10 + 3e-11 * designs) + 1e-5)
+        if kernel is Kernel.INTERACTION:
+            # Some six evaluations of all pairs of columns.
+            return m * (n * (6 * designs**2 / 30e9 + 2e-7) + 1e-3)
         if kernel is Kernel.JOINT:
             # Start and about one sweep: ten products with the designs, and what stands between.
             return m * (n * (10 * 2 * designs / 60e9 + 3e-9) + 2e-4)
@@ -180,6 +191,8 @@ class ModelSize:
             return hlm_screen_dosages.work_bytes(n, c, v)
         if kernel is Kernel.SCREEN:
             return hlm_screen.work_bytes(m, n_total, n, c, v)
+        if kernel is Kernel.INTERACTION:
+            return hlm_interaction.work_bytes(n, c, v)
         if kernel is Kernel.JOINT:
             return hlm_scoring.work_bytes(n, c, v, dosages=self.dosages)
         if kernel is Kernel.RANDOM_SCREEN:

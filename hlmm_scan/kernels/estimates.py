@@ -24,6 +24,8 @@ class Inference:
         Also the sandwich covariance.
     likelihood_ratio : bool, default False
         Also the three likelihood-ratio tests, which refit without either effect and without both.
+    interaction : bool, default False
+        Also the interaction with the environment, where the null model has one.
 
     Notes
     -----
@@ -33,6 +35,7 @@ class Inference:
     observed: bool = False
     sandwich: bool = False
     likelihood_ratio: bool = False
+    interaction: bool = False
 
 
 DEFAULT_INFERENCE = Inference()
@@ -55,6 +58,10 @@ class Estimates:
     add_lrt, var_lrt, av_lrt : ndarray, shape (m,)
         Likelihood-ratio statistics of the additive effect given the variance effect, of the
         variance effect given the additive one, and of both, where they were asked for.
+    interaction, interaction_variance : ndarray, shape (m,)
+        Effect of genotype times environment on the mean, and its sampling variance.
+    interaction_variance_robust, interaction_variance_sandwich : ndarray, shape (m,)
+        The same by the other covariances.
     log_likelihood : ndarray, shape (m,)
     random_variance, random_variance_variance : ndarray, shape (m,)
         Variance of the random effects and its sampling variance (HLMM).
@@ -78,6 +85,10 @@ class Estimates:
     add_lrt: Float
     var_lrt: Float
     av_lrt: Float
+    interaction: Float
+    interaction_variance: Float
+    interaction_variance_robust: Float
+    interaction_variance_sandwich: Float
     log_likelihood: Float
     random_variance: Float
     random_variance_variance: Float

@@ -112,20 +112,37 @@ def put_covariances(
     bool
         Whether the information for the model's covariance was positive definite.
     """
+    found, positive = covariances(fitted, moments, inference)
+    a = len(fitted.a) - 1
+    for suffix, covariance in found.items():
+        both = covariance[a, -1]
+        put_covariance(estimates, row, suffix, covariance[a, a], covariance[-1, -1], both)
+    return positive
+
+
+def covariances(
+    fitted: Fitted, moments: tuple[float, float], inference: Inference
+) -> tuple[dict[str, Float], bool]:
+    """Return all covariances that were asked for, (c + v + 2, c + v + 2) each.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By the suffix of their names; those that exist.
+    bool
+        Whether the information for the model's covariance was positive definite.
+    """
     expected = fitted.information(observed=False)
     model = fitted.information(observed=True) if inference.observed else expected
-    covariances = {}
+    found: dict[str, Float] = {}
     positive = _positive(model)
     if positive:
-        covariances[""] = np.linalg.inv(model)
+        found[""] = np.asarray(np.linalg.inv(model), np.float64)
     if _positive(expected):
-        covariances["_robust"] = fitted.studentised(expected, moments)
+        found["_robust"] = fitted.studentised(expected, moments)
         if inference.sandwich:
-            covariances["_sandwich"] = fitted.sandwich(expected)
-    a, b = len(fitted.a) - 1, len(model) - 1
-    for suffix, covariance in covariances.items():
-        put_covariance(estimates, row, suffix, covariance[a, a], covariance[b, b], covariance[a, b])
-    return positive
+            found["_sandwich"] = fitted.sandwich(expected)
+    return found, positive
 
 
 def put_sandwich(estimates: Estimates, row: int, fitted: Fitted) -> None:

@@ -6,6 +6,7 @@ arrays (BLAS-3), with exact gradients and Hessians (math.md §1 at h2 = 0, §4).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -218,8 +219,21 @@ def _newton_step(sums: Sums, expected_bb: Float) -> Float:
     return step[:, :, 0]
 
 
-def maximise(design: JointDesign, block: Block) -> tuple[Float, Sums, NDArray[np.int8]]:
+Evaluate = Callable[["JointDesign", Block, Float], Sums]
+"""Profiles −2 log L at b, (m, v+1), for the m variants of a block."""
+
+
+def maximise(
+    design: JointDesign, block: Block, evaluate: Evaluate = evaluate
+) -> tuple[Float, Sums, NDArray[np.int8]]:
     """Maximise the likelihood of every variant of a block, from the null fit on.
+
+    Parameters
+    ----------
+    design : JointDesign
+    block : Block
+    evaluate : callable, optional
+        The likelihood: by default with the genotype as the one more column of the mean.
 
     Returns
     -------
@@ -258,7 +272,9 @@ def maximise(design: JointDesign, block: Block) -> tuple[Float, Sums, NDArray[np
         if iteration == _MAX_ITERATIONS:
             done[:] = True
         moving = ~done
-        moving[moving] = _descend(design, block.keep(moving), b, step, current, size, moving)
+        moving[moving] = _descend(
+            design, block.keep(moving), b, step, current, size, moving, evaluate
+        )
         finished = ~moving
         chosen = rows[finished]
         found = np.where(size <= _ACCEPTED, Status.OK, Status.NOT_CONVERGED)
@@ -286,6 +302,7 @@ def _descend(
     current: Sums,
     size: Float,
     moving: NDArray[np.bool_],
+    evaluate: Evaluate,
 ) -> NDArray[np.bool_]:
     """Move the chosen variants along their steps, halved until −2 log L falls.
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.kernels.hlm_dosages import DosageSumsPlan
+from hlmm_scan.kernels.hlm_interaction import InteractionDesign
 from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_screen import ScreenDesign
@@ -43,6 +44,21 @@ def scoring_design(null: NullModel) -> ScoringDesign:
         JointDesign(
             null.y, null.mean_design, null.variance_design, fit.alpha, fit.beta, fit.moments
         )
+    )
+
+
+@lru_cache(maxsize=2)
+def interaction_design(null: NullModel) -> InteractionDesign:
+    """Return what the kernel with an interaction needs of a phenotype."""
+    fit = null.fits[ALL_RANDOM_EFFECTS]
+    return InteractionDesign(
+        null.y,
+        null.mean_design,
+        null.variance_design,
+        fit.alpha,
+        fit.beta,
+        fit.moments,
+        null.environment,
     )
 
 

@@ -111,7 +111,15 @@ def _made_up(rng: np.random.Generator, model: ModelSize) -> NullModel:
         np.zeros(model.mean), np.zeros(model.variance), 0.1 * (model.random > 0), 0.0, Status.OK
     )
     return NullModel(
-        "warm-up", np.arange(n), y, mean, variance, 1.0, {ALL_RANDOM_EFFECTS: fit}, effects
+        "warm-up",
+        np.arange(n),
+        y,
+        mean,
+        variance,
+        1.0,
+        {ALL_RANDOM_EFFECTS: fit},
+        effects,
+        rng.standard_normal(n) if model.interaction else None,
     )
 
 

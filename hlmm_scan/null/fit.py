@@ -141,6 +141,9 @@ def fit_null(
         y = (y - X @ first.alpha) * np.exp(-0.5 * (V @ first.beta))
         scale = 1.0
         X = V = np.ones((len(y), 1))
+    environment, environment_scale = None, 1.0
+    if cohort.environment is not None:
+        environment, _, environment_scale = _standardise(cohort.environment)
     fits: dict[str, NullFit] = {}
     if random_effects is None:
         fit = _checked(cohort.phenotype, HLM(y, X, V).fit())
@@ -174,6 +177,8 @@ def fit_null(
         y_scale=scale,
         fits=fits,
         random_effects=random_effects,
+        environment=environment,
+        environment_scale=environment_scale,
     )
     return model_, covariates
 

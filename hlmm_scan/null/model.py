@@ -161,6 +161,11 @@ class NullModel:
         By left-out chromosome; always holds :data:`ALL_RANDOM_EFFECTS`.
     random_effects : RandomEffects or None
         None for the HLM.
+    environment : ndarray, shape (n,), optional
+        Standardised environment whose interaction with the genotype is in the mean; itself among
+        the columns of `mean_design`.
+    environment_scale : float, default 1
+        Its standard deviation in the user's units.
     """
 
     phenotype: str
@@ -171,6 +176,8 @@ class NullModel:
     y_scale: float
     fits: Mapping[str, NullFit]
     random_effects: RandomEffects | None = None
+    environment: Float | None = None
+    environment_scale: float = 1.0
 
     @property
     def n(self) -> int:

@@ -57,6 +57,9 @@ def write_null_model(
         if start < matrix.shape[1]:
             dims = ("sample", name.replace("design", "covariate"))
             _put(group, name, matrix[:, start:], dims, {"columns_of_default": start})
+    if model.environment is not None:
+        scale = {"scale": model.environment_scale}
+        _put(group, "environment", model.environment, ("sample",), scale)
     sets = ("random_effect_set",)
     names = list(model.fits)
     fits = list(model.fits.values())
@@ -110,6 +113,8 @@ def read_null_model(
         y_scale=float(cast(float, group.attrs["y_scale"])),
         fits=fits,
         random_effects=random_effects,
+        environment=get("environment") if "environment" in group else None,
+        environment_scale=_scale(group) if "environment" in group else 1.0,
     )
 
 
@@ -316,6 +321,10 @@ def _design(group: zarr.Group, name: str, default: NullModel | None) -> NDArray[
     if not group[name].attrs.get("columns_of_default", 0):
         return own
     return np.ascontiguousarray(np.column_stack([getattr(_of(default), name), own]))
+
+
+def _scale(group: zarr.Group) -> float:
+    return float(cast(float, group["environment"].attrs["scale"]))
 
 
 def _of(default: NullModel | None) -> NullModel:

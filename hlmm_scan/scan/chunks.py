@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.dosages import GenotypeBlock, take
 from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.kernels.block import FitOptions, fit_block
@@ -83,7 +83,7 @@ def _fit(
     block = genotypes
     if len(rows) < len(contigs):
         contigs, info = contigs[rows], None if info is None else info[rows]
-        block = genotypes.take(rows) if isinstance(genotypes, Dosages) else genotypes[rows]
+        block = take(genotypes, rows)
     haploid, heterozygous = None, np.zeros(len(rows), np.int32)
     if served.ploidy is not Ploidy.DIPLOID:
         assert serving.sex is not None

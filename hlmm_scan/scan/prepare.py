@@ -9,21 +9,26 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import psutil
 from dask.utils import parse_bytes
+from numpy.typing import NDArray
 
 from hlmm_scan import __version__
+from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
+from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets, OffsetSource, Units, Use, load_offsets
 from hlmm_scan.cohort.options import CohortOptions, read_options
 from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
-from hlmm_scan.errors import InputError
+from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.joined import (
     Genotypes,
     JoinedGenotypes,
@@ -101,6 +106,8 @@ class Inputs:
         None where nobody asks for it.
     offsets : OffsetSource or None
         Predictions of the phenotypes.
+    environment : Table or None
+        The column whose interaction is asked for, alone.
     """
 
     config: ScanConfig
@@ -118,6 +125,15 @@ class Inputs:
     kinds: tuple[Kind, ...] = ()
     sex: Sex | None = None
     offsets: OffsetSource | None = None
+    environment: Table | None = None
+
+    @cached_property
+    def exposure(self) -> NDArray[np.float64] | None:
+        """The environment of the people of the genotypes, NaN where it is not known."""
+        if self.environment is None:
+            return None
+        rows = match(self.genotypes.samples, self.environment)
+        return np.where(rows >= 0, self.environment.values[rows, 0], np.nan)
 
     @property
     def haploid(self) -> bool:
@@ -166,6 +182,8 @@ class Inputs:
             "offset": self.offsets and self.offsets.fingerprint,
             "offset_as": self.offsets and self.offsets.use,
             "offset_units": self.offsets and self.offsets.units,
+            "interaction": config.interaction,
+            "interaction_variance": bool(config.interaction_variance),
         }
 
 
@@ -190,6 +208,9 @@ def read_inputs(config: ScanConfig) -> Inputs:
     }
     selection = choice.rows_of(genotypes)
     scanned = chosen_variants(genotypes, selection.rows)
+    environment = None
+    if config.interaction is not None:
+        environment, phenotypes = _environment(config, table, phenotypes, covariates)
     source = None
     if config.random_effects is not None:
         source = load_random_effects(config.random_effects, genotypes, genotypes.samples)
@@ -251,7 +272,27 @@ def read_inputs(config: ScanConfig) -> Inputs:
         kinds=kinds,
         sex=sex if sexed or config.only_sex else None,
         offsets=offsets,
+        environment=environment,
     )
+
+
+def _environment(
+    config: ScanConfig, table: Table, phenotypes: Table, covariates: Mapping[Path, Table]
+) -> tuple[Table, Table]:
+    """Return the table of the environment, and the phenotypes that are none."""
+    name = config.interaction
+    assert name is not None
+    if name in config.phenotype:
+        raise InputError(f"'{name}' cannot be phenotype and interaction at once")
+    for where in (*covariates.values(), table):
+        if name in where.columns:
+            if name in where.levels:
+                raise InputError(f"{where.path}: the environment '{name}' is no number")
+            others = [column for column in phenotypes.columns if column != name]
+            return where.select([name]), phenotypes.select(others)
+    places = ", ".join(str(where.path) for where in (*covariates.values(), table))
+    every = [column for where in (*covariates.values(), table) for column in where.columns]
+    raise InputError(f"interaction: no column '{name}' in {places}{nearest(name, every)}")
 
 
 def _kinds(
@@ -319,6 +360,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
         screen=inputs.config.screens,
         dosages=genotypes.unit > 0,
+        interaction=inputs.environment is not None,
     )
     on_x = None
     if inputs.sex_on_x and inputs.config.covariate_mode != "seed":
@@ -432,6 +474,7 @@ def write_store(
                 haploid=inputs.haploid,
                 info=options.info,
                 hwe=options.hwe,
+                interaction=inputs.environment is not None,
             ),
             attributes=_provenance(inputs, plan),
             plan=plan.to_json(),
@@ -458,6 +501,7 @@ def fit_options(plan: Plan) -> FitOptions:
             observed=p["se"] == "observed",
             sandwich=p["sandwich"],
             likelihood_ratio=p["likelihood_ratio"],
+            interaction=p.get("interaction") is not None,
         ),
         screen=p["screen"],
         refine_below=p["refine_below"] or 0.0,
@@ -475,7 +519,17 @@ def _cohort(
     """Assemble the people of a phenotype, and see that all is known of them that is needed."""
     offsets = None if inputs.offsets is None else inputs.offsets.read(name)
     also = {} if offsets is None else {"not_predicted": offsets.available}
+    exposure = inputs.exposure
+    if exposure is not None:
+        also["environment_missing"] = np.isfinite(exposure)
     cohort = builder.build(name, announce=announce, restrictions=also)
+    if exposure is not None:
+        cohort = with_environment(
+            cohort,
+            str(inputs.config.interaction),
+            exposure[cohort.samples],
+            in_variance=bool(inputs.config.interaction_variance),
+        )
     if inputs.sex is not None:
         ids = inputs.genotypes.samples.individual_id
         check_sex(cohort, inputs.kinds, inputs.sex, ids)
