@@ -104,7 +104,7 @@ def test_workers_that_lack_something_are_named_before_the_first_task(
 
         monkeypatch.setattr(worker_setup, "__version__", "9.9")
     else:
-        gone = {"genotypes": "/gone/genotypes.zarr", "store": "/gone/r.zarr"}[moved]
+        gone = {"genotypes": ("/gone/genotypes.zarr",), "store": "/gone/r.zarr"}[moved]
         task = replace(task, **{moved: gone})
     with pytest.raises(InputError, match=words) as caught:
         list(on(running).run([task]))
