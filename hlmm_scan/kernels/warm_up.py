@@ -73,7 +73,7 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     # What is screened may be refitted.
     options = replace(
         options, min_maf=0.0, min_mac=0.0, max_missing=1.0, min_info=0.0, min_hwe_p=0.0,
-        refine_below=1.0 * options.screen,
+        info=True, hwe=True, refine_below=1.0 * options.screen,
     )  # fmt: skip
     # With everything that may be asked for, too: single variants take those ways without asking.
     everything = replace(options.inference, sandwich=True, likelihood_ratio=True)
