@@ -21,6 +21,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, recode
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,12 @@ class Conditioning:
         return tuple(f"variant {variant_id}" for variant_id in self.variant_ids)
 
 
-def read_conditioning(dataset: Genotypes, variant_ids: Sequence[str]) -> Conditioning:
+def read_conditioning(
+    dataset: Genotypes,
+    variant_ids: Sequence[str],
+    regions: HaploidRegions | None = None,
+    sex: NDArray[np.int8] | None = None,
+) -> Conditioning:
     """Read the variants to condition on.
 
     Parameters
@@ -93,6 +99,11 @@ def read_conditioning(dataset: Genotypes, variant_ids: Sequence[str]) -> Conditi
     dataset : Genotypes or JoinedGenotypes
         Hard calls or dosages.
     variant_ids : sequence of str
+    regions : HaploidRegions, optional
+        Where people are haploid: calls they cannot have are missing, as where such a variant is
+        tested. Without it everybody is diploid.
+    sex : ndarray of int8, shape (n_samples,), optional
+        PLINK's codes; by default those of the dataset.
 
     Returns
     -------
@@ -112,6 +123,11 @@ def read_conditioning(dataset: Genotypes, variant_ids: Sequence[str]) -> Conditi
     copies = np.empty((len(positions), dataset.n_samples))
     for row, position in enumerate(positions.tolist()):
         block = dataset.read_block(position, position + 1)
+        if regions is not None:
+            here = dataset.variants(position, position + 1)
+            ploidy = Ploidy(int(regions.classify(str(here.contig[0]), here.position)[0]))
+            if ploidy is not Ploidy.DIPLOID:
+                block, _ = recode(block, ploidy, dataset.samples.sex if sex is None else sex, ())
         if isinstance(block, Dosages):
             copies[row] = block.copies()[0]
         else:

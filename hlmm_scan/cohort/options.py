@@ -22,6 +22,7 @@ from hlmm_scan.cohort.tables import Table
 from hlmm_scan.cohort.transform import RankOf, Transform
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.genotypes.ploidy import HaploidRegions
 from hlmm_scan.genotypes.samples import SampleIds
 
 
@@ -79,6 +80,7 @@ def read_options(
     condition: Sequence[str] = (),
     condition_list: Path | None = None,
     genotypes: Genotypes | None = None,
+    regions: HaploidRegions | None = None,
 ) -> CohortOptions:
     """Read the files and check the names that the options of a scan give.
 
@@ -97,6 +99,8 @@ def read_options(
     condition, condition_list
         Variant ids, and a file of them, one a line, to be found in `genotypes`.
     genotypes : Genotypes or JoinedGenotypes, optional
+    regions : HaploidRegions, optional
+        Where people are haploid in them.
 
     Returns
     -------
@@ -121,6 +125,9 @@ def read_options(
     rank_of: RankOf = "phenotype" if rint_of == "phenotype" else "residuals"
     transform = Transform(bool(log_transform), outlier_sd, rank_of if rint else None)
     ids = [*condition, *(read_variant_ids(condition_list) if condition_list else ())]
+    found = None
+    if ids and genotypes is not None:
+        found = read_conditioning(genotypes, ids, regions, samples.sex)
     return CohortOptions(
         restrictions=restrictions(
             samples,
@@ -129,7 +136,7 @@ def read_options(
         ),
         rules=CovariateRules(tuple(mean_terms), tuple(variance_terms), references, min_level_count),
         transform=transform,
-        condition=read_conditioning(genotypes, ids) if ids and genotypes is not None else None,
+        condition=found,
         parameters={
             "keep": lists["keep"][2] if keep else None,
             "remove": lists["remove"][2] if remove else None,

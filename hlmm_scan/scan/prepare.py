@@ -266,6 +266,7 @@ def read_inputs(config: ScanConfig) -> Inputs:
             people,
             (mean, variance),
             genotypes=genotypes,
+            regions=regions,
             **{name: getattr(config, name) for name in _COHORT_OPTIONS},
         ),
         regions=regions,

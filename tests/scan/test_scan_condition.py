@@ -13,7 +13,9 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.packing import pack_reference
 from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.ploidy import HaploidRegions
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.models import HLM
@@ -127,6 +129,31 @@ def test_missing_calls_get_the_mean_of_the_people_analysed():
         with pytest.raises(InputError, match=f"variant {variant} does not vary among the"):
             conditioning.columns(np.array(samples), "t")
     assert np.isnan(copies).sum() == 2
+
+
+def test_calls_that_haploid_people_cannot_have_are_missing():
+    copies = np.array([[0, 1, 2, 1, 0, 2]], np.int8)
+
+    class OnX:
+        n_samples = 6
+        samples = SampleIds(np.array(list("abcdef"), object), None, np.array([1, 1, 1, 2, 2, 0]))
+
+        def find_variants(self, ids):
+            return np.arange(len(ids))
+
+        def read_block(self, start, stop):
+            return pack_reference(copies)[start:stop]
+
+        def variants(self, start, stop):
+            one = np.array(["A"], object)
+            return VariantTable(np.array(["X"], object), np.array([9_000_000]), one, one, one)
+
+    def read(*given):
+        return read_conditioning(OnX(), ["v"], *given).copies
+
+    np.testing.assert_array_equal(read(), copies)
+    np.testing.assert_array_equal(read(HaploidRegions()), [[0, np.nan, 2, 1, 0, 2]])
+    np.testing.assert_array_equal(read(HaploidRegions(), np.full(6, 2, np.int8)), copies)
 
 
 def test_dosages_can_be_conditioned_on():
