@@ -39,6 +39,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 # The same run or another one ---------------------------------------------------------------
 
+OFFSETS = ["IID trait1 a/b count", *(f"I{k:03d} 0.1 0.2 {k}" for k in range(1, 151))]
+
 CHANGES = {
     "phenotype": ("hlm", {"phenotype": ("trait1",)}),
     "mean_covariates": ("joint", {"mean_covariates": None}),
@@ -66,7 +68,14 @@ CHANGES = {
     "min_maf": ("hlm", {"min_maf": 0.05}),
     "min_mac": ("hlm", {"min_mac": 21}),
     "max_missing": ("hlm", {"max_missing": 0.5}),
+    "interaction": ("joint", {"interaction": "age"}),
+    "interaction_variance": ("joint", {"interaction": "age", "interaction_variance": True}),
+    "min_info": ("hlm", {"min_info": 0.3}),
+    "hwe": ("hlm", {"hwe": 1e-6}),
     "missing_value": ("hlm", {"missing_value": ("NA", "-9")}),
+    # With two autosomes the third chromosome is X.
+    **dict.fromkeys(("haploid", "autosomes", "sex", "sex_on_x"), ("hlm", {"autosomes": 2})),
+    **dict.fromkeys(("offset", "offset_as", "offset_units"), ("hlm", {"offset": OFFSETS})),
 }
 
 
@@ -88,6 +97,7 @@ def test_every_option_that_numbers_depend_on_is_among_the_changes_tried(bench):
     inputs = prepare_module.read_inputs(bench.config(bench.folder / "never", "hlmm"))
     derived = {"hlmm_scan", "format", "model", "genotypes", "phenotypes"}
     derived |= {"extract", "exclude", "region"}  # tried by test_scan_selected
+    derived |= {"genome_build"}  # needs a human X
     assert set(inputs.parameters()) - derived == set(CHANGES)
 
 
