@@ -32,6 +32,9 @@ from hlmm_scan.analysis.rows import (
 )
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.genotypes.ploidy import Ploidy
+from hlmm_scan.null.chromosomes import DEFAULT
+from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.refits import Refits
@@ -120,6 +123,40 @@ def _check(store: ResultStore, threshold: float, kind: str, distance: int, r2: f
     known = kinds_in(store)
     if kind not in known:
         raise InputError(f"{store.path}: has no {kind} p-values, only {', '.join(known)}")
+
+
+class _Checks:
+    """What variants are checked with: the null model that serves them, and its people's genotypes.
+
+    Parameters
+    ----------
+    store : ResultStore
+    phenotype : str
+    genotypes : GenotypeDataset or JoinedGenotypes
+    chosen : ChosenGenotypes
+        Of the default null model's people.
+    """
+
+    def __init__(
+        self, store: ResultStore, phenotype: str, genotypes: Genotypes, chosen: ChosenGenotypes
+    ) -> None:
+        self.store, self.phenotype, self.genotypes = store, phenotype, genotypes
+        self._serving = read_serving(store.null_group(phenotype), genotypes.n_samples)
+        self._chosen = {(DEFAULT, Ploidy.DIPLOID): chosen}
+        self._refits: dict[str, Refits] = {}
+
+    def of(self, contig: str, position: int) -> tuple[Refits, ChosenGenotypes]:
+        """Return both for a variant at some place."""
+        place = np.array([contig], object), np.array([position])
+        ((_, key, ploidy),) = self._serving.groups(*place)
+        if key not in self._refits:
+            self._refits[key] = Refits(stored_null_model(self.store, self.phenotype, key))
+        refits, sex = self._refits[key], self._serving.sex
+        if (key, ploidy) not in self._chosen:
+            self._chosen[key, ploidy] = ChosenGenotypes(
+                self.genotypes, refits.null.samples, sex, ploidy
+            )
+        return refits, self._chosen[key, ploidy]
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,24 +261,25 @@ class _Search:
         wanted = [k for k, test in enumerate(table["test"]) if test != "add"]
         if not wanted:
             return
-        refits = Refits(stored_null_model(self.store, self.store.phenotypes[number]))
+        assert self.genotypes is not None
+        checks = _Checks(self.store, self.store.phenotypes[number], self.genotypes, genotypes)
         known: dict[int, dict[str, Any]] = {}
         for k in wanted:
             row = rows[k]
             if row not in known:
                 logger.info("%s: checking %s", table["phenotype"][k], table["variant_id"][k])
                 info = float(table["info"][k]) if "info" in table else np.nan
-                known[row] = self._checked(number, row, refits, genotypes, info)
+                known[row] = self._checked(number, row, checks, info)
         for name in CHECKS:
             column = table[name].to_numpy(copy=True)
             for k in wanted:
                 column[k] = known[rows[k]][name]
             table[name] = column
 
-    def _checked(
-        self, number: int, row: int, refits: Refits, genotypes: ChosenGenotypes, info: float
-    ) -> dict[str, Any]:
+    def _checked(self, number: int, row: int, checks: _Checks, info: float) -> dict[str, Any]:
         contig, position = self.positions.contig, self.positions.position
+        name = self.positions.contigs[contig[row]]
+        refits, genotypes = checks.of(name, int(position[row]))
         near = np.abs(position.astype(np.int64) - position[row]) <= self.distance
         around = np.flatnonzero(near & (contig == contig[row]))
         p = p_column("add", self.kind)
@@ -251,15 +289,11 @@ class _Search:
         neighbour = strongest_neighbour(genotypes, row, around, strength)
         other = None if neighbour is None else genotypes.copies(neighbour[0])
         found = no_checks()
-        found.update(
-            check_variance_effect(
-                refits, self.positions.contigs[contig[row]], genotypes.copies(row), other, info
-            )
-        )
+        found.update(check_variance_effect(refits, name, genotypes.copies(row), other, info))
         if neighbour is not None:
             there, linkage = neighbour
-            (name,) = read_some(self.store, number, ["variant_id"], np.array([there]))["variant_id"]
-            found["neighbour"] = str(name)
+            ids = read_some(self.store, number, ["variant_id"], np.array([there]))["variant_id"]
+            found["neighbour"] = str(ids[0])
             found["neighbour_position"] = float(position[there])
             found["neighbour_r2"] = linkage
             found["neighbour_add_neg_log10_p"] = float(strength[around == there][0])

@@ -7,9 +7,10 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.ploidy import Ploidy, recode
 
 Float = NDArray[np.float64]
 
@@ -25,11 +26,23 @@ class ChosenGenotypes:
     dataset : GenotypeDataset or JoinedGenotypes
     samples : ndarray of int64, shape (n,)
         Rows of its sample axis.
+    sex : ndarray of int8, shape (n_samples,), optional
+        Of all people of the dataset, where some of its variants are haploid in some.
+    ploidy : Ploidy, default diploid
+        Of the variants that are read: calls that haploid people cannot have are missing.
     """
 
-    def __init__(self, dataset: Genotypes, samples: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        dataset: Genotypes,
+        samples: NDArray[np.int64],
+        sex: NDArray[np.int8] | None = None,
+        ploidy: Ploidy = Ploidy.DIPLOID,
+    ) -> None:
         self._dataset = dataset
         self._samples = samples
+        self._sex = sex
+        self._ploidy = ploidy
         self._chunks: OrderedDict[int, GenotypeBlock] = OrderedDict()
 
     def copies(self, row: int) -> Float:
@@ -55,11 +68,13 @@ class ChosenGenotypes:
         for number in np.unique(rows // size):
             mine = np.flatnonzero(rows // size == number)
             chosen = rows[mine] - int(number) * size
-            block = self._chunk(int(number))
+            block = take(self._chunk(int(number)), chosen)
+            if self._sex is not None and self._ploidy is not Ploidy.DIPLOID:
+                block, _ = recode(block, self._ploidy, self._sex, self._samples)
             if isinstance(block, Dosages):
-                result[mine] = block.take(chosen).copies(self._samples)
+                result[mine] = block.copies(self._samples)
             else:
-                result[mine] = unpack_samples(block[chosen], self._samples)
+                result[mine] = unpack_samples(block, self._samples)
         return result
 
     def _chunk(self, number: int) -> GenotypeBlock:

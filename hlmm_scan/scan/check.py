@@ -17,7 +17,10 @@ from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.ploidy import Ploidy, recode
+from hlmm_scan.null.chromosomes import Served
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.bootstrap import NOISE, bootstrap
@@ -107,12 +110,15 @@ def check(
     rows = genotypes.find_variants(list(dict.fromkeys(variants)))
     tables = []
     for name in phenotypes or known:
-        null = stored_null_model(store, name)
         table = _stored(store, genotypes, known.index(name), rows)
-        for part in _parts(null, genotypes, rows):
-            _permute(table, null, part, permutations, exceedances, seed)
-            if bootstraps:
-                _bootstrap(table, null, part, bootstraps, noise, seed)
+        serving = read_serving(store.null_group(name), genotypes.n_samples)
+        places = table["contig"].to_numpy(object), table["position"].to_numpy()
+        for served in serving.groups(*places):
+            null = stored_null_model(store, name, served.key)
+            for part in _parts(null, genotypes, rows, served, serving.sex):
+                _permute(table, null, part, permutations, exceedances, seed)
+                if bootstraps:
+                    _bootstrap(table, null, part, bootstraps, noise, seed)
         counted = [f"{test}_{what}" for test in _TESTS for what in ("permutations", "exceedances")]
         counted += ["bootstraps"] if bootstraps else []
         tables.append(table.astype(dict.fromkeys(counted, np.int64)))
@@ -196,10 +202,17 @@ class _Part:
     packed: NDArray[np.uint8] | None
 
 
-def _parts(null: NullModel, genotypes: Genotypes, rows: NDArray[np.int64]) -> Iterator[_Part]:
-    """Read the variants in groups that fit into memory."""
+def _parts(
+    null: NullModel,
+    genotypes: Genotypes,
+    rows: NDArray[np.int64],
+    served: Served,
+    sex: NDArray[np.int8] | None,
+) -> Iterator[_Part]:
+    """Read the variants that a null model serves in groups that fit into memory."""
     most = max(1, _WORKING_BYTES // (40 * null.n))
-    table = [(line, str(genotypes.variants(r, r + 1).contig[0])) for line, r in enumerate(rows)]
+    lines_here = [(line, int(rows[line])) for line in served.rows.tolist()]
+    table = [(line, str(genotypes.variants(r, r + 1).contig[0])) for line, r in lines_here]
     by_key: dict[str, list[tuple[int, str]]] = {}
     for line, contig in table:
         by_key.setdefault(null.random_effect_set(contig), []).append((line, contig))
@@ -208,6 +221,8 @@ def _parts(null: NullModel, genotypes: Genotypes, rows: NDArray[np.int64]) -> It
             chosen = all_lines[start : start + most]
             lines = [line for line, _ in chosen]
             blocks = [genotypes.read_block(int(rows[k]), int(rows[k]) + 1) for k in lines]
+            if sex is not None and served.ploidy is not Ploidy.DIPLOID:
+                blocks = [recode(b, served.ploidy, sex, null.samples)[0] for b in blocks]
             copies = [
                 b.copies(null.samples)
                 if isinstance(b, Dosages)

@@ -11,12 +11,15 @@ import xarray as xr
 from container_files import PLINK2, plink2
 from plink_by_hand import Fileset
 
+from hlmm_scan.analysis.hits import hits
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.models.hlm import HLM
+from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
+from hlmm_scan.scan.check import check
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.schema import Status
 
@@ -297,3 +300,27 @@ def test_every_container_says_the_same_of_haploid_people(cohort, tmp_path):
         found = cohort.scan(tmp_path / f"r-{name}", genotypes=tmp_path / f"{name}.zarr", **options)
         for variable in ("n", "effect_allele_frequency", "add", "var", "log_likelihood"):
             assert np.array_equal(found[variable], reference[variable]), (name, variable)
+
+
+def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
+    store = run.scan(
+        cohort.config(tmp_path / "r", mean_covariates=cohort.covariates), executor=SerialExecutor()
+    )
+    results = xr.open_zarr(store.path).load().isel(phenotype=0)
+    genotypes = scanned_genotypes(store)
+    # Every variant its own hit, refitted alone.
+    table = hits(store, genotypes=genotypes, threshold=1 - 1e-12, kind="model", distance=0, r2=1)
+    found = table[table["test"] == "var"].set_index("variant_id")["var_refitted"]
+    fitted = results["status"].isin([Status.OK, Status.REFINED])
+    rows = np.flatnonzero(fitted)
+    assert {CONTIGS[row] for row in rows} == {"1", "X", "Y", "MT", "XY"}
+    for row in rows:
+        refitted, scanned = found[f"v{row}"], float(results["var"][row])
+        assert abs(refitted - scanned) < 1e-3 * float(results["var_se"][row])
+
+    chosen = ["v0", "v8", "v13", "v15"]
+    checked = check(store, chosen, genotypes, permutations=50, bootstraps=20)
+    assert list(checked["variant_id"]) == chosen
+    assert (checked["bootstraps"] > 0).all()
+    spread = checked["add_se_bootstrap"] / checked["add_se"]
+    assert spread.between(0.5, 2).all()
