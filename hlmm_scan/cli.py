@@ -494,6 +494,13 @@ def report(
     "--genotypes", type=_STORE, multiple=True, help="Those scanned. Default: where they were."
 )
 @click.option("--checks/--no-checks", default=True, help="Look for what fakes variance effects.")
+@click.option(
+    "--most-checked",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Variants of a phenotype, the strongest first, that are checked.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 def hits(
     results: storage.Place,

@@ -46,6 +46,9 @@ THRESHOLD = 5e-8
 DISTANCE = 250_000
 R2 = 0.1
 
+MOST_CHECKED = 100
+"""Leads of a phenotype that are checked, the strongest first: a check is four fits."""
+
 _WHOLE = ("n_0", "n_1", "n_2", "neighbour_position")
 _VARIANT = tuple(v.name for v in COORDINATES if v.name != "phenotype")
 
@@ -60,6 +63,7 @@ def hits(
     distance: int = DISTANCE,
     r2: float = R2,
     checks: bool = True,
+    most_checked: int = MOST_CHECKED,
 ) -> pd.DataFrame:
     """Return the lead variants of every phenotype and test.
 
@@ -83,6 +87,8 @@ def hits(
     checks : bool, default True
         Whether variance effects are checked where there are genotypes: four fits for each lead
         of another test than the additive.
+    most_checked : int, default 100
+        Variants of a phenotype that are checked at most, those of the smallest p.
 
     Returns
     -------
@@ -106,10 +112,13 @@ def hits(
     hits of their own.
     """
     _check(store, threshold, kind, distance, r2)
+    if most_checked < 0:
+        raise InputError(f"most_checked must be 0 or more, not {most_checked}")
     chosen = chosen_phenotypes(store, phenotypes)
     positions = Positions.of(store)
     search = _Search(store, positions, genotypes, kind, threshold, distance, r2)
-    tables = [search.of_phenotype(number, checks) for number in chosen]
+    most = most_checked if checks else 0
+    tables = [search.of_phenotype(number, most) for number in chosen]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -171,7 +180,7 @@ class _Search:
     distance: int
     r2: float
 
-    def of_phenotype(self, number: int, checks: bool) -> pd.DataFrame:
+    def of_phenotype(self, number: int, most: int) -> pd.DataFrame:
         """Return the hits of one phenotype."""
         rows, strengths = self._significant(number)
         name = self.store.phenotypes[number]
@@ -189,8 +198,9 @@ class _Search:
                 *(name, len(leads), test, len(mine), self.threshold),
             )
         table = self.table(order, number)
-        if genotypes is not None and checks:
-            self._add_checks(table, number, genotypes, [row for _, row, _ in order])
+        if genotypes is not None and most:
+            strength = [float(strengths[t][np.searchsorted(rows, row)]) for t, row, _ in order]
+            self._add_checks(table, number, genotypes, strength, most)
         return table.astype(dict.fromkeys(_WHOLE, "Int64"))
 
     def _significant(self, number: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
@@ -255,12 +265,27 @@ class _Search:
         return table
 
     def _add_checks(
-        self, table: pd.DataFrame, number: int, genotypes: ChosenGenotypes, rows: list[int]
+        self,
+        table: pd.DataFrame,
+        number: int,
+        genotypes: ChosenGenotypes,
+        strength: list[float],
+        most: int,
     ) -> None:
-        """Fill in the checks of leads of all tests but the additive, each variant once."""
+        """Fill in the checks of the strongest leads but the additive ones, each variant once."""
+        rows = table["row"].tolist()
         wanted = [k for k, test in enumerate(table["test"]) if test != "add"]
         if not wanted:
             return
+        strongest = dict.fromkeys(rows[k] for k in sorted(wanted, key=lambda k: -strength[k]))
+        if len(strongest) > most:
+            logger.warning(
+                "%s: of %d variants with variance or joint hits the %d strongest are checked for "
+                "other causes",
+                *(table["phenotype"][0], len(strongest), most),
+            )
+        chosen = set(list(strongest)[:most])
+        wanted = [k for k in wanted if rows[k] in chosen]
         assert self.genotypes is not None
         checks = _Checks(self.store, self.store.phenotypes[number], self.genotypes, genotypes)
         known: dict[int, dict[str, Any]] = {}

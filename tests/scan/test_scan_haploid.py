@@ -318,6 +318,16 @@ def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
         refitted, scanned = found[f"v{row}"], float(results["var"][row])
         assert abs(refitted - scanned) < 1e-3 * float(results["var_se"][row])
 
+    options = {"genotypes": genotypes, "kind": "model", "distance": 0, "r2": 1}
+    few = hits(store, threshold=1 - 1e-12, most_checked=3, **options)
+    strongest = (
+        table[table["test"] != "add"]
+        .groupby("row")
+        .apply(lambda same: max(same[f"{test}_neg_log10_p"].iloc[0] for test in same["test"]))
+    )
+    looked_at = set(few["row"][few["var_refitted"].notna()])
+    assert looked_at == set(strongest.sort_values().index[-3:])
+
     chosen = ["v0", "v8", "v13", "v15"]
     checked = check(store, chosen, genotypes, permutations=50, bootstraps=20)
     assert list(checked["variant_id"]) == chosen
