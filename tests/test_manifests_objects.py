@@ -74,7 +74,8 @@ def test_the_commands_are_ours_and_their_stores_are_addresses(name):
     command, *arguments = container(load(VARIANT / name))["args"]
     with cli.commands[command].make_context(command, arguments) as context:
         given = copy.copy(context.params)
-    stores = [value for value in given.values() if isinstance(value, ObjectPath)]
+    values = [v for value in given.values() for v in (value if type(value) is tuple else (value,))]
+    stores = [value for value in values if isinstance(value, ObjectPath)]
     assert "s3://bucket/results.zarr" in map(str, stores)
     assert len(stores) == (2 if command == "scan" else 1)
 

@@ -167,7 +167,7 @@ def test_prepare_makes_a_store_that_opens_and_scan_fills_it(bench, tmp_path, cap
     state = scan_state(ResultStore.open(tmp_path / "r"))
     assert (state.partitions_done, state.rate, state.seconds_left) == (0, 0.0, None)
     assert main(flags) == 0
-    assert f"{tmp_path / 'r'}: complete\n  high_missing" in capsys.readouterr().out
+    assert f"{tmp_path / 'r'}: complete\n  ok" in capsys.readouterr().out
     assert_identical(tmp_path / "r", bench.reference("hlm"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -233,7 +234,9 @@ def test_one_shard_twice_at_once_and_all_others_beside_it(bench, tmp_path):
     processes = [start(tmp_path / "r", index, 2) for index in (0, 0, 1)]
     for process in processes:
         err = process.communicate(timeout=60)[1]
-        assert (process.returncode, err) == (0, "")
+        # One that starts late may find some of its partitions done.
+        told = re.sub(r"\d of \d partitions are done\n", "", err)
+        assert (process.returncode, told) == (0, "")
     run.finalise(store)
     assert_identical(tmp_path / "r", bench.reference("joint"))
 
