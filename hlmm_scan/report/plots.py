@@ -311,7 +311,7 @@ def additive_against_variance(results: xr.Dataset | Trait, leads: tuple[Lead, ..
         axes.axvline(0, color=look.FAINT, linewidth=0.6, zorder=0)
         axes.set_xlim(*_range(cloud["add"], hits["add"]))
         axes.set_ylim(*_range(cloud["var"], hits["var"]))
-        axes.set_xlabel("Additive effect (phenotype units per allele)")
+        axes.set_xlabel(f"Additive effect ({trait.unit} per allele)")
         axes.set_ylabel("Variance effect (log variance per allele)")
         _legend_above(axes)
     return look.finished(figure)
@@ -343,7 +343,7 @@ def effect_by_frequency(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = (
         panels = figure.subplots(2, 1, sharex=True)
         for axes, test in zip(panels, ("add", "var"), strict=True):
             _frequency_panel(axes, trait, test, leads)
-        panels[0].set_ylabel("|Additive effect|\n(phenotype units)")
+        panels[0].set_ylabel(f"|Additive effect|\n({trait.unit})")
         panels[1].set_ylabel("|Variance effect|\n(log variance)")
         panels[1].set_xlabel("Minor allele frequency")
         panels[1].set_xscale("log")

@@ -18,7 +18,7 @@ from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.thinning import KEEP, Thinner
-from hlmm_scan.schema import Status
+from hlmm_scan.schema import TRAIT_UNIT, Status
 
 Float = NDArray[np.float64]
 
@@ -87,6 +87,8 @@ class Trait:
         The random effects' share of the variance along the genome.
     slope : float or None
         Of variance on additive effects, where dispersion effects were made.
+    unit : str
+        Of the phenotype as it was analysed: additive effects are so many of it per allele.
     """
 
     phenotype: str
@@ -100,6 +102,7 @@ class Trait:
     sample: pd.DataFrame
     random_variance: Points | None
     slope: float | None
+    unit: str
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -243,6 +246,7 @@ class _Reader:
             sample=pd.concat(self.sample) if self.sample else empty,
             random_variance=Points(*self.random.points()) if self.random else None,
             slope=_slope(self.results, phenotype),
+            unit=str(self.results["add"].attrs.get("units", TRAIT_UNIT)),
         )
 
 

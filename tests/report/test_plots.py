@@ -131,3 +131,11 @@ def test_numbers_keep_clear_of_each_other_and_of_the_marks():
     assert axes.free(places, np.arange(5), np.array([[0.9, 0.15]])) == [0, 2]
     assert axes.free(places[:0], np.arange(0), places[:0]) == []
     assert axes.free(places[[0, 0]], np.arange(2), places[[0, 0]]) == [0]
+
+
+def test_effects_are_in_the_unit_the_phenotype_was_analysed_in():
+    results = by_hand(300, hits=2)
+    results["add"].attrs["units"] = "rank-normal units"
+    figures = plots.additive_against_variance(results), plots.effect_by_frequency(results)
+    labels = [figures[0].axes[0].get_xlabel(), figures[1].axes[0].get_ylabel()]
+    assert all("rank-normal units" in label for label in labels)
