@@ -16,6 +16,7 @@ import logging
 import os
 import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ FOLDER_VARIABLE = "HLMM_SCAN_CACHE"
 _WHOLE, _PARTIAL = ".npy", ".partial"
 _STRIP_BYTES = 16 << 20
 _ATTEMPTS = 3
+_AGAIN_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,7 @@ class StoredArray:
         """Put the file into place, unless another process does so first."""
         scratch = path.with_suffix(_PARTIAL)
         with _opened(scratch, os.O_RDWR | os.O_CREAT) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits while another decodes
-            if path.exists() or not _stands_at(descriptor, scratch):
+            if not _alone(descriptor, scratch) or path.exists():
                 return
             try:
                 # A mapped file would answer a full disk with a fatal signal, a written one not.
@@ -234,6 +235,23 @@ def _open_shared(path: Path) -> int | None:
         if _stands_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # removed between opening and locking
+
+
+def _alone(descriptor: int, scratch: Path) -> bool:
+    """Get the exclusive lock of a file in the making; False once there is no such file any more.
+
+    Waiting for it is for a shared lock: who makes the file renames it and keeps it with a shared
+    lock of its own, perhaps before anyone who waits is woken. An exclusive one would then have to
+    wait for as long as that process uses the file.
+    """
+    while _stands_at(descriptor, scratch):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _stands_at(descriptor, scratch)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(_AGAIN_SECONDS)
+    return False
 
 
 def _remove_unused(path: Path) -> None:

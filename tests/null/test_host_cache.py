@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +211,46 @@ def test_a_store_that_lost_values_is_found_out(cache, shared):
 def test_nothing_to_sweep_is_no_error(cache):
     host_cache.sweep()
     assert not cache.exists()
+
+
+def test_who_waits_for_a_file_in_the_making_does_not_wait_for_its_users(cache):
+    """The maker has its shared lock before the process that waits is woken."""
+    array = stored()
+    cache.mkdir(parents=True, mode=0o700)
+    path = cache / f"{array.digest}.npy"
+    scratch = path.with_suffix(".partial")
+    with scratch.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=array._decode, args=(path,), daemon=True)
+        waiting.start()
+        time.sleep(0.1)  # at its lock by then
+        assert waiting.is_alive()
+        np.save(file, ARRAY)
+        file.flush()
+        scratch.rename(path)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        waiting.join(timeout=10)
+        assert not waiting.is_alive()
+        np.testing.assert_array_equal(array.mapped(), ARRAY)
+    assert [p.name for p in cache.iterdir()] == [path.name]
+
+
+def test_a_file_whose_maker_died_is_made_by_who_waited(cache):
+    decoded: list[int] = []
+    array = stored(decoded=decoded)
+    cache.mkdir(parents=True, mode=0o700)
+    scratch = cache / f"{array.digest}.partial"
+    file = scratch.open("wb")
+    file.write(b"half")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    found: list[np.ndarray] = []
+    waiting = [threading.Thread(target=lambda: found.append(array._open())) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    file.close()  # as the end of its process does
+    for thread in waiting:
+        thread.join(timeout=10)
+    assert len(decoded) == 1
+    assert all(np.array_equal(one, ARRAY) for one in found)
+    assert len(found) == 3
