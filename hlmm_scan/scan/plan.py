@@ -15,7 +15,7 @@ from hlmm_scan.kernels.choice import ModelSize
 TARGET_SECONDS = 2.0
 """Work of one task: long against Dask's milliseconds of overhead, short against a preemption."""
 
-PROCESS_BYTES = 150 << 20
+PROCESS_BYTES = 140 << 20
 """What is its own of a worker before its first task: Python, numpy, scipy, numba with the kernels,
 Zarr, Dask. Another 100 MiB of their files are mapped, once a host."""
 
