@@ -261,4 +261,5 @@ def work_bytes(m: int, n: int, l_random: int) -> int:
     strip = 8 * 7 * WIDTH * (PEOPLE_PER_STRIP + 4 * rank)
     sums = 8 * min(m, _VARIANTS_AT_ONCE) * (8 * rank + 4 * TERMS)
     exact = 8 * (18 * rank**2 + 2048 * rank + 10 * n)
-    return shared + strip + sums + exact + m * (n // 4 + 100)
+    # Exact fits come after the class sums of their block were let go of.
+    return shared + max(strip + sums, exact) + m * (n // 4 + 100)
