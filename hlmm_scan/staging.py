@@ -109,6 +109,34 @@ def stands(target: Place) -> bool:
 
 
 @contextmanager
+def staged_text(target: Path, encoding: str | None = None) -> Iterator[IO[str]]:
+    """Open a text file to write that stands at its name once it is whole, or not at all.
+
+    Parameters
+    ----------
+    target : Path
+        Line ends are written as they are given.
+    encoding : str, optional
+        As for `open`.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    scratch = target.with_name(f".{target.name}.partial")
+    try:
+        with scratch.open("w", newline="", encoding=encoding) as file:
+            yield file
+        scratch.replace(target)
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+@contextmanager
 def staged_store(
     target: Place, *, replace: bool = False, resume: str | None = None
 ) -> Iterator[Place]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
-from hlmm_scan.staging import write_error
+from hlmm_scan.staging import staged_text
 
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
@@ -20,16 +19,8 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
     InputError
         If the file cannot be written.
     """
-    scratch = output.with_name(f".{output.name}.partial")
-    try:
-        with scratch.open("w", newline="") as file:
-            table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
-        scratch.replace(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
+    with staged_text(output) as file:
+        table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
 
 
 def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
-from hlmm_scan.staging import write_error
+from hlmm_scan.staging import staged_text
 from hlmm_scan.storage import Place
 
 COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")
@@ -103,14 +102,5 @@ def write_effects(fit: CovariateFit, output: Path) -> None:
         If the file cannot be written.
     """
     frame = pd.DataFrame([astuple(effect) for effect in fit.effects], columns=list(COLUMNS))
-    scratch = output.with_name(f".{output.name}.partial")
-    try:
-        # Opened here: what pandas raises for a missing folder does not say which error it is.
-        with scratch.open("w", newline="") as file:
-            frame.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
-        scratch.replace(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
+    with staged_text(output) as file:
+        frame.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from hlmm_scan.report.trait import (
     shown_p,
 )
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.staging import write_error
+from hlmm_scan.staging import staged_text
 
 logger = logging.getLogger(__name__)
 
@@ -115,15 +114,8 @@ def write_report(
     numbers = list(dict.fromkeys(chosen_phenotypes(store, phenotypes)))
     find = partial(hits, store, threshold=threshold, kind=kind, genotypes=genotypes, checks=checks)
     text = _page(store, numbers, kind, threshold, find)
-    scratch = output.with_name(f".{output.name}.partial")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(output)
-    except OSError as error:
-        raise write_error(output, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    with staged_text(output, encoding="utf-8") as file:
+        file.write(text)
     size = len(text.encode())
     if size > LARGE:
         logger.warning(
