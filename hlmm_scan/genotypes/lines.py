@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.source import needs, unreadable
@@ -168,38 +169,29 @@ class ByteStream:
             )
 
     def _gzip(self) -> Iterator[tuple[int, bytes]]:
-        at, unpacker = 0, zlib.decompressobj(wbits=31)
-        pending = b""
-        while raw := pending or self._file.read(_READ >> 4):
-            pending = b""
-            if unpacker.eof:
-                unpacker = zlib.decompressobj(wbits=31)
-            try:
-                data = unpacker.decompress(raw)
-            except zlib.error as error:
-                raise self._damaged(self._file.tell(), str(error)) from error
-            pending = unpacker.unused_data if unpacker.eof else b""
-            if data:
-                yield at, data
-                at += len(data)
-        if not unpacker.eof:
-            raise self._short()
+        return self._unpacked(lambda: zlib.decompressobj(wbits=31), zlib.error)
 
     def _zstd(self) -> Iterator[tuple[int, bytes]]:
         try:
             import zstandard
         except ImportError as error:
             raise needs("pgen", "the library zstandard", self.path) from error
+        fresh = zstandard.ZstdDecompressor().decompressobj
+        yield from self._unpacked(fresh, zstandard.ZstdError)
 
-        at, unpacker = 0, zstandard.ZstdDecompressor().decompressobj()
+    def _unpacked(
+        self, fresh: Callable[[], Any], wrong: type[Exception]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Unpack the members of a file one after the other, each by a new unpacker."""
+        at, unpacker = 0, fresh()
         pending = b""
         while raw := pending or self._file.read(_READ >> 4):
             pending = b""
             if unpacker.eof:
-                unpacker = zstandard.ZstdDecompressor().decompressobj()
+                unpacker = fresh()
             try:
                 data = unpacker.decompress(raw)
-            except zstandard.ZstdError as error:
+            except wrong as error:
                 raise self._damaged(self._file.tell(), str(error)) from error
             pending = unpacker.unused_data if unpacker.eof else b""
             if data:
