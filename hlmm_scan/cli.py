@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -187,9 +188,13 @@ def scan(
     **flags: Any,
 ) -> None:
     """Scan variants for effects on mean and variance. The same command again resumes."""
+    config = _compose(config_file, flags)
+    if not (dry_run or only_prepare or config.workers == 1 or config.scheduler or config.cluster):
+        from hlmm_scan.scan import fork_server
+
+        fork_server.start()  # before anything heavy is imported here
     from hlmm_scan.scan import run
 
-    config = _compose(config_file, flags)
     if dry_run:
         click.echo(run.dry_run(config))
     elif only_prepare:
@@ -712,6 +717,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _stopped(word: str, code: int) -> int:
-    # On exit, Zarr's event loop would complain of the reads and writes that are left behind.
+    # Zarr's event loop would complain of the reads and writes that are left behind.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     return _fail(f"{word}; the same command again goes on from here", code)

@@ -8,6 +8,7 @@ do not mind: they are safe from a kill at any moment.
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -61,9 +62,16 @@ def heard() -> Iterator[None]:
         # A real signal: it also ends a system call that the main thread waits in.
         threading.Timer(AGAIN_SECONDS, signal.pthread_kill, [main_thread, number]).start()
 
+    def ignore() -> None:
+        """Be deaf from the last thing that Python does on exit but to put back the handlers."""
+        if raised:
+            for number in _NUMBERS:
+                signal.signal(number, signal.SIG_IGN)
+
     listening, woken = os.pipe()
     os.set_blocking(woken, False)
     handlers = {number: signal.signal(number, end) for number in _NUMBERS}
+    atexit.register(ignore)
     before = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     sys.unraisablehook = raise_later
     threading.Thread(target=_watch, args=(listening,), name="signals", daemon=True).start()
@@ -72,6 +80,7 @@ def heard() -> Iterator[None]:
     finally:
         sys.unraisablehook = unraisable_hook
         if not raised:  # else the process is about to end, and is watched until it does
+            atexit.unregister(ignore)
             signal.set_wakeup_fd(before)
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -144,11 +144,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the worker processes that a nanny started."""
+    """Return the worker processes that a nanny started, or had the fork server start."""
+    found = []
     with contextlib.suppress(psutil.Error):
-        children = psutil.Process(process.pid).children()
-        return [c.pid for c in children if any("spawn_main" in part for part in c.cmdline())]
-    return []
+        for below in psutil.Process(process.pid).children(recursive=True):
+            line = " ".join(below.cmdline())
+            # Workers have the command line of the server that they are forked from.
+            if "spawn_main" in line or ("forkserver" in line and below.ppid() != process.pid):
+                found.append(below.pid)
+    return found
 
 
 class Run:

@@ -673,6 +673,25 @@ def test_an_error_is_one_line_with_its_code_however_long_its_message(monkeypatch
     assert HlmmScanError("x").exit_code == 1
 
 
+LEFT_BEHIND = """
+import sys
+from hlmm_scan import cli
+
+async def read(): ...
+
+left = read()
+code = cli._stopped("terminated", 143)
+del left
+sys.exit(code)
+"""
+
+
+def test_what_an_interrupt_leaves_behind_is_not_complained_of():
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr == "hlmm-scan: terminated; the same command again goes on from here\n"
+
+
 def test_interrupted_is_130_and_a_bug_is_not_hidden(monkeypatch, capsys):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt

@@ -30,10 +30,14 @@ except signals.Terminated:
 
 
 def run(
-    work: str, *numbers: signal.Signals, apart: float = 0.4, grace: float = 8.0
+    work: str,
+    *numbers: signal.Signals,
+    apart: float = 0.4,
+    grace: float = 8.0,
+    script: str = ENDS,
 ) -> tuple[int, list[str], str, float]:
     """Send signals to a process that works; return its code, what it said, and its last seconds."""
-    script = ENDS.format(work=work, grace=grace)
+    script = script.format(work=work, grace=grace)
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -80,6 +84,23 @@ def test_a_second_signal_ends_at_once_with_its_own_code():
 
 def test_the_same_signal_twice_in_an_instant_counts_once():
     code, out, err, _ = run("time.sleep(60)", signal.SIGTERM, signal.SIGTERM, apart=0.0)
+    assert (code, out, err) == (143, ["terminated"], "")
+
+
+AT_THE_VERY_END = "\n".join(
+    [
+        "import os, signal",
+        "class Last:",
+        "    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGTERM):",
+        "        kill(me, number)",
+        "last = Last()",
+    ]
+)
+
+
+def test_one_that_python_would_die_of_as_it_exits_changes_nothing():
+    """Modules are taken down after Python has put back the handlers that were before it."""
+    code, out, err, _ = run(SLEEP, signal.SIGTERM, script=AT_THE_VERY_END + ENDS)
     assert (code, out, err) == (143, ["terminated"], "")
 
 

@@ -33,7 +33,7 @@ from hlmm_scan.analysis.rows import (
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy
-from hlmm_scan.null.chromosomes import DEFAULT
+from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore

@@ -17,10 +17,10 @@ import zarr
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy
-from hlmm_scan.null.chromosomes import Kind, Serving
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.host_cache import StoredArray, digest_of, strips_of
 from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
+from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.schema import Status
 
 _DESIGNS = ("mean_design", "variance_design")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
-from hlmm_scan.null.chromosomes import DEFAULT
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import stands

@@ -18,8 +18,8 @@ from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
-from hlmm_scan.null.chromosomes import Served
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore

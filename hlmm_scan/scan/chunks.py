@@ -13,8 +13,8 @@ from hlmm_scan.genotypes.dosages import GenotypeBlock, take
 from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.null.chromosomes import Served, Serving
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.null.serving import Served, Serving
 from hlmm_scan.scan.faults import Retrying
 
 HETEROZYGOUS = "haploid_heterozygous"

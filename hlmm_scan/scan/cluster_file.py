@@ -23,7 +23,8 @@ import yaml
 from dask.utils import parse_bytes
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError, nearest
-from hlmm_scan.scan.clusters import THREAD_VARIABLES, WORKER_SETTINGS, Cluster
+from hlmm_scan.scan.clusters import WORKER_SETTINGS, Cluster
+from hlmm_scan.scan.fork_server import THREAD_VARIABLES
 from hlmm_scan.scan.plan import Plan
 
 logger = logging.getLogger(__name__)

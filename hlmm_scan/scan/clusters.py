@@ -10,29 +10,16 @@ are in :mod:`~hlmm_scan.scan.cluster_file`.
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 from hlmm_scan.errors import InfrastructureError, InputError
+from hlmm_scan.scan import fork_server
 
 SECONDS_TO_CONNECT = 10.0
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "ZARR_THREADING__MAX_WORKERS",
-)
-"""All 1 in a worker: workers times threads is the number of cores already."""
-
 WORKER_SETTINGS = {
-    # The nanny gives these to its worker before Python starts, except where the user's shell
-    # exports its own; pin_threads has the last word.
-    "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, "1"),
     "distributed.comm.timeouts.connect": "60s",
     # It wants Python's lock a hundred times a second, from fits that then wait for it: a tenth of
     # the time of two workers on the mice (scripts/engine --only cores).
@@ -81,9 +68,15 @@ class EmbeddedCluster:
         import dask
         from distributed import Client, LocalCluster
 
-        settings = {**WORKER_SETTINGS, "distributed.scheduler.allowed-failures": 1}
+        settings = {
+            **WORKER_SETTINGS,
+            "distributed.worker.multiprocessing-method": fork_server.METHOD,
+            "distributed.nanny.pre-spawn-environ": {},  # Dask would leave it in ours
+            "distributed.scheduler.allowed-failures": 1,
+        }
+        fork_server.start()
         with dask.config.set(settings), ExitStack() as stack:
-            with _interrupts_held_back():
+            with fork_server.interrupts_held_back():
                 cluster = LocalCluster(
                     n_workers=self.most_workers,
                     threads_per_worker=1,
@@ -94,6 +87,7 @@ class EmbeddedCluster:
                     # Dask counts mapped pages as memory and would pause or kill healthy workers.
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,  # in the workers
+                    env=fork_server.environment(),  # the server's may be of an earlier scan
                 )
                 client = stack.enter_context(Client(stack.enter_context(cluster)))
             yield client
@@ -138,7 +132,7 @@ class RunningScheduler:
         from distributed import Client
 
         try:
-            with _interrupts_held_back():
+            with fork_server.interrupts_held_back():
                 client = Client(self.address, timeout=SECONDS_TO_CONNECT)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             why = str(error) if "tls" in str(error).lower() else "refused, or a time-out"
@@ -147,18 +141,3 @@ class RunningScheduler:
             ) from error
         with client:
             yield client
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Keep Ctrl-C, which reaches the whole process group, from threads and processes made here.
-
-    It is for the main thread to act on; one that arrives meanwhile is delivered at the end.
-    """
-    # Started with the first process, the tracker would let signals through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -26,7 +26,7 @@ JOURNAL_SECONDS = 3e-4
 WRITE_SECONDS = 0.03
 """The chunks of one partition, beside what the plan counts."""
 
-START_SECONDS = 5.0
+START_SECONDS = 3.0
 """From the start of a worker to its first fit: Python, the libraries, compiled kernels, Dask."""
 
 STORAGE_BYTES_PER_SECOND = 1e9

@@ -40,16 +40,11 @@ from hlmm_scan.genotypes.selection import Selection, VariantChoice
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.null.chromosomes import (
-    Kind,
-    Serving,
-    check_sex,
-    variant_kinds,
-    wanted_null_models,
-)
+from hlmm_scan.null.chromosomes import check_sex, variant_kinds, wanted_null_models
 from hlmm_scan.null.fit import CovariateFit, fit_null
 from hlmm_scan.null.model import NullModel, RandomEffects, contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
+from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.null.store import (
     read_random_effects,
     write_null_model,

@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.kernels.block import FitOptions
-from hlmm_scan.null.chromosomes import DEFAULT, Serving
 from hlmm_scan.null.model import NullModel, RandomEffects
+from hlmm_scan.null.serving import DEFAULT, Serving
 from hlmm_scan.null.store import read_null_model, read_random_effects, read_serving
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore

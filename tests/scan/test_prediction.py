@@ -156,4 +156,4 @@ def test_a_dry_run_on_many_workers_is_of_other_machines_and_of_what_is_left(benc
     assert "on 200 workers" in words
     assert not (tmp_path / "r").exists()
     bench.scan(tmp_path / "r")
-    assert "core hours         0.3" in run.dry_run(config)  # 200 workers start, and that is it
+    assert "core hours         0.2" in run.dry_run(config)  # 200 workers start, and that is it
