@@ -110,8 +110,8 @@ def class_grams(
         A copy of `eigen.columns` to multiply in place of them; in single precision it takes half
         the time.
     lattice : CallLattice, optional
-        Of these columns, where they have one: whole numbers are multiplied, exactly and in half
-        the time, whatever the precision of the columns.
+        Of `eigen.columns`, where they have one: people are counted, exactly, and columns are not
+        looked at.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def class_grams(
             continue
         centre = 0.0 if c == -1 else means[c]
         if lattice is not None:
-            gram, linear = lattice.gathered(columns, chosen, y[chosen] - centre)
+            gram, linear = lattice.gathered(chosen, y[chosen] - centre)
         else:
             precise = len(chosen) <= _PEOPLE_PER_STRIP
             from_these = eigen.columns if precise else columns

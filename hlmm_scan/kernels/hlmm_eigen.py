@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.kernels.bit_planes import words_of
+from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlmm_gram_fit import GramBasis, fit_one
 from hlmm_scan.kernels.hlmm_products import (
@@ -98,11 +100,14 @@ def quasi_tolerance(n: int) -> float:
 
 
 def quasi_bases(
-    null: NullModel, eigen: Mapping[str, Eigenstructure], keys: Iterable[str]
+    null: NullModel,
+    eigen: Mapping[str, Eigenstructure],
+    keys: Iterable[str],
+    lattice: CallLattice | None = None,
 ) -> dict[str, QuasiBasis]:
     """Prepare what :func:`fit_quasi` shares, for some left-out chromosomes.
 
-    Bases on the same columns share their single-precision copy.
+    Bases on the same columns share their single-precision copy, and their lattice if they have one.
     """
     bases: dict[str, QuasiBasis] = {}
     copies: dict[int, NDArray[np.float32]] = {}
@@ -110,7 +115,8 @@ def quasi_bases(
         columns = eigen[key].columns
         if id(columns) not in copies:
             copies[id(columns)] = eigen[key].single_columns()
-        bases[key] = QuasiBasis.of(eigen[key], null.y, null.fits[key], copies[id(columns)])
+        single = copies[id(columns)]
+        bases[key] = QuasiBasis.of(eigen[key], null.y, null.fits[key], single, lattice)
     return bases
 
 
@@ -166,7 +172,8 @@ def fit_quasi(
         if not starts:
             continue
         if exact_basis is None:
-            grams = GramBasis.of(eigen[key], null.y, null.fits[key], basis.leverages, basis.columns)
+            shared = basis.leverages, basis.columns, basis.lattice
+            grams = GramBasis.of(eigen[key], null.y, null.fits[key], *shared)
         else:
             grams = exact_basis(key)
         for row, start in starts.items():
@@ -252,14 +259,15 @@ def work_bytes(m: int, n: int, l_random: int) -> int:
     Returns
     -------
     int
-        Bytes, beside what tasks share (the random effects, mapped): series and vectors over
-        people, one strip of products, class sums of the variants at once, and the l×l arrays of
-        one exact fit, where l is at most n.
+        Bytes, beside what tasks share (the random effects, mapped): the random effects as bits,
+        series and vectors over people, one strip of products, class sums of the variants at once,
+        and of one exact fit the bits of some people and the l×l arrays, where l is at most n.
     """
     rank = min(n, l_random)
-    shared = 4 * n * (TERMS + 12) + 8 * n * TERMS * 3 + 8 * 4 * rank**2
+    bits = 8 * n * words_of(3 * rank)
+    shared = bits + 4 * n * (TERMS + 12) + 8 * n * TERMS * 3 + 8 * 4 * rank**2
     strip = 8 * 7 * WIDTH * (PEOPLE_PER_STRIP + 4 * rank)
     sums = 8 * min(m, _VARIANTS_AT_ONCE) * (8 * rank + 4 * TERMS)
-    exact = 8 * (18 * rank**2 + 2048 * rank + 10 * n)
+    exact = bits + 8 * (22 * rank**2 + 2048 * rank + 12 * n)
     # Exact fits come after the class sums of their block were let go of.
     return shared + max(strip + sums, exact) + m * (n // 4 + 100)

@@ -46,9 +46,9 @@ class GramBasis:
     null : NullFit
         Without the set's left-out chromosome.
     columns : ndarray of float64 or float32, shape (n, k)
-        Those of `eigen` that Gram matrices are made of.
+        Those of `eigen` that Gram matrices are made of where there is no lattice.
     lattice : CallLattice or None
-        Of these columns.
+        Of `eigen.columns`: then Gram matrices are made of this.
     """
 
     eigen: Eigenstructure
@@ -67,14 +67,14 @@ class GramBasis:
         null: NullFit,
         leverages: Leverages | None = None,
         columns: NDArray[np.floating] | None = None,
+        lattice: CallLattice | None = None,
     ) -> GramBasis:
         """Prepare one phenotype and set; leverages cost about what one fit does."""
         if leverages is None:
             kappa = null.random_variance * float(np.exp(-null.beta[0]))
             leverages = Leverages.of(eigen, kappa)
         columns = eigen.columns if columns is None else columns
-        totals, lattice = Totals.of(eigen, y), CallLattice.of(columns)
-        return cls(eigen, totals, leverages, y, null, columns, lattice)
+        return cls(eigen, Totals.of(eigen, y), leverages, y, null, columns, lattice)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.packing import count_genotypes
+from hlmm_scan.kernels.bit_planes import BITS, Words, add_shared, words_of
+from hlmm_scan.kernels.class_sums import plan_class_sums
 from hlmm_scan.kernels.hlmm_quasi_basis import REFINED_WIDTH, TERMS, QuasiBasis
 
 Float = NDArray[np.float64]
@@ -34,41 +35,51 @@ _CODES = [3, 2, 0]  # of 0, 1 and 2 copies
 def _fill(
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
-    residual: Float,
+    residual: Float32,
     probe: Float32,
     centre: Float32,
-    block: Float32,
-    missing: bool,
-    elementary: Float,
+    weighted: Float32,
+    indicators: Float32,
+    bits: Words,
 ) -> None:  # pragma: no cover
-    """Write for each person 1₁, 1₂, e·1₁, e·1₂, (g − ḡ)·probe and, if asked for, 1₃, e·1₃.
+    """Write e·1₁, e·1₂, (g − ḡ)·probe and, if there is room, e·1₃; and 1₁, 1₂, 1₃ alone.
 
-    Class 3 is a missing call. `block` has shape (people, WIDTH·5 or ·7), `centre` (m,), float32.
-    Adds Σe and Σe² up by code in `elementary`, (m, 4, 2).
+    Class 3 is a missing call. `weighted` has shape (3 or 4, WIDTH, people), `indicators`
+    (2 or 3, WIDTH, people), `centre` (m,). `bits` has the indicators as planes of people, shape
+    (2 or 3, WIDTH, words), or no words where they are not wanted.
     """
     zero, one = np.float32(0.0), np.float32(1.0)
-    per = 7 if missing else 5
-    for i in range(samples.shape[0]):
-        byte, bit = samples[i] >> 2, 2 * (samples[i] & 3)
-        e, probed = np.float32(residual[i]), probe[i]
-        row = block[i]
-        for j in range(packed.shape[0]):
-            code = (packed[j, byte] >> bit) & 3
-            elementary[j, code, 0] += residual[i]
-            elementary[j, code, 1] += residual[i] * residual[i]
-            k = per * j
-            first = one if code == 2 else zero
-            second = one if code == 0 else zero
-            row[k] = first
-            row[k + 1] = second
-            row[k + 2] = first * e
-            row[k + 3] = second * e
-            row[k + 4] = probed * (first + second + second - centre[j])
-            if missing:
-                none = one if code == 1 else zero
-                row[k + 4] *= one - none
-                row[k + 5] = none
-                row[k + 6] = none * e
+    size, missing = len(samples), len(indicators) == 3
+    codes = np.full(64 * ((size + 63) // 64), 3, np.uint8)
+    for j in range(len(packed)):
+        row, mean = packed[j], centre[j]
+        for i in range(size):
+            codes[i] = (row[samples[i] >> 2] >> (2 * (samples[i] & 3))) & 3
+        e1, e2, probed = weighted[0, j], weighted[1, j], weighted[2, j]
+        first, second = indicators[0, j], indicators[1, j]
+        for i in range(size):
+            copies1 = one if codes[i] == 2 else zero
+            copies2 = one if codes[i] == 0 else zero
+            first[i] = copies1
+            second[i] = copies2
+            e1[i] = copies1 * residual[i]
+            e2[i] = copies2 * residual[i]
+            probed[i] = probe[i] * (copies1 + copies2 + copies2 - mean)
+        if missing:
+            e3, third = weighted[3, j], indicators[2, j]
+            for i in range(size):
+                none = one if codes[i] == 1 else zero
+                third[i] = none
+                e3[i] = none * residual[i]
+                probed[i] *= one - none
+        for kind in range(len(bits)):
+            wanted = 2 if kind == 0 else 0 if kind == 1 else 1
+            words = bits[kind, j]
+            for w in range(len(words)):
+                word = np.uint64(0)
+                for b in range(64):
+                    word |= np.uint64(codes[64 * w + b] == wanted) << np.uint64(b)
+                words[w] = word
 
 
 @njit(nogil=True, cache=True)
@@ -158,9 +169,9 @@ def quasi_sums(
     """
     m, r, n = len(packed), len(basis.beta), len(samples)
     packed, samples = plain(packed), plain(samples)
-    counts = count_genotypes(packed, 4 * packed.shape[1], samples)[:, :3].astype(np.float64)
+    plan = plan_class_sums(packed.shape[1], [samples], [basis.residual])
+    counts, residuals, squares = np.moveaxis(plan.sums(packed)[0], -1, 0)
     called = counts.sum(axis=1)
-    elementary = np.zeros((m, 4, 2))
     centre = (counts @ np.arange(3.0)) / np.maximum(called, 1)
     sums, products = np.zeros((m, 3, r)), np.zeros((m, 3, r))
     series, probed = np.zeros((m, 4, TERMS)), np.zeros(m)
@@ -169,21 +180,20 @@ def quasi_sums(
         group = np.flatnonzero((called < n) == missing)
         for start in range(0, len(group), WIDTH):
             rows = group[start : start + WIDTH]
-            linear, coefficients, elementary[rows] = _multiplied(
-                basis, packed[rows], samples, centre[rows], missing
+            of_class = np.column_stack((counts[rows, 1:], n - called[rows]))[:, : 2 + missing]
+            weighted, indicators, coefficients = _multiplied(
+                basis, packed[rows], samples, centre[rows], of_class
             )
-            # (variants, columns, r): the rotation is the same product whatever the neighbours.
-            F = basis.eigen.rotate(linear).reshape(r, WIDTH, -1).transpose(1, 2, 0)[: len(rows)]
-            coefficients = coefficients.reshape(TERMS, WIDTH, -1).transpose(1, 2, 0)[: len(rows)]
-            sums[rows, 1:], products[rows, 1:] = F[:, :2], F[:, 2:4]
-            series[rows, 1:3] = coefficients[:, :2]
+            # The rotation is the same product whatever the neighbours.
+            F, S = (_by_variant(basis.eigen.rotate(x), len(rows)) for x in (weighted, indicators))
+            sums[rows, 1:], products[rows, 1:] = S[:, :2], F[:, :2]
             sums[rows, 0], products[rows, 0] = basis.sums, basis.products
+            series[rows, 1 : 3 + missing] = _by_variant(coefficients, len(rows))
             if missing:
-                sums[rows, 0] -= F[:, 5]
-                products[rows, 0] -= F[:, 6]
-                series[rows, 3] = coefficients[:, 5]
+                sums[rows, 0] -= S[:, 2]
+                products[rows, 0] -= F[:, 3]
             # In rows: numpy adds up in an order that depends on how an array is laid out.
-            probed[rows] = (np.ascontiguousarray(F[:, 4]) ** 2 * phi).sum(axis=1)
+            probed[rows] = (np.ascontiguousarray(F[:, 2]) ** 2 * phi).sum(axis=1)
     sums[:, 0] -= sums[:, 1] + sums[:, 2]
     products[:, 0] -= products[:, 1] + products[:, 2]
     series[:, 0] = -(series[:, 1] + series[:, 2] + series[:, 3])
@@ -192,15 +202,20 @@ def quasi_sums(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(spread * mean > 0, probed / (spread * mean), 1.0)
     return QuasiSums(
-        counts,
-        elementary[:, _CODES, 0],
-        elementary[:, _CODES, 1],
+        np.ascontiguousarray(counts),
+        np.ascontiguousarray(residuals),
+        np.ascontiguousarray(squares),
         sums,
         products,
         series,
         ratio,
         np.broadcast_to(basis.beta, (m, r)),
     )
+
+
+def _by_variant(columns: Float, m: int) -> Float:
+    """Turn columns of all kinds, WIDTH variants each, shape (r, kinds·WIDTH), to (m, kinds, r)."""
+    return columns.reshape(len(columns), -1, WIDTH).transpose(2, 1, 0)[:m]
 
 
 def refine_sums(
@@ -283,33 +298,52 @@ def _multiplied(
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
     centre: Float,
-    missing: bool,
+    of_class: Float,
 ) -> tuple[Float, Float, Float]:
     """Multiply for one group of at most WIDTH variants.
 
-    Returns columnsᵀB, (k, WIDTH·5 or ·7), seriesᵀB, and Σe and Σe² by code, (m, 4, 2).
+    `of_class` has the people with 1 and 2 copies and, where there are any, without a call, shape
+    (m, 2 or 3).
+
+    Returns columnsᵀB of the weighted columns and of the indicators, and seriesᵀB of the latter,
+    shapes (k or TERMS, kinds·WIDTH).
     """
-    n, per = len(samples), 7 if missing else 5
-    residual, probe = plain(basis.residual), plain(basis.probe)
-    single = centre.astype(np.float32)
-    width = WIDTH * per
-    elementary = np.zeros((len(packed), 4, 2))
-    linear = np.zeros((basis.columns.shape[1], width))
-    series = np.zeros((TERMS, width))
-    block = np.zeros((min(n, PEOPLE_PER_STRIP), width), np.float32)
+    n, (m, classes) = len(samples), of_class.shape
+    residual, probe = basis.residual.astype(np.float32), plain(basis.probe)
+    single, strip_size = centre.astype(np.float32), min(n, PEOPLE_PER_STRIP)
+    k, lattice = basis.columns.shape[1], basis.lattice
+    weighted = np.zeros((classes + 1, WIDTH, strip_size), np.float32)
+    indicators = np.zeros((classes, WIDTH, strip_size), np.float32)
+    bits = np.zeros((classes, WIDTH, 0 if lattice is None else words_of(strip_size)), np.uint64)
+    linear, sums = np.zeros((k, (classes + 1) * WIDTH)), np.zeros((k, classes * WIDTH))
+    series = np.zeros((TERMS, classes * WIDTH))
+    planes = 0 if lattice is None else BITS * lattice.rows.shape[1]
+    shared = np.zeros((planes, classes * WIDTH), np.int32)
     for start in range(0, n, PEOPLE_PER_STRIP):
         strip = slice(start, min(start + PEOPLE_PER_STRIP, n))
         size = strip.stop - start
+        words = bits[:, :, : words_of(size)]
         _fill(
             packed,
             samples[strip],
             residual[strip],
             probe[strip],
             single,
-            block[:size],
-            missing,
-            elementary,
+            weighted,
+            indicators,
+            words,
         )
-        linear += basis.columns[strip].T @ block[:size]
-        series += basis.series[strip].T @ block[:size]
-    return linear, series, elementary
+        of_people = basis.columns[strip].T
+        linear += of_people @ weighted.reshape(-1, strip_size)[:, :size].T
+        ones = indicators.reshape(-1, strip_size)[:, :size].T
+        series += basis.series[strip].T @ ones
+        if lattice is None:
+            sums += of_people @ ones
+        else:
+            people = np.arange(start, strip.stop)
+            add_shared(lattice.planes(people), plain(words.reshape(len(ones.T), -1)), shared)
+    if lattice is not None:
+        people_of = np.zeros((classes, WIDTH))
+        people_of[:, :m] = of_class.T
+        sums = lattice.sums(shared, people_of.ravel())
+    return linear, sums, series

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.hlmm_robust import Leverages
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit
@@ -60,6 +61,8 @@ class QuasiBasis:
     leverages : Leverages
         At the null.
     null : NullFit
+    lattice : CallLattice or None
+        Of `eigen.columns`: people are counted then, where they would be multiplied.
     """
 
     eigen: Eigenstructure
@@ -77,10 +80,16 @@ class QuasiBasis:
     intercept: float
     leverages: Leverages
     null: NullFit
+    lattice: CallLattice | None = None
 
     @classmethod
     def of(
-        cls, eigen: Eigenstructure, y: Float, fit: NullFit, columns: Float32 | None = None
+        cls,
+        eigen: Eigenstructure,
+        y: Float,
+        fit: NullFit,
+        columns: Float32 | None = None,
+        lattice: CallLattice | None = None,
     ) -> QuasiBasis:
         """Prepare one phenotype and set; 2n·l·r operations for the leverages.
 
@@ -92,6 +101,8 @@ class QuasiBasis:
             With intercepts only.
         columns : ndarray of float32, shape (n, k), optional
             `eigen.columns` in single precision, where they are at hand.
+        lattice : CallLattice, optional
+            Of `eigen.columns`, where they have one.
         """
         values, variance = eigen.values, math.exp(float(fit.beta[0]))
         h2, intercept = fit.random_variance, float(fit.alpha[0])
@@ -134,6 +145,7 @@ class QuasiBasis:
             intercept=intercept,
             leverages=Leverages.from_leverages(own),
             null=fit,
+            lattice=lattice,
         )
 
     def spread(self, shift: Float) -> Float32:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.kernels.hlm_dosages import DosageSumsPlan
 from hlmm_scan.kernels.hlm_interaction import InteractionDesign
@@ -88,10 +89,28 @@ def eigenstructure(null: NullModel, left_out: str) -> Eigenstructure:
     return _eigenstructure(null.random_effects, left_out)
 
 
+@lru_cache(maxsize=1)
+def _lattice(effects: RandomEffects) -> CallLattice | None:
+    """Return the lattice of the columns that the random effects' sets share, if they have one."""
+    if effects.columns is None or effects.columns.shape[1] > effects.columns.shape[0]:
+        return None
+    return CallLattice.of(effects.columns)
+
+
+def call_lattice(null: NullModel) -> CallLattice | None:
+    """Return the lattice of the hard calls that the random effects are, if they are.
+
+    All left-out sets share it.
+    """
+    assert null.random_effects is not None
+    return _lattice(null.random_effects)
+
+
 @lru_cache(maxsize=2)
 def quasi_basis(null: NullModel, left_out: str) -> QuasiBasis:
     """Return what the second-order kernel needs of one left-out set."""
-    return quasi_bases(null, {left_out: eigenstructure(null, left_out)}, [left_out])[left_out]
+    eigen = {left_out: eigenstructure(null, left_out)}
+    return quasi_bases(null, eigen, [left_out], call_lattice(null))[left_out]
 
 
 @lru_cache(maxsize=2)
@@ -100,11 +119,11 @@ def gram_basis(null: NullModel, left_out: str, second_order: bool = False) -> Gr
 
     After second-order ones they take their leverages and their columns in single precision.
     """
-    eigen, fit = eigenstructure(null, left_out), null.fits[left_out]
+    eigen, fit, lattice = eigenstructure(null, left_out), null.fits[left_out], call_lattice(null)
     if not second_order:
-        return GramBasis.of(eigen, null.y, fit)
+        return GramBasis.of(eigen, null.y, fit, lattice=lattice)
     quasi = quasi_basis(null, left_out)
-    return GramBasis.of(eigen, null.y, fit, quasi.leverages, quasi.columns)
+    return GramBasis.of(eigen, null.y, fit, quasi.leverages, quasi.columns, lattice)
 
 
 @lru_cache(maxsize=2)

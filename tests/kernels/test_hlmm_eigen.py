@@ -11,11 +11,13 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlmm_class_grams import Totals, class_grams
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi, quasi_bases, work_bytes
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_gram import GramObjective
+from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
 from hlmm_scan.kernels.hlmm_products import quasi_sums, refine_sums
 from hlmm_scan.kernels.hlmm_quasi import fit_quasi_sums
 from hlmm_scan.kernels.hlmm_quasi_likelihood import evaluate
@@ -54,13 +56,39 @@ def run_quasi(null, calls, contigs=None, observed=False) -> Estimates:
     return fit_quasi(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
 
 
-RUN = {"plain": run_plain, "grams": run_grams, "quasi": run_quasi}
+def lattice_of(null: NullModel) -> CallLattice | None:
+    columns = null.random_effects.columns
+    return CallLattice.of(columns) if columns.shape[1] <= columns.shape[0] else None
+
+
+def run_counted_grams(null, calls, contigs=None, observed=False) -> Estimates:
+    """With the random effects as bits, where they are hard calls."""
+    contigs = contigs_of(len(calls)) if contigs is None else contigs
+    eigen, lattice = eigenstructures(null), lattice_of(null)
+    bases = {k: GramBasis.of(eigen[k], null.y, null.fits[k], lattice=lattice) for k in eigen}
+    return fit_grams(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
+
+
+def run_counted_quasi(null, calls, contigs=None, observed=False) -> Estimates:
+    contigs = contigs_of(len(calls)) if contigs is None else contigs
+    eigen = eigenstructures(null)
+    bases = quasi_bases(null, eigen, eigen, lattice_of(null))
+    return fit_quasi(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
+
+
+RUN = {
+    "plain": run_plain,
+    "grams": run_grams,
+    "counted grams": run_counted_grams,
+    "quasi": run_quasi,
+    "counted quasi": run_counted_quasi,
+}
 COLUMNS = [name for name in Estimates.__dataclass_fields__ if name != "status"]
 
 
 def assert_agrees(run, row, found, plain) -> None:
     """To 1e-7 of a standard error, or to what is promised of the quasi-exact kernel."""
-    if run != "quasi" or plain.status in (Status.NOT_UNIQUE, Status.UNBOUNDED):
+    if "quasi" not in run or plain.status in (Status.NOT_UNIQUE, Status.UNBOUNDED):
         assert_same(row, found, plain, 1e-7)
         return
     assert Status(found.status[row]) is plain.status
@@ -96,6 +124,11 @@ def make_effects(kind, n) -> RandomEffects:
         columns[:, 12:20] = columns[:, [11]]
         columns[:, 20:25] = columns[:, [1]]
         return RandomEffects(columns, effects.contigs, effects.variant_ids)
+    if kind == "imputed":
+        columns = effects.columns.copy()
+        columns[:, ::2][np.random.default_rng(3).random((n, 15)) < 0.1] = np.nan
+        columns = (columns - np.nanmean(columns, axis=0)) / np.nanstd(columns, axis=0)
+        return RandomEffects(np.nan_to_num(columns), effects.contigs, effects.variant_ids)
     return effects
 
 
@@ -118,6 +151,7 @@ def make_null(effects, calls, rng, add=0.2, var=-0.3, share=1.0, unit=1.0) -> Nu
         ("several", 0.5, 1.0),
         ("several", -0.3, -1.0),
         ("dependent", 0.1, 0.2),
+        ("imputed", 0.1, 0.2),
         ("one", 0.3, 0.3),
         ("more_than_people", 0.1, 0.2),
     ],
@@ -303,9 +337,11 @@ def test_the_gradient_of_the_second_order_function(theta):
     assert best < value(np.array([*(alpha + 0.01), *theta]))[0]
 
 
-def test_second_order_fits_are_the_same_bit_for_bit_in_any_block():
+@pytest.mark.parametrize("counted", [False, True])
+def test_second_order_fits_are_the_same_bit_for_bit_in_any_block(counted):
     null, calls = large_null(1003, 37, np.random.default_rng(2))
-    eigen, bases = eigenstructures(null), quasi_bases(null, eigenstructures(null), [""])
+    eigen = eigenstructures(null)
+    bases = quasi_bases(null, eigen, [""], lattice_of(null) if counted else None)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(12)])
     packed, asked = pack(many), Inference(sandwich=True, likelihood_ratio=True)
     whole = fit_quasi(null, packed, contigs_of(len(many)), eigen, asked, bases=bases)
@@ -334,6 +370,31 @@ def test_a_tolerance_of_zero_is_the_exact_kernel_from_a_nearer_start():
     np.testing.assert_allclose(quasi.var_variance, exact.var_variance, rtol=1e-5)
     np.testing.assert_allclose(quasi.log_likelihood, exact.log_likelihood, atol=1e-3)
     np.testing.assert_allclose(quasi.av_lrt, exact.av_lrt, atol=2e-3)
+
+
+def test_counts_of_people_are_what_indicators_multiply_to():
+    """Over more than a strip of people, and with variants that lack calls."""
+    null, calls = large_null(4_999, 37, np.random.default_rng(5))
+    effects = null.random_effects
+    columns = np.where(np.random.default_rng(6).random(effects.columns.shape) < 0.03, 0.0, 1.0)
+    columns[:, 7:] = 1.0
+    columns *= effects.columns
+    columns -= columns.mean(axis=0) * (columns != 0) * (len(columns) / (columns != 0).sum(axis=0))
+    eigen = {"": SharedEigenstructure(columns, effects.contigs).without("")}
+    lattice = CallLattice.of(columns)
+    assert lattice.lacking.tolist() == list(range(7))
+    multiplied, counted = (
+        quasi_sums(quasi_bases(null, eigen, [""], kind)[""], pack(calls), null.samples)
+        for kind in (None, lattice)
+    )
+    np.testing.assert_array_equal(counted.products, multiplied.products)
+    np.testing.assert_array_equal(counted.series, multiplied.series)
+    np.testing.assert_array_equal(counted.ratio, multiplied.ratio)
+    # In single precision the former, exact the latter.
+    np.testing.assert_allclose(counted.sums, multiplied.sums, atol=2e-3)
+    g = np.array([calls == c for c in range(3)]).transpose(1, 0, 2)
+    exact = eigen[""].rotate(columns.T @ g.reshape(-1, len(columns)).T)
+    np.testing.assert_allclose(counted.sums, exact.T.reshape(counted.sums.shape), atol=1e-9)
 
 
 @pytest.mark.parametrize("h2", [0.0, 1e-5, 0.4])
