@@ -48,6 +48,7 @@ class CallLattice:
     @classmethod
     def of(cls, columns: NDArray[np.floating]) -> CallLattice | None:
         """Find the lattice of columns of mean 0, shape (n, k); None where some have none."""
+        columns = _read_only(columns)
         low, high = columns.min(axis=0).astype(np.float64), columns.max(axis=0).astype(np.float64)
         origin = np.where(-low <= high, low, high)
         span = high - low
@@ -124,6 +125,13 @@ class CallLattice:
         gram += np.outer(o, moved) + np.outer(moved, o) + m * np.outer(o, o)
         of_y = low * moved + unit * total[:, 1] + o * (low * m + unit * float(whole.sum()))
         return gram, np.column_stack((total[:, 0], of_y))
+
+
+def _read_only(columns: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return a view like that of mapped files: numba compiles anew for any other kind."""
+    view = np.asarray(columns).view()
+    view.flags.writeable = False
+    return view
 
 
 @njit(nogil=True, cache=True)

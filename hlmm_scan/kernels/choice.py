@@ -144,10 +144,10 @@ class ModelSize:
         if kernel is Kernel.RANDOM_SCREEN:
             return m * (n * rank * 6e-11 + n * 2e-9 * designs)
         if kernel is Kernel.SECOND_ORDER:
-            return m * n * rank * 2e-10
+            return m * n * rank * 1.2e-10
         if kernel is Kernel.CLASS_GRAMS:
-            # A Gram matrix of the people who are not in the largest class, then evaluations of l³.
-            return m * (n * rank**2 + 50 * rank**3) / 30e9
+            # The people who are not in the largest class, counted, then evaluations of l³.
+            return m * (n * rank**2 * 2e-12 + rank**3 * 6e-10)
         if kernel is Kernel.PLAIN:
             # Some eight evaluations of about two n·l² products and two l³ factorisations.
             return m * (8 * (4 * n * rank**2 + 4 * rank**3) / 30e9 + 8e-3)
