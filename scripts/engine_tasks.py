@@ -19,8 +19,9 @@ from hlmm_scan.results.records import PartitionRecord, encode
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import executors, run
 from hlmm_scan.scan.executors import DaskExecutor
+from hlmm_scan.scan.inputs import read_inputs
 from hlmm_scan.scan.plan import Plan
-from hlmm_scan.scan.prepare import make_plan, read_inputs
+from hlmm_scan.scan.prepare import make_plan
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status, result_variables

@@ -21,15 +21,10 @@ from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor
 from hlmm_scan.scan.faults import storage_error
+from hlmm_scan.scan.inputs import read_inputs
 from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prediction import forecast
-from hlmm_scan.scan.prepare import (
-    choose_workers,
-    fit_options,
-    make_plan,
-    read_inputs,
-    write_store,
-)
+from hlmm_scan.scan.prepare import choose_workers, fit_options, make_plan, write_store
 from hlmm_scan.scan.progress import ScanProgress
 from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask

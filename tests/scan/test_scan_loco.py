@@ -15,7 +15,8 @@ from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.models import HLMM
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
-from hlmm_scan.scan.prepare import make_plan, read_inputs
+from hlmm_scan.scan.inputs import read_inputs
+from hlmm_scan.scan.prepare import make_plan
 
 
 @pytest.fixture(scope="module")

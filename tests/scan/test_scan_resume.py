@@ -18,10 +18,10 @@ from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
-from hlmm_scan.scan import prepare as prepare_module
-from hlmm_scan.scan import run
+from hlmm_scan.scan import null_models, run
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import SerialExecutor
+from hlmm_scan.scan.inputs import read_inputs
 from hlmm_scan.scan.prepare import choose_workers
 from hlmm_scan.scan.progress import Progress
 from hlmm_scan.scan.state import scan_state
@@ -94,7 +94,7 @@ def test_a_changed_option_is_refused_and_named(bench, tmp_path, key):
 
 
 def test_every_option_that_numbers_depend_on_is_among_the_changes_tried(bench):
-    inputs = prepare_module.read_inputs(bench.config(bench.folder / "never", "hlmm"))
+    inputs = read_inputs(bench.config(bench.folder / "never", "hlmm"))
     derived = {"hlmm_scan", "format", "model", "genotypes", "phenotypes"}
     derived |= {"extract", "exclude", "region"}  # tried by test_scan_selected
     derived |= {"genome_build"}  # needs a human X
@@ -200,7 +200,7 @@ def test_a_new_store_that_cannot_be_made_leaves_the_old_one(bench, tmp_path, mon
     def fail(*_args, **_kwargs):
         raise InputError("trait1: its null model could not be fitted")
 
-    monkeypatch.setattr(prepare_module, "fit_null", fail)
+    monkeypatch.setattr(null_models, "fit_null", fail)
     with pytest.raises(InputError, match="null model"):
         run.prepare(bench.config(store), overwrite=True)
     before.pop("run/ledger/lock")
