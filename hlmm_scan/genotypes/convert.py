@@ -1,58 +1,22 @@
-"""Converting genotype files to a Zarr dataset, as a stream.
-
-One pass over the variant tables checks and writes them; calls follow in parts, wherever those are
-done. Nothing held grows with the number of variants except places to begin reading at, eight bytes
-for 64 variants, and the list of chromosomes: even the search for repeated ids goes through a
-scratch file. What is done is noted beside the unfinished dataset, so that a conversion that was
-killed goes on when it is started again.
-"""
+"""Converting genotype files to a Zarr dataset: what is asked for, and where it may stand."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
-from zarr.errors import ZarrUserWarning
-
-from hlmm_scan import __version__, schema
+from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.arrays import missing_chunk
-from hlmm_scan.genotypes.calls import DIGEST_BITS
-from hlmm_scan.genotypes.dataset import (
-    CALLS,
-    DATASET_FORMAT,
-    DOSAGES,
-    HAS_DOSAGES,
-    INFO,
-    KIND,
-    MARK,
-    GenotypeDataset,
-    is_genotype_dataset,
-    variable,
-)
-from hlmm_scan.genotypes.duplicates import RepeatedIds
-from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
-from hlmm_scan.genotypes.parts import COUNTS, OF_DOSAGES, Part, PartRecord, Pool, ThisProcess
+from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset, is_genotype_dataset
+from hlmm_scan.genotypes.dataset_writer import DatasetWriter, Progress
+from hlmm_scan.genotypes.packing import packed_width
+from hlmm_scan.genotypes.parts import Pool, ThisProcess
 from hlmm_scan.genotypes.reader_processes import ReaderProcesses
 from hlmm_scan.genotypes.sources import JoinedSources, SourceOptions, open_sources
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.staging import staged_store, stands
-from hlmm_scan.storage import Place, UnfinishedPath, place, zarr_store
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], object]
+from hlmm_scan.storage import Place, place
 
 CHUNK_BYTES = 8 << 20
 """Packed calls in one chunk, in bytes, where the variants of it allow."""
@@ -66,22 +30,8 @@ MAX_CHUNK_VARIANTS = 8192
 MIN_CHUNKS = 64
 """Chunks a dataset should have at least, so that a small one still divides among workers."""
 
-TABLE_CHUNK_VARIANTS = 65536
-"""Variants a chunk in the per-variant arrays, rounded down to whole chunks of calls."""
-
-PART_VARIANTS = 4096
-"""Variants a part of the conversion, and a chunk of the arrays of counts; rounded likewise."""
-
-LEAST_PART_VARIANTS = 1024
-MIN_PARTS = 16
-"""Parts where there are fewer variants, so that they divide among workers."""
-
-SAMPLE_CHUNK = 1 << 20
-
 WORTH_A_PROCESS = 1 << 28
 """Packed calls, in bytes, that are converted in less time than processes take to start."""
-
-_UNKNOWN_FAMILY = "0"
 
 
 def default_chunk_variants(n_samples: int, n_variants: int, *, dosages: bool = False) -> int:
@@ -179,7 +129,7 @@ def convert(
         pool = ThisProcess() if here else ReaderProcesses(workers)
     purpose = _purpose(joined, chunk, options or SourceOptions())
     with staged_store(output, replace=replace, resume=purpose) as unfinished:
-        _Writer(joined, unfinished, chunk, pool, progress).write()
+        DatasetWriter(joined, unfinished, chunk, pool, progress).write()
     return GenotypeDataset.open(output)
 
 
@@ -209,305 +159,3 @@ def _check_output(output: Place, *, overwrite: bool) -> bool:
             f"{output}: a genotype dataset stands there already (--overwrite replaces it)"
         )
     return True
-
-
-@dataclass
-class _Fingerprint:
-    """Checksums over content only: each stream is fed in order, so chunking leaves no trace."""
-
-    streams: dict[str, Any] = field(default_factory=dict)
-
-    def update(self, stream: str, data: bytes | NDArray[Any]) -> None:
-        self.streams.setdefault(stream, hashlib.sha256()).update(data)
-
-    def update_text(self, stream: str, values: StrArray) -> None:
-        # Cells of genotype files hold no line feeds, so these part them without doubt.
-        self.update(stream, "".join(f"{value}\n" for value in values.tolist()).encode())
-
-    def digest(self, n_samples: int, n_variants: int, calls: int) -> str:
-        parts: dict[str, Any] = {name: s.hexdigest() for name, s in self.streams.items()}
-        parts |= {"calls": f"{calls % (1 << DIGEST_BITS):x}"}
-        parts |= {"format": DATASET_FORMAT, "n_samples": n_samples, "n_variants": n_variants}
-        return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-class _Journal:
-    """Parts that are done, a line each, in a file beside the unfinished dataset."""
-
-    def __init__(self, store: Place) -> None:
-        # Without a folder of its own a conversion cannot be gone on with.
-        self.path = store.parent / "parts.jsonl" if isinstance(store, Path) else None
-
-    def records(self) -> list[PartRecord]:
-        """Return what an earlier process noted; the line in which it was killed does not count."""
-        if self.path is None or not self.path.is_file():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [PartRecord(**json.loads(line)) for line in lines if line.endswith("}\n")]
-
-    def begin(self, records: Sequence[PartRecord]) -> None:
-        """Write these records anew."""
-        if self.path is not None:
-            self.path.write_text("".join(map(self._line, records)), encoding="utf-8")
-
-    def note(self, record: PartRecord) -> None:
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._line(record))
-
-    @staticmethod
-    def _line(record: PartRecord) -> str:
-        return json.dumps(record.to_json()) + "\n"
-
-
-def _unchecked() -> None:
-    """Let a part write without a lease."""
-
-
-class _Writer:
-    """Writes one dataset where nothing is yet, or what an earlier process left of the same."""
-
-    def __init__(
-        self,
-        source: JoinedSources,
-        store: Place,
-        chunk: int,
-        pool: Pool,
-        progress: Progress | None,
-    ) -> None:
-        self.source = source
-        self.place = store
-        self.chunk = min(chunk, source.n_variants)
-        self.span = self.chunk * max(1, TABLE_CHUNK_VARIANTS // self.chunk)
-        part = min(PART_VARIANTS, max(LEAST_PART_VARIANTS, source.n_variants // MIN_PARTS))
-        self.part = self.chunk * max(1, part // self.chunk)
-        self.pool = pool
-        self.progress = progress
-        self.fingerprint = _Fingerprint()
-        self.contigs: dict[str, int] = {}
-        self.journal = _Journal(store)
-        self.done = self.journal.records()
-        if isinstance(store, Path):
-            for torn in store.rglob("*.partial"):
-                torn.unlink()
-        self.group = zarr.open_group(
-            zarr_store(store), mode="a", zarr_format=3, use_consolidated=False
-        )
-        self.arrays: dict[str, zarr.Array[Any]] = {}
-
-    def write(self) -> None:
-        """Write all of it."""
-        self._create_arrays()
-        repeated = self._write_tables()
-        self._write_people_and_contigs()
-        self._write_parts()
-        self._check()
-        self._finish()
-        n_repeated, first = repeated
-        if n_repeated:
-            example = str(self.arrays["variant_id"][first])
-            logger.warning(
-                "%d variants have the id of an earlier one (first: %s, variant %d); all are kept, "
-                "each by its position",
-                n_repeated,
-                example,
-                first + 1,
-            )
-
-    def _create_arrays(self) -> None:
-        m, n = self.source.n_variants, self.source.n_samples
-        for name in ("variant_contig", "variant_position", "variant_id"):
-            self._create(name, (m,), self.span)
-        self._create("variant_allele", (m, 2), self.span)
-        for name in COUNTS:
-            self._create(name, (m, 3) if name == "variant_genotype_counts" else (m,), self.part)
-        self._create(CALLS, (m, packed_width(n)), self.chunk)
-        if self.source.unit:
-            self._create(DOSAGES, (m, n), self.chunk, unit=self.source.unit)
-            for name in (HAS_DOSAGES, INFO):
-                self._create(name, (m,), self.part)
-
-    def _write_tables(self) -> tuple[int, int]:
-        """Write what is known of variants; return repeated ids as `RepeatedIds.find` does."""
-        beside = self.place.parent if isinstance(self.place, Path) else None
-        with tempfile.TemporaryFile(dir=beside) as scratch:
-            repeated = RepeatedIds(scratch)
-            done = 0
-            for table in self.source.variants(self.span):
-                self._write_table(done, table)
-                repeated.add(table.variant_id)
-                done += len(table)
-            if done != self.source.n_variants:
-                raise InputError(f"{self._last_file()}: changed while it was read")
-            return repeated.find()
-
-    def _write_table(self, start: int, table: VariantTable) -> None:
-        stop = start + len(table)
-        if stop > self.source.n_variants:
-            raise InputError(f"{self._last_file()}: changed while it was read")
-        rows = slice(start, stop)
-        alleles = np.column_stack([table.other_allele, table.effect_allele])
-        self._put("variant_contig", rows, self._contig_index(table.contig))
-        self._put("variant_position", rows, table.position)
-        self._put("variant_id", rows, table.variant_id)
-        self._put("variant_allele", rows, alleles)
-        self.fingerprint.update_text("contig", table.contig)
-        self.fingerprint.update("position", table.position.astype("<i4"))
-        self.fingerprint.update_text("id", table.variant_id)
-        self.fingerprint.update_text("allele", alleles.ravel())
-
-    def _contig_index(self, contig: StrArray) -> NDArray[np.int16]:
-        index = [self.contigs.setdefault(name, len(self.contigs)) for name in contig.tolist()]
-        limit = np.iinfo(np.int16).max
-        if len(self.contigs) > limit:
-            raise InputError(
-                f"{self.source.sources[0].path}: more than {limit} chromosomes; is the column of "
-                "chromosomes right?"
-            )
-        return np.array(index, dtype=np.int16)
-
-    def _write_people_and_contigs(self) -> None:
-        samples = self.source.samples
-        n = len(samples)
-        columns: dict[str, NDArray[Any]] = {
-            "sample_id": samples.individual_id,
-            "sample_sex": samples.sex,
-        }
-        if samples.family_id is not None:
-            columns["sample_family_id"] = samples.family_id
-        for name, values in columns.items():
-            self._create(name, (n,), SAMPLE_CHUNK)
-            self._put(name, slice(0, n), values)
-        family = samples.family_id
-        if family is None:
-            family = np.full(n, _UNKNOWN_FAMILY, dtype=object)
-        self.fingerprint.update_text("sample_id", samples.individual_id)
-        self.fingerprint.update_text("sample_family_id", family)
-        self.fingerprint.update("sample_sex", samples.sex)
-        self._create("contig_id", (len(self.contigs),), SAMPLE_CHUNK)
-        self._put("contig_id", slice(None), np.array(list(self.contigs), dtype=object))
-
-    # Calls --------------------------------------------------------------------------------
-
-    def _parts(self, done: set[int]) -> Iterator[Part]:
-        """Yield the parts that are not done."""
-        m = self.source.n_variants
-        store = self.place
-        if isinstance(store, UnfinishedPath):
-            # A lease does not travel; this process looks after it as records come in.
-            store = UnfinishedPath(store.url, _unchecked)
-        for index, start in enumerate(range(0, m, self.part)):
-            if index in done:
-                continue
-            stop = min(start + self.part, m)
-            yield Part(
-                index=index,
-                start=start,
-                stop=stop,
-                pieces=self.source.pieces(start, stop),
-                store=store,
-                chunk=self.chunk,
-                n_samples=self.source.n_samples,
-                unit=self.source.unit,
-            )
-
-    def _write_parts(self) -> None:
-        m = self.source.n_variants
-        self.journal.begin(self.done)
-        converted = sum(record.stop - record.start for record in self.done)
-        if converted:
-            logger.info("going on after %d of %d variants", converted, m)
-        for record in self.pool.run(self._parts({record.index for record in self.done})):
-            self.done.append(record)
-            self.journal.note(record)
-            converted += record.stop - record.start
-            if isinstance(self.place, UnfinishedPath):
-                self.place.check()
-            if self.progress is not None:
-                self.progress(converted, m)
-
-    def _check(self) -> None:
-        """Check that what was written is what was promised; remove arrays that hold nothing."""
-        m, n = self.source.n_variants, self.source.n_samples
-        ranges = sorted((record.start, record.stop) for record in self.done)
-        if [a for a, _ in ranges] != list(range(0, m, self.part)) or ranges[-1][1] != m:
-            raise AssertionError(f"parts {ranges[:3]}… do not cover {m} variants once")
-        n_calls = sum(record.n_calls for record in self.done)
-        if n_calls != m * n:
-            raise AssertionError(f"{n_calls} calls counted of {m} × {n}")
-        hard = sum(record.hard_chunks for record in self.done)
-        dosages = sum(record.dosage_chunks for record in self.done)
-        if hard + dosages != -(-m // self.chunk):
-            raise AssertionError(f"{hard} + {dosages} chunks of {m} variants")
-        idle = [] if hard else [CALLS]
-        if not dosages:
-            idle += [name for name in OF_DOSAGES if name in self.arrays]
-        elif not any(record.has_info for record in self.done):
-            idle.append(INFO)
-        for name in idle:
-            del self.group[name]
-            del self.arrays[name]
-        absent: str | None = None
-        for name, array in self.arrays.items():
-            if not (dosages and name in (CALLS, DOSAGES)):
-                absent = absent or missing_chunk(self.place, name, array)
-        if dosages:
-            flags = np.asarray(self.arrays[HAS_DOSAGES][:])
-            for start in range(0, m, self.chunk):
-                name = DOSAGES if flags[start] else CALLS
-                stop = min(start + self.chunk, m)
-                absent = absent or missing_chunk(self.place, name, self.arrays[name], start, stop)
-        if absent is not None:
-            raise AssertionError(f"chunk {absent} was written and is not there")
-
-    def _finish(self) -> None:
-        m, n = self.source.n_variants, self.source.n_samples
-        calls = sum(int(record.digest, 16) for record in self.done)
-        attributes: dict[str, Any] = {
-            MARK: {
-                "kind": KIND,
-                "format": DATASET_FORMAT,
-                "version": __version__,
-                "n_samples": n,
-                "n_variants": m,
-                "fingerprint": self.fingerprint.digest(n, m, calls),
-            },
-            # VCF-Zarr's name for the software that wrote the store.
-            "source": f"hlmm_scan-{__version__}",
-            # Names only: where files lay on the machine that converted is nobody's business.
-            "source_files": [source.path.name for source in self.source.sources],
-        }
-        self.group.attrs.update(attributes)
-        with warnings.catch_warnings():
-            # Zarr says that other readers may not know consolidated metadata; they need not.
-            warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-            zarr.consolidate_metadata(self.group.store)
-
-    def _last_file(self) -> Path:
-        return self.source.sources[-1].path
-
-    def _create(self, name: str, shape: tuple[int, ...], rows: int, **attributes: float) -> None:
-        entry = variable(name)
-        array = self.group.get(name)
-        if not isinstance(array, zarr.Array):  # else an earlier process made it
-            array = self.group.create_array(
-                name,
-                shape=shape,
-                chunks=(max(1, min(rows, shape[0])), *shape[1:]),
-                dtype=_dtype(entry),
-                fill_value=MISSING_BYTE if name == CALLS else entry.fill_value,
-                # zstd's own default level for calls; shuffling bits makes them larger, not smaller.
-                # The first level packs dosages as well as the default one, three times as fast.
-                compressors=[ZstdCodec(level=1 if name == DOSAGES else 0)],
-                dimension_names=entry.dims,
-                attributes=entry.attributes() | attributes,
-            )
-        # Chunks that hold only fill values are written too: one that is absent is damage.
-        self.arrays[name] = array.with_config({"write_empty_chunks": True})
-
-    def _put(self, name: str, rows: slice, values: NDArray[Any]) -> None:
-        self.arrays[name][rows] = values
-
-
-def _dtype(entry: schema.Variable) -> Any:
-    return str if entry.dtype == "str" else np.dtype(entry.dtype)

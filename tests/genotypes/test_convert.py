@@ -19,12 +19,13 @@ import zarr
 
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InfrastructureError, InputError
-from hlmm_scan.genotypes import convert as module
-from hlmm_scan.genotypes import duplicates
+from hlmm_scan.genotypes import dataset_writer, duplicates
 from hlmm_scan.genotypes.convert import convert, default_chunk_variants
 from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.dataset_writer import DatasetWriter
 from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.genotypes.parts import OF_DOSAGES, ThisProcess
+from hlmm_scan.genotypes.sources import open_sources
 
 
 def size_on_disk(path: Path) -> int:
@@ -46,7 +47,7 @@ def left_beside(out: Path) -> list[str]:
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64, 1000])
 def test_what_goes_in_comes_out(make_fileset, copies, out, chunk, monkeypatch):
-    monkeypatch.setattr(module, "PART_VARIANTS", 20)
+    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 20)
     seen: list[tuple[int, int]] = []
     bed = make_fileset(copies)
     dataset = convert([bed], out, chunk_variants=chunk, progress=lambda *p: seen.append(p))
@@ -212,8 +213,8 @@ def test_incompressible_calls_cost_no_more_than_framing(make_fileset, tmp_path, 
 
 
 def test_memory_does_not_grow_with_variants(make_fileset, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TABLE_CHUNK_VARIANTS", 512)
-    monkeypatch.setattr(module, "PART_VARIANTS", 512)
+    monkeypatch.setattr(dataset_writer, "TABLE_CHUNK_VARIANTS", 512)
+    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 512)
     monkeypatch.setattr(duplicates, "HASHES_AT_ONCE", 512)
     monkeypatch.setattr(duplicates, "_READ", 256)
     peaks = []
@@ -360,10 +361,10 @@ def test_bad_line_far_down_leaves_nothing(make_fileset, copies, out):
 @pytest.mark.parametrize("lines", [90, 110])
 def test_bim_that_changes_meanwhile(make_fileset, copies, out, lines):
     bed = make_fileset(copies)
-    joined = module.open_sources([bed])
+    joined = open_sources([bed])
     rows = bed.with_suffix(".bim").read_text().splitlines() * 2
     bed.with_suffix(".bim").write_text("\n".join(rows[:lines]))
-    writer = module._Writer(joined, out, 10, ThisProcess(), None)
+    writer = DatasetWriter(joined, out, 10, ThisProcess(), None)
     with pytest.raises(InputError, match="changed while it was read"):
         writer.write()
 
@@ -377,11 +378,12 @@ def test_too_many_chromosomes(make_fileset, out):
 
 KILLED = """
 import os, signal, sys
-from hlmm_scan.genotypes import convert as module
-module.PART_VARIANTS = 10
+from hlmm_scan.genotypes import dataset_writer
+from hlmm_scan.genotypes.convert import convert
+dataset_writer.PART_VARIANTS = 10
 def kill(done, total):
     if done >= 50: os.kill(os.getpid(), signal.SIGKILL)
-module.convert([sys.argv[1]], sys.argv[2], chunk_variants=5, progress=kill)
+convert([sys.argv[1]], sys.argv[2], chunk_variants=5, progress=kill)
 """
 
 
@@ -394,7 +396,7 @@ def files_of(store: Path) -> dict[str, bytes]:
 def test_killed_conversion_goes_on_with_the_same_bytes(
     make_fileset, copies, out, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "PART_VARIANTS", 10)
+    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 10)
     bed = make_fileset(copies)
     ended = subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL

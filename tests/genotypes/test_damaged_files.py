@@ -14,7 +14,7 @@ import pytest
 from container_files import plink2, write_containers
 
 from hlmm_scan.errors import InfrastructureError, InputError
-from hlmm_scan.genotypes import reader_processes
+from hlmm_scan.genotypes import dataset_writer, reader_processes
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.parts import Part, Piece
 from hlmm_scan.genotypes.reader_processes import ReaderProcesses
@@ -208,9 +208,7 @@ def test_a_crash_ends_the_conversion_alone(tmp_path, monkeypatch, number, error,
 
 
 def test_processes_write_what_this_one_writes(containers, tmp_path, monkeypatch):
-    from hlmm_scan.genotypes import convert as module
-
-    monkeypatch.setattr(module, "PART_VARIANTS", 30)
+    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 30)
     here = convert([containers / "bgen8.bgen"], tmp_path / "0.zarr", workers=0, chunk_variants=10)
     seen: list[tuple[int, int]] = []
     there = convert(
