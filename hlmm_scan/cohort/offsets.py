@@ -6,25 +6,21 @@ chromosome leaves the chromosome out, so each chromosome has a phenotype of its 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import logging
 import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.derived import with_covariate, with_phenotype
+from hlmm_scan.cohort.loco_files import read_loco
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.samples import SampleIds
@@ -44,7 +40,6 @@ COVARIATE = "prediction"
 EVERYWHERE = ""
 """Row of a prediction that serves every chromosome."""
 
-_LOCO_HEADER = "FID_IID"
 _HEADERS = {"fid", "iid", "#fid", "#iid"}
 
 
@@ -305,103 +300,6 @@ def load_offsets(
     )
 
 
-def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
-    """Read a .loco file.
-
-    Parameters
-    ----------
-    path : Path
-        Plain or gzipped. Its first line is ``FID_IID`` and the people, as FID_IID; each further
-        one a chromosome and a prediction for each, NA where there is none.
-    samples : SampleIds
-        The n_samples people of the genotypes. Where their FIDs are not the file's, those whose
-        FID there is their IID or 0 are found as well.
-
-    Returns
-    -------
-    dict of str to ndarray of float64, shape (n_samples,)
-        By chromosome; NaN for people who are not in the file or have no number.
-
-    Raises
-    ------
-    InputError
-        With line and column.
-    """
-    rows: dict[str, FloatArray] = {}
-    with _opened(path) as file:
-        header = _decoded(path, 1, file.readline()).split()
-        if len(header) < 2 or header[0] != _LOCO_HEADER:
-            raise InputError(
-                f"{path}, line 1: expected '{_LOCO_HEADER}' and the people, as regenie's step 1 "
-                "writes them"
-            )
-        people = header[1:]
-        where = _columns(path, people, samples)
-        for number, raw in enumerate(file, start=2):
-            cells = raw.split()
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"{path}, line {number}: expected {len(header):,} fields, found {len(cells):,}"
-                )
-            contig = re.sub(r"\.0$", "", _decoded(path, number, cells[0])).lstrip("0")
-            if contig in rows:
-                raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
-            values = np.append(_numbers(path, number, cells[1:], people), np.nan)
-            rows[contig] = values[where]
-    if not rows:
-        raise InputError(f"{path}: people but no predictions")
-    return rows
-
-
-def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.intp]:
-    """Return where each sample stands among the people of a file; −1 where it does not."""
-    index = pd.Index(people)
-    if not index.is_unique:
-        raise InputError(f"{path}, line 1: {index[index.duplicated()][0]} is there twice")
-    iid = np.asarray(samples.individual_id, object)
-    namings = [iid + "_" + iid, "0_" + iid, iid]
-    if samples.family_id is not None:
-        namings.insert(0, np.asarray(samples.family_id, object) + "_" + iid)
-    found = [index.get_indexer_for(naming) for naming in namings]
-    counts = [int((at >= 0).sum()) for at in found]
-    best = int(np.argmax(counts))
-    if not counts[best]:
-        raise InputError(
-            f"{path}: nobody is in the genotypes: the first is {people[0]}, there {namings[0][0]}"
-        )
-    there = found[best][found[best] >= 0]
-    if len(np.unique(there)) < len(there):
-        twice = pd.Index(there)
-        name = people[int(twice[twice.duplicated()][0])]
-        raise InputError(f"{path}: {name} may be more than one person of the genotypes")
-    return np.asarray(found[best], np.intp)
-
-
-def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> FloatArray:
-    try:
-        values = np.array([b"nan" if cell == b"NA" else cell for cell in cells]).astype(float)
-    except ValueError:
-        values = np.array([_number(cell) for cell in cells])
-    wrong = np.isinf(values)
-    if wrong.any():
-        column = int(np.argmax(wrong))
-        text = _decoded(path, line, cells[column])
-        raise InputError(
-            f"{path}, line {line}: '{text}' of {people[column]} (field {column + 2}) is no number"
-        )
-    return values
-
-
-def _number(cell: bytes) -> float:
-    """Return a number, NaN where missing, infinity where it is neither."""
-    try:
-        return float("nan" if cell == b"NA" else cell)
-    except ValueError:
-        return float("inf")
-
-
 def _loco_path(path: Path, name: str) -> Path:
     """Return where a file that a list names is: files are moved together with their list."""
     named = Path(name).expanduser()
@@ -425,27 +323,3 @@ def _digest(path: Path) -> bytes:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that may be gzipped."""
-    try:
-        with path.open("rb") as raw:
-            packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            if not packed:
-                yield raw
-                return
-            with gzip.open(raw) as file:
-                yield io.BufferedReader(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path}: the gzip data are damaged or truncated") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def _decoded(path: Path, line: int, text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, line {line}: not a text file in UTF-8") from None

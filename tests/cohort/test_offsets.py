@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hlmm_scan.cohort.cohort import assemble
-from hlmm_scan.cohort.offsets import EVERYWHERE, load_offsets, read_loco, residual_deviation
+from hlmm_scan.cohort.loco_files import read_loco
+from hlmm_scan.cohort.offsets import EVERYWHERE, load_offsets, residual_deviation
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
