@@ -200,17 +200,16 @@ def _fill(store: ResultStore, plan: Plan, seed: int) -> ResultStore:
     with store.ledger.lock(), store.ledger.writer() as journal:
         for partition in plan.partitions():
             began = time.time()
+            (phenotype,) = partition.phenotypes
             rows = np.arange(partition.start, partition.stop)
             values = draw_rows(
                 rows,
                 plan.n_variants,
-                plan.people[partition.phenotype],
-                np.random.default_rng([seed, 2, partition.phenotype, partition.start]),
+                plan.people[phenotype],
+                np.random.default_rng([seed, 2, phenotype, partition.start]),
                 random_effects=random_effects,
             )
-            digest = store.write_partition(
-                partition.phenotype, partition.start, partition.stop, values
-            )
+            digest = store.write_partition(phenotype, partition.start, partition.stop, values)
             statuses = Counter(Status(int(s)).label for s in values["status"])
             journal.append(
                 PartitionRecord(

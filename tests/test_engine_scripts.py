@@ -69,8 +69,8 @@ def test_engine_without_the_mice_is_one_clear_line(script, monkeypatch, tmp_path
 
 def test_doing_nothing_leaves_a_record_like_any_other(script):
     task = PartitionTask(
-        store="", genotypes=(), run_id="", genotype_fingerprint="", phenotype="",
-        partition=Partition(7, 0, 70, 80), options=FitOptions(),
+        store="", genotypes=(), run_id="", genotype_fingerprint="", phenotypes=("",),
+        partition=Partition(7, range(1), 70, 80), options=FitOptions(),
     )  # fmt: skip
     record = script("engine_work").nothing(task)
     assert (record.partition, record.failed, dict(record.statuses)) == (7, False, {"ok": 10})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -71,6 +72,31 @@ class FitOptions(Filters):
     hwe: bool = field(default=False, kw_only=True)
 
 
+def class_sums_together(
+    nulls: Sequence[NullModel], genotypes: GenotypeBlock, options: FitOptions
+) -> Float | None:
+    """Sum over the genotype classes for several phenotypes, in one pass over the calls.
+
+    Parameters
+    ----------
+    nulls : sequence of NullModel, length P
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    options : FitOptions
+
+    Returns
+    -------
+    ndarray, shape (P, m, 3, 1 + powers), or None
+        For :func:`fit_block`, bit for bit what it would sum itself for each. None where that takes
+        another kernel.
+    """
+    if isinstance(genotypes, Dosages) or any(
+        ModelSize.of(null, options.screen).kernel is not Kernel.CLASS_SUMS for null in nulls
+    ):
+        return None
+    powers = powers_needed(options.inference)
+    return class_sums_plan(tuple(nulls), genotypes.shape[1], powers).sums(genotypes)
+
+
 def fit_block(
     null: NullModel,
     genotypes: GenotypeBlock,
@@ -78,6 +104,7 @@ def fit_block(
     options: FitOptions,
     info: Float | None = None,
     haploid: NDArray[np.bool_] | None = None,
+    sums: Float | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit every variant of a block that passes the filters.
 
@@ -97,6 +124,8 @@ def fit_block(
     haploid : ndarray of bool, shape (n_samples,), optional
         People who have one copy of these chromosomes, coded as 0 or 2; by default nobody. They
         count once in frequencies and allele counts.
+    sums : ndarray, shape (m, 3, 1 + powers), optional
+        Of this phenotype, where :func:`class_sums_together` has them.
 
     Returns
     -------
@@ -106,7 +135,7 @@ def fit_block(
     """
     given = np.full(len(genotypes), np.nan) if info is None else info
     if not isinstance(genotypes, Dosages):
-        return _fit_alike(null, genotypes, contigs, options, given, haploid)
+        return _fit_alike(null, genotypes, contigs, options, given, haploid, sums)
     whole = whole_copies(genotypes)
     if not whole.any():
         return _fit_alike(null, genotypes, contigs, options, given, haploid)
@@ -128,15 +157,16 @@ def _fit_alike(
     options: FitOptions,
     given: Float,
     haploid: NDArray[np.bool_] | None,
+    sums: Float | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit a block of hard calls, or one of dosages."""
     size = ModelSize.of(null, options.screen, dosages=isinstance(genotypes, Dosages))
     kernel = size.kernel
-    sums: Float | None = None
-    if kernel is Kernel.CLASS_SUMS and not isinstance(genotypes, Dosages):
+    if sums is None and kernel is Kernel.CLASS_SUMS:
+        together = class_sums_together([null], genotypes, options)
+        sums = None if together is None else together[0]
+    if sums is not None:
         # The pass over the calls that the fits need counts genotypes as well.
-        powers = powers_needed(options.inference)
-        (sums,) = class_sums_plan(null, genotypes.shape[1], powers).sums(genotypes)
         counts = GenotypeCounts.of_calls(sums[:, :, 0].astype(np.int64), null.n)
     else:
         counts = GenotypeCounts.of(genotypes, null.samples)

@@ -123,14 +123,30 @@ class ModelSize:
         rank = min(self.people, self.random)
         return self.kernel is Kernel.WEIGHTED and self.people * rank**2 <= _CHEAP_FOR_FEW
 
-    def seconds(self, m: int) -> float:
-        """Estimate (within a factor of three) the time of fitting m variants on one core."""
+    @property
+    def reading_prevails(self) -> bool:
+        """Whether genotypes take longer to read than to fit: phenotypes should share them."""
+        return self.kernel is Kernel.CLASS_SUMS and not self.dosages
+
+    def seconds(self, m: int, phenotypes: int = 1) -> float:
+        """Estimate (within a factor of three) the time of fitting m variants on one core.
+
+        Parameters
+        ----------
+        m : int
+        phenotypes : int, default 1
+            Fitted while the genotypes are in memory.
+        """
+        if self.reading_prevails:
+            n = self.people
+            return m * (n * 3e-10 + phenotypes * (n * 1.5e-10 + 1.5e-5))
+        return phenotypes * self._seconds(m)
+
+    def _seconds(self, m: int) -> float:
         n, designs, rank = self.people, self.mean + self.variance, min(self.people, self.random)
         kernel = self.kernel
-        if kernel is Kernel.CLASS_SUMS and self.dosages:
+        if kernel is Kernel.CLASS_SUMS:  # of dosages
             return m * (n * 1e-8 + 2e-5)
-        if kernel is Kernel.CLASS_SUMS:
-            return m * (n * 1e-9 + 4e-6)
         if kernel is Kernel.SCREEN and self.dosages:
             return m * n * (4 * designs / 30e9 + 8e-9)
         if kernel is Kernel.SCREEN:
@@ -153,7 +169,7 @@ class ModelSize:
             return m * (8 * (4 * n * rank**2 + 4 * rank**3) / 30e9 + 8e-3)
         return hlmm_weighted.work_seconds(m, n, self.mean, self.variance, self.random)
 
-    def task_bytes(self, m: int, n_genotyped: int | None = None) -> int:
+    def task_bytes(self, m: int, n_genotyped: int | None = None, phenotypes: int = 1) -> int:
         """Estimate the memory of fitting m variants, beside :attr:`shared_bytes`.
 
         Parameters
@@ -161,6 +177,8 @@ class ModelSize:
         m : int
         n_genotyped : int, optional
             People in the genotype dataset, if there are more than are analysed.
+        phenotypes : int, default 1
+            Fitted while the genotypes are in memory.
 
         Returns
         -------
@@ -173,20 +191,20 @@ class ModelSize:
         # Codes as stored, as decoded and as handed over, of which one goes on to those of the
         # variants that pass; counts, sums, estimates and results.
         bytes_each = 2 * n_total if self.dosages else n_total // 4 + 1
-        block = m * 3 * bytes_each + m * 100 * 8
+        block = m * 3 * bytes_each + m * 100 * 8 * phenotypes
         ways = [self, replace(self, screen=False)] if self.screen else [self]
         if self.dosages:
             ways += [replace(way, dosages=False) for way in ways]
-        working = max(way._working_bytes(m, n_total) for way in ways)
-        return 2 * designs + block + working
+        working = max(way._working_bytes(m, n_total, phenotypes) for way in ways)
+        return 2 * designs * phenotypes + block + working
 
-    def _working_bytes(self, m: int, n_total: int) -> int:
+    def _working_bytes(self, m: int, n_total: int, phenotypes: int) -> int:
         n, c, v, k = self.people, self.mean, self.variance, self.random
         kernel = self.kernel
         if kernel is Kernel.CLASS_SUMS and self.dosages:
             return hlm_dosages.work_bytes(n, _MOST_STEPS)
         if kernel is Kernel.CLASS_SUMS:
-            return class_sums.work_bytes(m, n_total, 1, 4)
+            return class_sums.work_bytes(m, n_total, phenotypes, 4)
         if kernel is Kernel.SCREEN and self.dosages:
             return hlm_screen_dosages.work_bytes(n, c, v)
         if kernel is Kernel.SCREEN:

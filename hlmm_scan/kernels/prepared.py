@@ -26,9 +26,9 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel, RandomEffects
 
 
 @lru_cache(maxsize=2)
-def class_sums_plan(null: NullModel, width: int, powers: int = 2) -> ClassSumsPlan:
-    """Return what class sums need of a phenotype, for packed rows of `width` bytes."""
-    return plan_class_sums(width, [null.samples], [null.y], powers)
+def class_sums_plan(nulls: tuple[NullModel, ...], width: int, powers: int = 2) -> ClassSumsPlan:
+    """Return what class sums need of some phenotypes, for packed rows of `width` bytes."""
+    return plan_class_sums(width, [n.samples for n in nulls], [n.y for n in nulls], powers)
 
 
 @lru_cache(maxsize=2)

@@ -261,7 +261,7 @@ class ResultStore:
     def write_partition(
         self, phenotype: int, start: int, stop: int, values: Mapping[str, NDArray[Any]]
     ) -> str:
-        """Write one partition: exactly one chunk of every result array.
+        """Write one phenotype of a partition: exactly one chunk of every result array.
 
         Parameters
         ----------
@@ -451,6 +451,13 @@ def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
+
+
+def combined(checksums: Sequence[str]) -> str:
+    """Return the checksum of a partition of several phenotypes, from those of each."""
+    if len(checksums) == 1:
+        return checksums[0]
+    return hashlib.blake2b("".join(checksums).encode(), digest_size=12).hexdigest()
 
 
 def group_name(phenotype: str) -> str:

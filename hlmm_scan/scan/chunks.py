@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from hlmm_scan.genotypes.dosages import GenotypeBlock, take
 from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
 from hlmm_scan.genotypes.variants import VariantTable
-from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.block import FitOptions, class_sums_together, fit_block
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served, Serving
 from hlmm_scan.scan.faults import Retrying
@@ -20,22 +21,34 @@ from hlmm_scan.scan.faults import Retrying
 HETEROZYGOUS = "haploid_heterozygous"
 
 
+@dataclass(frozen=True, eq=False)
+class TraitModels:
+    """The null models of one phenotype, read as they are asked for.
+
+    Attributes
+    ----------
+    serving : Serving
+    model : callable
+        Reads a null model by its key.
+    """
+
+    serving: Serving
+    model: Callable[[str], NullModel]
+
+
 def fit_chunk(
-    serving: Serving,
-    model: Callable[[str], NullModel],
+    traits: Sequence[TraitModels],
     genotypes: GenotypeBlock,
     variants: VariantTable,
     options: FitOptions,
     retrying: Retrying,
     info: NDArray[np.float64] | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Fit the variants of one chunk.
+) -> list[dict[str, NDArray[Any]]]:
+    """Fit the variants of one chunk, for one phenotype after the other.
 
     Parameters
     ----------
-    serving : Serving
-    model : callable
-        Reads a null model by its key.
+    traits : sequence of TraitModels
     genotypes : ndarray of uint8, shape (m, bytes), or Dosages
         Of all people of the genotype dataset.
     variants : VariantTable
@@ -47,20 +60,58 @@ def fit_chunk(
 
     Returns
     -------
-    dict of str to ndarray, shape (m,)
-        As :func:`~hlmm_scan.kernels.block.fit_block`, and heterozygous calls of haploid people
-        that were set missing.
+    list of dict of str to ndarray, shape (m,)
+        For each phenotype as :func:`~hlmm_scan.kernels.block.fit_block`, and heterozygous calls
+        of haploid people that were set missing.
 
     Notes
     -----
     Variants of one null model and ploidy are fitted together, so that the results of a chunk
-    depend on nothing but the chunk.
+    depend on nothing but the chunk; nor on the phenotypes beside.
     """
-    m = len(variants)
+    sums = _sums_together(traits, genotypes, variants, options, retrying)
+    return [
+        _fit_trait(trait, genotypes, variants, options, retrying, info, of_trait)
+        for trait, of_trait in zip(traits, sums, strict=True)
+    ]
+
+
+def _sums_together(
+    traits: Sequence[TraitModels],
+    genotypes: GenotypeBlock,
+    variants: VariantTable,
+    options: FitOptions,
+    retrying: Retrying,
+) -> Sequence[NDArray[np.float64] | None]:
+    """Return class sums for each phenotype, if one pass over the calls gives those of all."""
+    none = [None] * len(traits)
+    if len(traits) == 1:
+        return none
+    nulls = []
+    for trait in traits:
+        served = list(trait.serving.groups(variants.contig, variants.position))
+        if len(served) > 1 or served[0].ploidy is not Ploidy.DIPLOID:
+            return none
+        nulls.append(retrying(partial(trait.model, served[0].key)))
+    together = class_sums_together(nulls, genotypes, options)
+    return none if together is None else list(together)
+
+
+def _fit_trait(
+    trait: TraitModels,
+    genotypes: GenotypeBlock,
+    variants: VariantTable,
+    options: FitOptions,
+    retrying: Retrying,
+    info: NDArray[np.float64] | None,
+    sums: NDArray[np.float64] | None,
+) -> dict[str, NDArray[Any]]:
+    """Fit the variants of one chunk for one phenotype."""
+    m, serving = len(variants), trait.serving
     merged: dict[str, NDArray[Any]] = {}
     for served in serving.groups(variants.contig, variants.position):
-        null = retrying(partial(model, served.key))
-        columns = _fit(null, serving, served, genotypes, variants.contig, options, info)
+        null = retrying(partial(trait.model, served.key))
+        columns = _fit(null, serving, served, genotypes, variants.contig, options, info, sums)
         if len(served.rows) == m:
             return columns
         for name, values in columns.items():
@@ -78,6 +129,7 @@ def _fit(
     contigs: NDArray[np.object_],
     options: FitOptions,
     info: NDArray[np.float64] | None,
+    sums: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     rows = served.rows
     block = genotypes
@@ -89,5 +141,5 @@ def _fit(
         assert serving.sex is not None
         block, heterozygous = recode(block, served.ploidy, serving.sex, null.samples)
         haploid = haploid_people(served.ploidy, serving.sex)
-    columns = fit_block(null, block, contigs, options, info, haploid)
+    columns = fit_block(null, block, contigs, options, info, haploid, sums)
     return {**columns, HETEROZYGOUS: heterozygous}

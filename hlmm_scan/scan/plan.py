@@ -13,7 +13,14 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
 
 TARGET_SECONDS = 2.0
-"""Work of one task: long against Dask's milliseconds of overhead, short against a preemption."""
+"""Work of one task: long against Dask's milliseconds of overhead, short against a preemption.
+Tasks of several phenotypes may take some times as long, so that chunks of results stay as large."""
+
+MOST_TIMES_TARGET = 4
+
+MOST_TOGETHER = 8
+"""Phenotypes of one partition, where genotypes take longer to read than to fit: what is left to
+gain beyond is a tenth, and each phenotype takes up memory."""
 
 PROCESS_BYTES = 140 << 20
 """What is its own of a worker before its first task: Python, numpy, scipy, numba with the kernels,
@@ -38,21 +45,26 @@ still in the page cache when the next phenotype's turn comes."""
 
 @dataclass(frozen=True)
 class Partition:
-    """One unit of work: consecutive variants of one phenotype, one chunk of every result array.
+    """One unit of work: consecutive variants of one phenotype or some, read once for all of them.
 
     Attributes
     ----------
     index : int
-    phenotype : int
-        Position among the plan's phenotypes.
+    phenotypes : range
+        Positions among the plan's phenotypes.
     start, stop : int
-        Variants.
+        Variants: one chunk of every result array, for each phenotype.
     """
 
     index: int
-    phenotype: int
+    phenotypes: range
     start: int
     stop: int
+
+    @property
+    def n_tests(self) -> int:
+        """Number of variants × phenotypes."""
+        return (self.stop - self.start) * len(self.phenotypes)
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class Plan:
         Largest over phenotypes.
     on_x : ModelSize, optional
         The same on chromosome X, where sex makes it larger.
+    together : int, default 1
+        Phenotypes of one partition; the last of them may have fewer.
     """
 
     phenotypes: tuple[str, ...]
@@ -121,6 +135,7 @@ class Plan:
     task_seconds: float
     model: ModelSize
     on_x: ModelSize | None = None
+    together: int = 1
 
     @property
     def models(self) -> tuple[ModelSize, ...]:
@@ -142,6 +157,7 @@ class Plan:
         n_genotyped: int,
         held_bytes: int = 0,
         on_x: ModelSize | None = None,
+        together: int = 1,
     ) -> Plan:
         """Return a plan with its estimates of memory and time worked out.
 
@@ -163,19 +179,25 @@ class Plan:
             genotypes,
             parameters,
             task_bytes=PROCESS_BYTES
-            + max(m.task_bytes(chunk, n_genotyped) for m in (model, on_x or model))
-            + VARIANT_BYTES * partition
+            + max(m.task_bytes(chunk, n_genotyped, together) for m in (model, on_x or model))
+            + VARIANT_BYTES * partition * together
             + held_bytes,
             shared_bytes=model.shared_bytes,
-            task_seconds=model.seconds(partition),
+            task_seconds=model.seconds(partition, together),
             model=model,
             on_x=on_x,
+            together=together,
         )
 
     @property
     def n_partitions(self) -> int:
         """Number of partitions."""
-        return self.n_blocks * len(self.phenotypes)
+        return self.n_blocks * self.n_groups
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups of phenotypes that are done together."""
+        return -(-len(self.phenotypes) // self.together)
 
     @property
     def n_blocks(self) -> int:
@@ -189,18 +211,32 @@ class Plan:
 
     def tests_before(self, index: int) -> int:
         """Return the number of tests in all partitions before one, or before the end."""
-        short = max(0, index - (self.n_partitions - len(self.phenotypes)))  # of the last block
-        missing = self.n_blocks * self.partition_variants - self.n_variants
-        return index * self.partition_variants - short * missing
+        block, group = divmod(index, self.n_groups)
+        variants = block * self.partition_variants
+        before = min(variants, self.n_variants) * len(self.phenotypes)
+        size = max(0, min(self.partition_variants, self.n_variants - variants))
+        return before + size * min(group * self.together, len(self.phenotypes))
+
+    def tests_by_partition(self) -> NDArray[np.int64]:
+        """Return the number of tests of every partition, shape (n_partitions,)."""
+        variants = np.full(self.n_blocks, self.partition_variants)
+        variants[-1] -= self.n_blocks * self.partition_variants - self.n_variants
+        phenotypes = np.full(self.n_groups, self.together)
+        phenotypes[-1] -= self.n_groups * self.together - len(self.phenotypes)
+        return np.asarray(np.outer(variants, phenotypes).ravel(), dtype=np.int64)
 
     def partition(self, index: int) -> Partition:
         """Return one partition. Phenotypes run fastest: neighbours read the same genotypes."""
         if not 0 <= index < self.n_partitions:
             raise IndexError(index)
-        block, phenotype = divmod(index, len(self.phenotypes))
-        start = block * self.partition_variants
-        stop = min(start + self.partition_variants, self.n_variants)
-        return Partition(index, phenotype, start, stop)
+        block, group = divmod(index, self.n_groups)
+        first, start = group * self.together, block * self.partition_variants
+        return Partition(
+            index,
+            range(first, min(first + self.together, len(self.phenotypes))),
+            start,
+            min(start + self.partition_variants, self.n_variants),
+        )
 
     def in_working_order(self, indices: Sequence[int] | NDArray[np.intp]) -> NDArray[np.intp]:
         """Return some partitions in the order in which they are best done.
@@ -215,8 +251,8 @@ class Plan:
             Phenotype after phenotype, :data:`BLOCKS_IN_A_ROW` variant ranges at a time.
         """
         given = np.asarray(indices, dtype=np.intp)
-        blocks, phenotypes = np.divmod(given, len(self.phenotypes))
-        return given[np.lexsort((blocks, phenotypes, blocks // BLOCKS_IN_A_ROW))]
+        blocks, groups = np.divmod(given, self.n_groups)
+        return given[np.lexsort((blocks, groups, blocks // BLOCKS_IN_A_ROW))]
 
     def partitions(self) -> Iterator[Partition]:
         """Yield all partitions, made one at a time."""
@@ -246,7 +282,7 @@ class Plan:
                 f"{len(self.phenotypes)} phenotypes)",
                 f"people             {people}",
                 f"partitions         {self.n_partitions:,} of {self.partition_variants:,} "
-                "variants × 1 phenotype",
+                f"variants × {self.together} phenotype{'s' * (self.together > 1)}",
                 f"memory per task    {self.task_bytes / 2**20:,.0f} MiB",
                 f"shared memory      {self.shared_bytes / 2**20:,.0f} MiB",
                 f"workers            {workers or 'as many as the scheduler has'}",
@@ -263,6 +299,31 @@ def differing(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
     ]
 
 
+def phenotypes_together(
+    *, chunk_variants: int, n_variants: int, n_phenotypes: int, model: ModelSize
+) -> int:
+    """Choose the number of phenotypes of a partition: some where reading is most of the work.
+
+    Parameters
+    ----------
+    chunk_variants : int
+        Variants per genotype chunk.
+    n_variants, n_phenotypes : int
+    model : ModelSize
+
+    Returns
+    -------
+    int
+        Groups are of nearly one size, and leave enough partitions.
+    """
+    if not model.reading_prevails:
+        return 1
+    in_all = -(-n_variants // chunk_variants) * n_phenotypes
+    most = max(1, min(MOST_TOGETHER, in_all // LEAST_PARTITIONS))
+    groups = -(-n_phenotypes // most)
+    return -(-n_phenotypes // groups)
+
+
 def partition_size(
     *,
     chunk_variants: int,
@@ -271,6 +332,7 @@ def partition_size(
     model: ModelSize,
     n_genotyped: int,
     wanted: int | None = None,
+    together: int = 1,
 ) -> int:
     """Choose the number of variants of a partition: whole genotype chunks, a few seconds of work.
 
@@ -284,6 +346,8 @@ def partition_size(
         As for :meth:`Plan.of`.
     wanted : int, optional
         What the user asked for.
+    together : int, default 1
+        Phenotypes of a partition.
 
     Raises
     ------
@@ -297,12 +361,14 @@ def partition_size(
                 f"of {chunk_variants} variants"
             )
         return wanted
-    chunks = max(1, int(TARGET_SECONDS / model.seconds(chunk_variants)))
-    room = max(MAX_TASK_BYTES - model.task_bytes(chunk_variants, n_genotyped), MAX_TASK_BYTES // 8)
+    target = TARGET_SECONDS * min(together, MOST_TIMES_TARGET)
+    chunks = max(1, int(target / model.seconds(chunk_variants, together)))
+    fixed = model.task_bytes(chunk_variants, n_genotyped, together)
+    room = max(MAX_TASK_BYTES - fixed, MAX_TASK_BYTES // 8)
     in_all = -(-n_variants // chunk_variants)
     most = min(
-        room // (chunk_variants * VARIANT_BYTES),
-        in_all * n_phenotypes // LEAST_PARTITIONS,
+        room // (chunk_variants * VARIANT_BYTES * together),
+        in_all * -(-n_phenotypes // together) // LEAST_PARTITIONS,
         in_all,
     )
     return max(1, min(chunks, most)) * chunk_variants

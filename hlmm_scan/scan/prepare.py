@@ -33,7 +33,7 @@ from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.inputs import Inputs
 from hlmm_scan.scan.null_models import write_null_models
-from hlmm_scan.scan.plan import Plan, partition_size
+from hlmm_scan.scan.plan import Plan, partition_size, phenotypes_together
 from hlmm_scan.scan.task import pin_threads
 from hlmm_scan.schema import result_variables
 from hlmm_scan.staging import staged_store
@@ -96,6 +96,12 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         "n_genotyped": genotypes.n_samples,
         "chunk_variants": genotypes.chunk_variants,
     }
+    together = phenotypes_together(
+        chunk_variants=inputs.config.partition_variants or genotypes.chunk_variants,
+        n_variants=genotypes.n_variants,
+        n_phenotypes=len(people),
+        model=on_x or model,
+    )
     plan = Plan.of(
         phenotypes=inputs.phenotypes.columns,
         people=tuple(people),
@@ -104,8 +110,10 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
             n_variants=genotypes.n_variants,
             n_phenotypes=len(people),
             wanted=inputs.config.partition_variants,
+            together=together,
             **sizes,
         ),
+        together=together,
         genotypes=tuple(map(str, genotypes.paths)),
         parameters=inputs.parameters(),
         held_bytes=genotypes.held_bytes if isinstance(genotypes, JoinedGenotypes) else 0,

@@ -345,9 +345,10 @@ def _mark_failed(store: ResultStore, plan: Plan) -> None:
             status = store.array("status")
             for index in standing(store, plan).failed:
                 partition = plan.partition(index)
-                rows = (partition.phenotype, slice(partition.start, partition.stop))
-                if (np.asarray(status[rows]) == Status.PENDING).all():
-                    status[rows] = np.int8(Status.TASK_FAILED)
+                for phenotype in partition.phenotypes:
+                    rows = (phenotype, slice(partition.start, partition.stop))
+                    if (np.asarray(status[rows]) == Status.PENDING).all():
+                        status[rows] = np.int8(Status.TASK_FAILED)
     except (HlmmScanError, OSError) as error:  # what failed is to be told, and not this
         logger.debug("rows of failed partitions stay pending: %s", error)
 
@@ -362,7 +363,7 @@ def _tasks(store: ResultStore, plan: Plan, todo: NDArray[np.intp]) -> Iterator[P
             genotypes=plan.genotypes,
             run_id=run_id,
             genotype_fingerprint=plan.parameters["genotypes"],
-            phenotype=plan.phenotypes[partition.phenotype],
+            phenotypes=tuple(plan.phenotypes[k] for k in partition.phenotypes),
             partition=partition,
             options=options,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.results.records import Standing
-from hlmm_scan.results.store import ResultStore, checksum
+from hlmm_scan.results.store import ResultStore, checksum, combined
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.schema import Status
 from hlmm_scan.storage import transient
@@ -31,6 +31,7 @@ class PartitionCost:
     ----------
     partition : int
     phenotype : str
+        The first and the last of several.
     start, stop : int
         Variants.
     seconds : float
@@ -146,6 +147,7 @@ def scan_state(store: ResultStore) -> ScanState:
     stands = standing(store, plan)
     missing = ~stands.done
     missing[list(stands.failed)] = False
+    mismatched = stands.done & (stands.tests != plan.tests_by_partition())
     tests_done = int(stands.tests.sum())
     rate = _rate(stands)
     seconds = stands.finished - stands.started
@@ -156,7 +158,7 @@ def scan_state(store: ResultStore) -> ScanState:
         partitions_done=int(stands.done.sum()),
         failed={index: record.error for index, record in sorted(stands.failed.items())},
         missing=tuple(np.flatnonzero(missing).tolist()),
-        mismatched=tuple(np.flatnonzero(stands.done & (stands.tests != _planned(plan))).tolist()),
+        mismatched=tuple(np.flatnonzero(mismatched).tolist()),
         tests=plan.n_tests,
         tests_done=tests_done,
         tests_filtered=sum(stands.statuses[label] for label in _FILTERED),
@@ -179,24 +181,20 @@ def verify(store: ResultStore) -> list[int]:
     damaged = []
     for index in np.flatnonzero(stands.done).tolist():
         partition = plan.partition(index)
+        checksums = []
         try:
-            values = store.read_partition(partition.phenotype, partition.start, partition.stop)
+            for phenotype in partition.phenotypes:
+                values = store.read_partition(phenotype, partition.start, partition.stop)
+                checksums.append(checksum(values, names))
         except (OSError, ValueError, RuntimeError) as error:
             if transient(error):
                 raise
             # A chunk cut short cannot even be decoded.
             damaged.append(index)
             continue
-        if checksum(values, names).encode() != stands.checksum[index]:
+        if combined(checksums).encode() != stands.checksum[index]:
             damaged.append(index)
     return damaged
-
-
-def _planned(plan: Plan) -> NDArray[np.int64]:
-    """Return the number of variants of every partition."""
-    planned = np.full(plan.n_partitions, plan.partition_variants)
-    planned[-len(plan.phenotypes) :] -= plan.n_blocks * plan.partition_variants - plan.n_variants
-    return planned
 
 
 def _slowest(
@@ -206,7 +204,8 @@ def _slowest(
     costs = []
     for index in done[np.argsort(-seconds[done], kind="stable")[:SLOWEST]].tolist():
         p = plan.partition(index)
-        name = plan.phenotypes[p.phenotype]
+        ends = dict.fromkeys(plan.phenotypes[k] for k in (p.phenotypes[0], p.phenotypes[-1]))
+        name = " to ".join(ends)
         peak = int(stands.peak_bytes[index])
         costs.append(PartitionCost(index, name, p.start, p.stop, float(seconds[index]), peak))
     return tuple(costs)

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -22,11 +22,11 @@ from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.null.model import NullModel, RandomEffects
-from hlmm_scan.null.serving import DEFAULT, Serving
+from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects, read_serving
 from hlmm_scan.results.records import PartitionRecord
-from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan.chunks import fit_chunk
+from hlmm_scan.results.store import ResultStore, combined
+from hlmm_scan.scan.chunks import TraitModels, fit_chunk
 from hlmm_scan.scan.faults import Retrying, gone, present, writing
 from hlmm_scan.scan.memory import MemoryWatch
 from hlmm_scan.scan.plan import Partition
@@ -51,7 +51,8 @@ class PartitionTask:
         in it, so a worker never reuses the null model of the first.
     genotype_fingerprint : str
         The dataset must still be the one the plan was made for.
-    phenotype : str
+    phenotypes : tuple of str
+        Of the partition.
     partition : Partition
     options : FitOptions
     """
@@ -60,7 +61,7 @@ class PartitionTask:
     genotypes: tuple[str, ...]
     run_id: str
     genotype_fingerprint: str
-    phenotype: str
+    phenotypes: tuple[str, ...]
     partition: Partition
     options: FitOptions
 
@@ -96,15 +97,19 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     try:
         dataset = retrying(lambda: _dataset(task))
         store = retrying(lambda: _store(task.store, task.run_id))
-        nulls = retrying(lambda: _nulls(task, dataset.n_samples))
-        columns = _fit(partition, dataset, nulls, task.options, retrying)
-        columns = {variable.name: columns[variable.name] for variable in store.variables}
-        with writing(place(task.store)):
-            checksum = retrying(
-                lambda: store.write_partition(
-                    partition.phenotype, partition.start, partition.stop, columns
-                )
+        traits = retrying(
+            lambda: _traits(task.store, task.run_id, task.phenotypes, dataset.n_samples)
+        )
+        results = _fit(partition, dataset, traits, task.options, retrying)
+        checksums, statuses = [], Counter[str]()
+        for phenotype, columns in zip(partition.phenotypes, results, strict=True):
+            wanted = {variable.name: columns[variable.name] for variable in store.variables}
+            write = partial(
+                store.write_partition, phenotype, partition.start, partition.stop, wanted
             )
+            with writing(place(task.store)):
+                checksums.append(retrying(write))
+            statuses.update(Status(int(s)).label for s in columns["status"])
     except Exception as error:
         return PartitionRecord(
             partition.index,
@@ -113,10 +118,9 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
             error=_own_fault(task, error),
             retries=retrying.retries,
         )
-    statuses = Counter(Status(int(s)).label for s in columns["status"])
     return PartitionRecord(
         partition.index,
-        checksum,
+        combined(checksums),
         dict(sorted(statuses.items())),
         started,
         time.time(),
@@ -124,27 +128,14 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     )
 
 
-@dataclass(frozen=True)
-class _Nulls:
-    """The null models of a task's phenotype, read as they are asked for."""
-
-    serving: Serving
-    model: Callable[[str], NullModel]
-
-
-def _nulls(task: PartitionTask, n_samples: int) -> _Nulls:
-    at = task.store, task.run_id, task.phenotype
-    return _Nulls(_serving(*at, n_samples), partial(_null_model, *at))
-
-
 def _fit(
     partition: Partition,
     dataset: Genotypes,
-    nulls: _Nulls,
+    traits: Sequence[TraitModels],
     options: FitOptions,
     retrying: Retrying,
-) -> dict[str, NDArray[Any]]:
-    """Return the results of a partition's variants, by the names of the store's arrays."""
+) -> list[dict[str, NDArray[Any]]]:
+    """Return the results of a partition's variants for each phenotype, by names of arrays."""
     start, stop = partition.start, partition.stop
     variants = retrying(lambda: dataset.variants(start, stop))
     # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
@@ -154,10 +145,11 @@ def _fit(
         genotypes = retrying(partial(dataset.read_block, first, last))
         part = variants[slice(first - start, last - start)]
         info = retrying(partial(dataset.info, first, last)) if options.info else None
-        blocks.append(
-            fit_chunk(nulls.serving, nulls.model, genotypes, part, options, retrying, info)
-        )
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        blocks.append(fit_chunk(traits, genotypes, part, options, retrying, info))
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*blocks, strict=True)
+    ]
 
 
 def _own_fault(task: PartitionTask, error: Exception) -> str:
@@ -206,7 +198,7 @@ def open_inputs(task: PartitionTask) -> None:
 
 def forget_inputs() -> None:
     """Let go of all that tasks keep in this process between one another."""
-    for kept in (_genotypes, _store, _serving, _null_model, _random_effects):
+    for kept in (_genotypes, _store, _traits, _random_effects):
         kept.cache_clear()
 
 
@@ -231,16 +223,39 @@ def _store(path: str, run_id: str) -> ResultStore:
     return ResultStore.open(path)
 
 
-@lru_cache(maxsize=4)
-def _serving(path: str, run_id: str, phenotype: str, n_samples: int) -> Serving:
-    with _reading(path, phenotype):
-        return read_serving(_store(path, run_id).null_group(phenotype), n_samples)
+@lru_cache(maxsize=1)
+def _traits(
+    path: str, run_id: str, phenotypes: tuple[str, ...], n_samples: int
+) -> tuple[TraitModels, ...]:
+    """Return the null models of a task's phenotypes, kept for the tasks that follow."""
+    traits = []
+    for phenotype in phenotypes:
+        with _reading(path, phenotype):
+            serving = read_serving(_store(path, run_id).null_group(phenotype), n_samples)
+        traits.append(TraitModels(serving, _models(path, run_id, phenotype)))
+    return tuple(traits)
 
 
-@lru_cache(maxsize=2)
-def _null_model(path: str, run_id: str, phenotype: str, key: str = DEFAULT) -> NullModel:
-    """Read a null model; the default one is kept beside the one in use, as they share arrays."""
-    default = None if key == DEFAULT else _null_model(path, run_id, phenotype)
+def _models(path: str, run_id: str, phenotype: str) -> Callable[[str], NullModel]:
+    """Return what reads null models; the default one is kept beside the one in use.
+
+    They share arrays.
+    """
+
+    @lru_cache(maxsize=1)
+    def default() -> NullModel:
+        return _null_model(path, run_id, phenotype, DEFAULT, None)
+
+    @lru_cache(maxsize=1)
+    def other(key: str) -> NullModel:
+        return _null_model(path, run_id, phenotype, key, default())
+
+    return lambda key: default() if key == DEFAULT else other(key)
+
+
+def _null_model(
+    path: str, run_id: str, phenotype: str, key: str, default: NullModel | None
+) -> NullModel:
     group = _store(path, run_id).null_group(phenotype, key)
     with _reading(path, phenotype):
         shared = str(group.attrs["random_effects"])

@@ -18,11 +18,14 @@ from hlmm_scan.scan.plan import (
     BLOCKS_IN_A_ROW,
     LEAST_PARTITIONS,
     MAX_TASK_BYTES,
+    MOST_TIMES_TARGET,
+    MOST_TOGETHER,
     TARGET_SECONDS,
     VARIANT_BYTES,
     Plan,
     differing,
     partition_size,
+    phenotypes_together,
 )
 
 SIZES = {"model": ModelSize(1000, 1, 1, 0), "n_genotyped": 1200}
@@ -40,15 +43,22 @@ def plan_of(n_variants: int, partition_variants: int, n_phenotypes: int, **sizes
     )
 
 
-@given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 5))
-def test_partitions_cover_every_variant_of_every_phenotype_once(n_variants, size, n_phenotypes):
-    plan = plan_of(n_variants, size, n_phenotypes)
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 9), st.integers(1, 9))
+def test_partitions_cover_every_variant_of_every_phenotype_once(
+    n_variants, size, n_phenotypes, together
+):
+    plan = plan_of(n_variants, size, n_phenotypes, together=together)
     covered: Counter[tuple[int, int]] = Counter()
     for index, partition in enumerate(plan.partitions()):
         assert partition.index == index
         assert partition.start % size == 0
         assert partition.stop in (partition.start + size, n_variants)
-        covered.update((partition.phenotype, v) for v in range(partition.start, partition.stop))
+        tests = itertools.product(partition.phenotypes, range(partition.start, partition.stop))
+        before = covered.total()
+        covered.update(tests)
+        assert plan.tests_before(index) == before
+        assert partition.n_tests == plan.tests_by_partition()[index] == covered.total() - before
+    assert plan.tests_before(plan.n_partitions) == plan.n_tests
     assert covered == Counter({(p, v): 1 for p in range(n_phenotypes) for v in range(n_variants)})
     assert len(list(plan.partitions())) == plan.n_partitions
     assert covered.total() == plan.n_tests
@@ -78,16 +88,16 @@ def test_the_working_order_changes_the_phenotype_seldom_and_leaves_nothing_out(
     assert sorted(plan.in_working_order(wanted).tolist()) == wanted.tolist()
     everything = plan.in_working_order(np.arange(plan.n_partitions))
     partitions = [plan.partition(index) for index in everything.tolist()]
-    changes = sum(a.phenotype != b.phenotype for a, b in itertools.pairwise(partitions))
+    changes = sum(a.phenotypes != b.phenotypes for a, b in itertools.pairwise(partitions))
     assert changes <= -(-n_blocks // BLOCKS_IN_A_ROW) * n_phenotypes - 1
     for phenotype in range(n_phenotypes):
-        starts = [p.start for p in partitions if p.phenotype == phenotype]
+        starts = [p.start for p in partitions if phenotype in p.phenotypes]
         assert starts == sorted(starts)
 
 
 def test_phenotypes_of_one_block_of_genotypes_are_neighbours():
     plan = plan_of(10, 4, 3)
-    assert [plan.partition(i).phenotype for i in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [plan.partition(i).phenotypes[0] for i in range(6)] == [0, 1, 2, 0, 1, 2]
     assert [plan.partition(i).start for i in range(6)] == [0, 0, 0, 4, 4, 4]
 
 
@@ -115,6 +125,41 @@ def test_a_partition_is_whole_genotype_chunks_and_fits(
     fixed = model.task_bytes(chunk)
     results = max(chunk * VARIANT_BYTES, MAX_TASK_BYTES // 8)
     assert fixed + size * VARIANT_BYTES <= max(MAX_TASK_BYTES, fixed + results)
+
+
+@given(
+    chunk=st.integers(1, 5000),
+    n_variants=st.integers(1, 10**7),
+    n_phenotypes=st.integers(1, 100),
+    n_people=st.integers(1000, 500_000),
+)
+def test_phenotypes_share_genotypes_in_even_groups_that_leave_enough_partitions(
+    chunk, n_variants, n_phenotypes, n_people
+):
+    model = ModelSize(n_people, 1, 1, 0)
+    sizes = {"chunk_variants": chunk, "n_variants": n_variants, "n_phenotypes": n_phenotypes}
+    together = phenotypes_together(model=model, **sizes)
+    assert 1 <= together <= min(MOST_TOGETHER, n_phenotypes)
+    groups = -(-n_phenotypes // together)
+    assert together == 1 or -(-n_variants // chunk) * groups >= LEAST_PARTITIONS
+    assert groups * together - n_phenotypes < groups
+    size = partition_size(model=model, n_genotyped=n_people, together=together, **sizes)
+    assert size % chunk == 0
+    assert size == chunk or model.seconds(size, together) <= MOST_TIMES_TARGET * TARGET_SECONDS
+    fixed = model.task_bytes(chunk, n_people, together)
+    results = max(chunk * VARIANT_BYTES * together, MAX_TASK_BYTES // 8)
+    assert fixed + size * VARIANT_BYTES * together <= max(MAX_TASK_BYTES, fixed + results)
+
+
+def test_only_where_reading_prevails_do_phenotypes_share_genotypes():
+    sizes = {"chunk_variants": 100, "n_variants": 10**6, "n_phenotypes": 20}
+    assert phenotypes_together(model=ModelSize(10_000, 1, 1, 0), **sizes) == 7  # 3 groups
+    for model in (
+        ModelSize(10_000, 2, 1, 0),
+        ModelSize(10_000, 1, 1, 50),
+        ModelSize(10_000, 1, 1, 0, dosages=True),
+    ):
+        assert phenotypes_together(model=model, **sizes) == 1
 
 
 def test_a_small_scan_is_still_cut_for_many_workers():

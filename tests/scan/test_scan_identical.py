@@ -9,7 +9,7 @@ import pytest
 from scan_helpers import ShuffledExecutor, assert_identical, contents
 
 from hlmm_scan.results.store import ResultStore, group_name
-from hlmm_scan.scan import run
+from hlmm_scan.scan import plan, run
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.state import scan_state, verify
 
@@ -58,6 +58,28 @@ def test_a_phenotype_alone_is_as_beside_others(bench, tmp_path, kind):
         )
         assert len(here) > 5
         assert here == there
+
+
+@pytest.mark.parametrize("executor", [None, DaskExecutor(workers=2)], ids=["serial", "Dask"])
+@pytest.mark.parametrize("more", [{}, {"sandwich": True, "likelihood_ratio": True}])
+def test_phenotypes_that_share_genotypes_are_as_each_alone(
+    bench, tmp_path, monkeypatch, more, executor
+):
+    apart = ResultStore.open(bench.scan(tmp_path / "apart", "hlm", **more))
+    monkeypatch.setattr(plan, "LEAST_PARTITIONS", 3)
+    store = ResultStore.open(bench.scan(tmp_path / "r", "hlm", executor, **more))
+    assert (apart.plan["together"], store.plan["together"]) == (1, 3)
+    for position in range(len(store.phenotypes)):
+        alone = apart.read_partition(position, 0, N_VARIANTS)
+        for variable, values in store.read_partition(position, 0, N_VARIANTS).items():
+            assert values.tobytes() == alone[variable].tobytes(), (position, variable)
+    state = scan_state(store)
+    assert state.tests_done == state.tests == 3 * N_VARIANTS
+    assert state.slowest[0].phenotype == f"{store.phenotypes[0]} to {store.phenotypes[-1]}"
+    assert verify(store) == []
+    chunk = store.path / "var" / "c" / "2" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert verify(ResultStore.open(store.path)) == [0]
 
 
 def scan_in_chunks(bench, path: Path, kind: str, chunk: int) -> dict[str, np.ndarray]:

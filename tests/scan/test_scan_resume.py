@@ -341,7 +341,7 @@ def test_verify_names_partitions_that_are_not_as_recorded(bench, tmp_path, capsy
     gone, cut, changed = plan.partition(3), plan.partition(10), plan.partition(17)
 
     def chunk(name, partition):
-        return store / name / "c" / str(partition.phenotype) / str(partition.start // 12)
+        return store / name / "c" / str(partition.phenotypes[0]) / str(partition.start // 12)
 
     chunk("var", gone).unlink()
     content = chunk("add", cut).read_bytes()
