@@ -135,8 +135,8 @@ def fit_quasi(
 
     A variant whose bound is too large, as strong effects and missing calls make it, is fitted
     again from its own prediction of the random effects. Where that does not do, the exact kernel
-    goes on from the second-order fit. Where missing calls of random effects were imputed, its Gram
-    matrices are in single precision, which moves estimates by less than 1e-4 of a standard error.
+    goes on from the second-order fit. Where random effects are dosages, its Gram matrices are in
+    single precision, which moves estimates by less than 1e-4 of a standard error.
 
     Parameters
     ----------
