@@ -23,6 +23,9 @@ from hlmm_scan.genotypes.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 
+TRAITS = 8
+"""Phenotypes of the scan of several."""
+
 SGKIT = "sgkit==0.10.0"
 """Installed into an environment of its own: it pins old versions of zarr and dask."""
 
@@ -114,7 +117,7 @@ def write_cohort(folder: Path, n: int, m: int, covariates: int) -> None:
             letters = [np.full(size, letter, dtype=object) for letter in "1AG"]
             table = VariantTable(letters[0], rows.astype(np.int32) + 1, names, *letters[1:])
             writer.append(table, draw_genotypes(n, size, rng))
-    columns = {"phenotypes": 1, "covariates": covariates}
+    columns = {"phenotypes": 1, "traits": TRAITS, "covariates": covariates}
     for name, width in columns.items():
         values = rng.standard_normal((n, width))
         header = "\t".join(["FID", "IID", *(f"{name[0]}{k}" for k in range(width))])
@@ -146,8 +149,9 @@ def beside_plink2(size: Size) -> list[Figure]:
         folder = Path(scratch)
         cohort(folder, size.n, size.few, size.many, size.covariates)
         table = f"{folder}/covariates.tsv"
-        kinds = {
+        kinds: dict[str, tuple[list[str], list[str]]] = {
             "no covariates": ([], ["allow-no-covars"]),
+            f"{TRAITS} phenotypes (variants × traits)": ([], ["allow-no-covars"]),
             f"{size.covariates} mean covariates": (["--mean-covariates", table], []),
             f"{size.covariates} mean and {size.covariates} variance covariates": (
                 ["--mean-covariates", table, "--variance-covariates", table],
@@ -160,25 +164,32 @@ def beside_plink2(size: Size) -> list[Figure]:
         }
         for kind, (our_flags, their_flags) in kinds.items():
             covariates = [] if their_flags else ["--covar", table]
+            traits = TRAITS if "phenotypes" in kind else 1
+            phenotypes = f"{folder}/{'phenotypes' if traits == 1 else 'traits'}.tsv"
 
-            def ours(data: str, flags: list[str] = our_flags) -> list[str]:
+            def ours(
+                data: str, flags: list[str] = our_flags, phenotypes: str = phenotypes
+            ) -> list[str]:
                 return [
                     *US, "scan", "--genotypes", f"{folder}/{data}.zarr", "--phenotypes",
-                    f"{folder}/phenotypes.tsv", "--workers", "2", "-o", f"{folder}/results.zarr",
-                    "--overwrite", *flags,
+                    phenotypes, "--workers", "2", "-o", f"{folder}/results.zarr", "--overwrite",
+                    *flags,
                 ]  # fmt: skip
 
             def theirs(
-                data: str, flags: list[str] = their_flags, more: list[str] = covariates
+                data: str,
+                flags: list[str] = their_flags,
+                more: list[str] = covariates,
+                phenotypes: str = phenotypes,
             ) -> list[str]:
                 return [
                     plink2 or "", "--bfile", f"{folder}/{data}", "--threads", "2", "--pheno",
-                    f"{folder}/phenotypes.tsv", "--out", f"{folder}/glm", "--glm", "hide-covar",
-                    *flags, *more,
+                    phenotypes, "--out", f"{folder}/glm", "--glm", "hide-covar", *flags, *more,
                 ]  # fmt: skip
 
             commands = {"ours": ours, **({"theirs": theirs} if plink2 else {})}
             rates = marginal(commands, size.few, size.many, size.repeats)
+            rates = {name: traits * rate for name, rate in rates.items()}
             other = ("plink2 --glm (mean only)", rates["theirs"]) if plink2 else ("", 0.0)
             figures.append(Figure(f"scan, HLM, {kind}, 2 cores", size.n, rates["ours"], *other))
     return figures
