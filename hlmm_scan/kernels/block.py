@@ -257,7 +257,17 @@ def _fit_random(
         return fit_grams(null, genotypes, contigs, eigen, inference, bases=grams)
     bases = {key: quasi_basis(null, key) for key in keys}
     exact = partial(gram_basis, null, second_order=True)
-    return fit_quasi(null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact)
+    estimates = fit_quasi(
+        null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact
+    )
+    if size.refitted_exactly:
+        rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))
+        if len(rows):
+            grams = {key: exact(key) for key in keys}
+            kept, where = take(genotypes, rows), contigs[rows]
+            assert not isinstance(kept, Dosages)
+            estimates.put(rows, fit_grams(null, kept, where, eigen, inference, bases=grams))
+    return estimates
 
 
 def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.choice import SECOND_ORDER_PEOPLE, Kernel, ModelSize
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
@@ -26,7 +26,7 @@ from hlmm_scan.schema import Status
 _SEED = 20261122
 _VARIANTS = 12
 
-_SMALL = ((2_000, 3), (400, 400), (QUASI_EXACT_PEOPLE, 3))
+_SMALL = ((2_000, 3), (400, 400), (SECOND_ORDER_PEOPLE, 3), (QUASI_EXACT_PEOPLE, 3))
 """People and random effects of models that are quickly fitted, by different kernels."""
 
 

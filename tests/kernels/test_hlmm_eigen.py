@@ -11,7 +11,9 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.call_lattice import CallLattice
+from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlmm_class_grams import Totals, class_grams
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi, quasi_bases, work_bytes
@@ -395,6 +397,24 @@ def test_counts_of_people_are_what_indicators_multiply_to():
     g = np.array([calls == c for c in range(3)]).transpose(1, 0, 2)
     exact = eigen[""].rotate(columns.T @ g.reshape(-1, len(columns)).T)
     np.testing.assert_allclose(counted.sums, exact.T.reshape(counted.sums.shape), atol=1e-9)
+
+
+def test_of_some_thousand_people_the_interesting_variants_are_fitted_exactly():
+    null, calls = large_null(5_003, 40, np.random.default_rng(8))
+    assert ModelSize.of(null).kernel is Kernel.SECOND_ORDER
+    contigs = contigs_of(len(calls))
+    found = fit_block(null, pack(calls), contigs, FitOptions())
+    exact = fit_grams(null, pack(calls), contigs, eigenstructures(null))
+    strongest = np.maximum(found["add_neg_log10_p"], found["var_neg_log10_p"])
+    interesting = np.maximum(strongest, found["av_neg_log10_p"]) > 4
+    assert 0 < interesting.sum() < len(calls)
+    for name in ("add", "var"):
+        scale = null.y_scale if name == "add" else 1.0
+        error = np.sqrt(getattr(exact, f"{name}_variance")) * scale
+        distance = np.abs(found[name] - getattr(exact, name) * scale) / error
+        assert (distance[interesting] < 1e-7).all()
+        assert (distance < 1e-2).all()
+        assert distance[~interesting].max() > 1e-7
 
 
 @pytest.mark.parametrize("h2", [0.0, 1e-5, 0.4])
