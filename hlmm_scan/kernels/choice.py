@@ -175,7 +175,7 @@ class ModelSize:
             return m * (n * rank * 1.2e-10 + rank * 1e-6 + 2e-4)
         if kernel is Kernel.CLASS_GRAMS:
             # The people who are not in the largest class, counted, then evaluations of l³.
-            return m * (n * rank**2 * 2e-12 + rank**3 * 6e-10)
+            return m * (n * rank**2 * 2e-12 + rank**3 * 6e-10 + 2e-3)
         if kernel is Kernel.PLAIN:
             # Some eight evaluations of about two n·l² products and two l³ factorisations.
             return m * (8 * (4 * n * rank**2 + 4 * rank**3) / 30e9 + 8e-3)

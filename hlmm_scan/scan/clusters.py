@@ -10,6 +10,7 @@ are in :mod:`~hlmm_scan.scan.cluster_file`.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
@@ -76,7 +77,7 @@ class EmbeddedCluster:
         }
         fork_server.start()
         with dask.config.set(settings), ExitStack() as stack:
-            with fork_server.interrupts_held_back():
+            with fork_server.held_back(signal.SIGINT):
                 cluster = LocalCluster(
                     n_workers=self.most_workers,
                     threads_per_worker=1,
@@ -132,7 +133,7 @@ class RunningScheduler:
         from distributed import Client
 
         try:
-            with fork_server.interrupts_held_back():
+            with fork_server.held_back(signal.SIGINT):
                 client = Client(self.address, timeout=SECONDS_TO_CONNECT)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             why = str(error) if "tls" in str(error).lower() else "refused, or a time-out"

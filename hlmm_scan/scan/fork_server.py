@@ -44,19 +44,25 @@ def start() -> None:
         return
     # For workers of other software in this process, what is imported here does no harm.
     multiprocessing.set_forkserver_preload(_IMPORTED)
-    with interrupts_held_back(), _exported(environment()):
+    # SIGTERM to the whole group would leave this process asking a dead server for workers.
+    with held_back(signal.SIGINT, signal.SIGTERM), _exported(environment()):
         forkserver.ensure_running()
 
 
-@contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Keep Ctrl-C, which reaches the whole process group, from threads and processes made here.
+def hear_sigterm() -> None:
+    """In a worker: no longer be deaf to SIGTERM, as the server is that it was forked from."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
-    It is for the main thread to act on; one that arrives meanwhile is delivered at the end.
+
+@contextmanager
+def held_back(*signals: signal.Signals) -> Iterator[None]:
+    """Keep signals that reach the whole process group from threads and processes made here.
+
+    They are for the main thread to act on; one that arrives meanwhile is delivered at the end.
     """
     # Started with the first process, the tracker would let signals through again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

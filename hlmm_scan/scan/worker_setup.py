@@ -25,6 +25,7 @@ from distributed.core import Status
 from hlmm_scan import __version__
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.null import host_cache
+from hlmm_scan.scan import fork_server
 from hlmm_scan.scan.memory import own_bytes
 from hlmm_scan.scan.task import PartitionTask, forget_inputs, open_inputs, pin_threads
 
@@ -71,6 +72,7 @@ class WorkerSetup(WorkerPlugin):
             If the worker cannot serve. It is paused then, so that it gets no tasks, not ended: it
             may be somebody else's.
         """
+        fork_server.hear_sigterm()
         pin_threads()
         self._keep_from_pausing(worker)
         try:

@@ -66,6 +66,16 @@ def test_the_server_has_one_thread_and_imports_all_that_workers_need():
         assert server().num_threads() == 1
 
 
+def test_the_server_is_deaf_to_what_reaches_the_whole_group():
+    fork_server.start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server().send_signal(number)
+    with EmbeddedCluster(1).client() as client:
+        assert len(client.run(about_me)) == 1
+        assert server().is_running()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_a_server_that_was_killed_is_started_again():
     fork_server.start()
     gone = server()

@@ -346,7 +346,7 @@ def test_verify_names_partitions_that_are_not_as_recorded(bench, tmp_path, capsy
     chunk("var", gone).unlink()
     content = chunk("add", cut).read_bytes()
     chunk("add", cut).write_bytes(content[: len(content) // 2])
-    ResultStore.open(store).array("n")[changed.phenotype, changed.start] += 1
+    ResultStore.open(store).array("n")[changed.phenotypes[0], changed.start] += 1
     assert main(["status", str(store), "--verify", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["damaged"] == [3, 10, 17]
 
