@@ -22,7 +22,7 @@ from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import available_cores
-from hlmm_scan.scan.plan import Plan, partition_size
+from hlmm_scan.scan.plan import Plan, partition_size, phenotypes_together
 from hlmm_scan.scan.prediction import Cluster, Prediction, Workload, predict
 from hlmm_scan.scan.state import standing
 from hlmm_scan.simulate import simulate_cohort
@@ -63,7 +63,9 @@ def large_plan(model: ModelSize, variants: int = VARIANTS, traits: int = TRAITS)
         "model": model,
         "n_genotyped": model.people,
     }
-    cut = partition_size(n_variants=variants, n_phenotypes=traits, **sizes)
+    size = {"n_variants": variants, "n_phenotypes": traits}
+    together = phenotypes_together(chunk_variants=sizes["chunk_variants"], model=model, **size)
+    cut = partition_size(together=together, **size, **sizes)
     return Plan.of(
         phenotypes=tuple(f"trait{k}" for k in range(traits)),
         people=(model.people,) * traits,
@@ -71,6 +73,7 @@ def large_plan(model: ModelSize, variants: int = VARIANTS, traits: int = TRAITS)
         partition_variants=cut,
         genotypes=(),
         parameters={},
+        together=together,
         **sizes,
     )
 

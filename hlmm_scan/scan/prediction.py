@@ -24,7 +24,7 @@ JOURNAL_SECONDS = 3e-4
 """One line of the journal on disk before the next."""
 
 WRITE_SECONDS = 0.03
-"""The chunks of one partition, beside what the plan counts."""
+"""The chunks of one phenotype of a partition, beside what the plan counts."""
 
 START_SECONDS = 3.0
 """From the start of a worker to its first fit: Python, the libraries, compiled kernels, Dask."""
@@ -78,7 +78,7 @@ class Workload:
         """
         load = cls(
             tasks=plan.n_partitions,
-            task_seconds=plan.task_seconds + WRITE_SECONDS,
+            task_seconds=plan.task_seconds + plan.together * WRITE_SECONDS,
             spread=SPREAD,
             read_bytes=min(plan.partition_variants, plan.n_variants) * max(plan.people) / 4,
             shared_bytes=plan.shared_bytes,
