@@ -39,8 +39,10 @@ def in_a_process(store: Path, partition: int, *more: object) -> dict[str, object
 # Memory ------------------------------------------------------------------------------------
 
 
-def prepared(folder: Path, n: int, m: int, chunk: int, n_random: int, n_covariates: int) -> Path:
-    """Prepare a scan of n people, m variants and as many random effects and covariates."""
+def prepared(
+    folder: Path, n: int, m: int, chunk: int, n_random: int, n_covariates: int, traits: int = 1
+) -> Path:
+    """Prepare a scan of n people, m variants and as many random effects, covariates and traits."""
     rng = np.random.default_rng(1)
     n_all = m + n_random
     copies = rng.binomial(2, rng.uniform(0.1, 0.5, (n_all, 1)), (n_all, n)).astype(float)
@@ -63,6 +65,8 @@ def prepared(folder: Path, n: int, m: int, chunk: int, n_random: int, n_covariat
     table = pd.DataFrame({"FID": ids, "IID": ids, "y": rng.standard_normal(n)})
     if n_random:
         table["y"] += np.nan_to_num(copies[-n_random:]).T @ rng.standard_normal(n_random) / 9
+    for k in range(1, traits):
+        table[f"y{k}"] = np.where(np.arange(n) % 20 == k, np.nan, rng.standard_normal(n))
     table.to_csv(folder / "y.tsv", sep="\t", index=False)
     options = {}
     if n_random:
@@ -86,20 +90,24 @@ def prepared(folder: Path, n: int, m: int, chunk: int, n_random: int, n_covariat
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "chunk", "n_random", "n_covariates"),
+    ("n", "m", "chunk", "n_random", "n_covariates", "traits"),
     [
-        pytest.param(20_000, 2000, 1000, 0, 0, id="class sums"),
-        pytest.param(10_000, 128, 64, 0, 10, id="joint"),
-        pytest.param(4000, 16, 4, 400, 0, id="HLMM"),
-        pytest.param(300, 16, 4, 900, 0, id="HLMM, more random effects than people"),
+        pytest.param(20_000, 2000, 1000, 0, 0, 1, id="class sums"),
+        pytest.param(20_000, 2000, 1000, 0, 0, 8, id="class sums of eight phenotypes"),
+        pytest.param(10_000, 128, 64, 0, 10, 1, id="joint"),
+        pytest.param(4000, 16, 4, 400, 0, 1, id="HLMM"),
+        pytest.param(8000, 16, 4, 400, 0, 1, id="HLMM to second order"),
+        pytest.param(300, 16, 4, 900, 0, 1, id="HLMM, more random effects than people"),
     ],
 )
 def test_a_task_needs_no_more_memory_than_planned_and_not_much_less(
-    tmp_path, monkeypatch, n, m, chunk, n_random, n_covariates
+    tmp_path, monkeypatch, n, m, chunk, n_random, n_covariates, traits
 ):
     monkeypatch.setenv("HLMM_SCAN_CACHE", str(tmp_path))
-    store = prepared(tmp_path, n, m, chunk, n_random, n_covariates)
+    monkeypatch.setattr("hlmm_scan.scan.plan.LEAST_PARTITIONS", 1)
+    store = prepared(tmp_path, n, m, chunk, n_random, n_covariates, traits)
     plan = Plan.from_json(ResultStore.open(store).plan)
+    assert plan.together == traits
     for model in plan.models:  # by another process, as in a scan: compiling takes memory of its own
         compiled.compile_kernels(fit_options(plan), model)
     cost = in_a_process(store, plan.n_partitions - 1)
