@@ -100,7 +100,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         chunk_variants=inputs.config.partition_variants or genotypes.chunk_variants,
         n_variants=genotypes.n_variants,
         n_phenotypes=len(people),
-        model=on_x or model,
+        model=model,  # sex, a covariate on X, does not part them elsewhere
     )
     plan = Plan.of(
         phenotypes=inputs.phenotypes.columns,

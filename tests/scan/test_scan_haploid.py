@@ -21,6 +21,7 @@ from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.check import check
 from hlmm_scan.scan.executors import SerialExecutor
+from hlmm_scan.scan.plan import LEAST_PARTITIONS
 from hlmm_scan.schema import Status
 
 N = 203
@@ -334,3 +335,22 @@ def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
     assert (checked["bootstraps"] > 0).all()
     spread = checked["add_se_bootstrap"] / checked["add_se"]
     assert spread.between(0.5, 2).all()
+
+
+def test_phenotypes_share_genotypes_though_x_and_y_are_fitted_otherwise(
+    cohort, tmp_path, monkeypatch
+):
+    people = [f"p{k}" for k in range(N)]
+    table = pd.DataFrame({"IID": people, "y": cohort.y, "z": cohort.y[::-1], "age": cohort.age})
+    table.loc[::7, "z"] = np.nan
+    table.to_csv(tmp_path / "three.tsv", sep="\t", index=False)
+    stores = []
+    for least in (LEAST_PARTITIONS, 1):
+        monkeypatch.setattr("hlmm_scan.scan.plan.LEAST_PARTITIONS", least)
+        config = cohort.config(tmp_path / f"r{least}", phenotypes=tmp_path / "three.tsv")
+        stores.append(run.scan(config, executor=SerialExecutor()))
+    assert [store.plan["together"] for store in stores] == [1, 3]
+    assert stores[1].plan["on_x"]["mean"] == 2
+    apart, together = (xr.open_zarr(store.path).load() for store in stores)
+    for name, values in apart.data_vars.items():
+        assert values.values.tobytes() == together[name].values.tobytes(), name
