@@ -5,8 +5,11 @@ Arguments: store, partition, and perhaps the number of people from which second-
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import distributed  # noqa: F401 (a worker has it)
@@ -48,6 +51,9 @@ def main() -> None:
     pin_threads()
     warm_up.warm_up(fit_options(plan), warm_up.smallest_alike(plan.model))
     known = signatures()
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # a worker does not fit what was made up here
     before, own = resident("VmRSS"), resident("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     record = run_partition(task)
