@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
+import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hlmm_scan.genotypes import packing
@@ -14,6 +17,11 @@ from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
 
 logger = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 600.0
+"""How long to wait for another process that compiles: it may be a stopped one."""
+
+_AGAIN_SECONDS = 0.1
 
 
 def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
@@ -40,18 +48,51 @@ def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
     mark = folder / f"{sources}-{wanted}.compiled"
     if mark.exists():
         return False
-    if not any(folder.glob(f"{sources}-*.compiled")):
-        _forget(folder)
-    started = time.monotonic()
-    warm_up.warm_up(options, size)
-    logger.debug("kernels compiled in %.1f s, kept in %s", time.monotonic() - started, folder)
-    with suppress(OSError):  # without the mark, the next scan only does it again
-        mark.touch()
+    with _one_at_a_time(folder):
+        if mark.exists():
+            return False
+        if not any(folder.glob(f"{sources}-*.compiled")):
+            _forget(folder)
+        started = time.monotonic()
+        warm_up.warm_up(options, size)
+        logger.debug("kernels compiled in %.1f s, kept in %s", time.monotonic() - started, folder)
+        with suppress(OSError):  # without the mark, the next scan only does it again
+            mark.touch()
     return True
 
 
 def _digest(of: object) -> str:
     return hashlib.sha256(repr(of).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of machine code, where it has one to be had.
+
+    After an installation the shards of a job all find nothing compiled. Without the lock each would
+    throw away what the others have made so far and leave its mark all the same. And numba reads,
+    extends and writes the index of a function without one: of two processes that add code for
+    different types at once, the index may come to name the one's code for the other's types.
+    """
+    try:
+        descriptor = os.open(folder / "compiling.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:  # no folder, or not ours to write to: then nobody throws anything away
+        yield
+        return
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_AGAIN_SECONDS)
+                continue
+            except OSError:  # a file system without locks
+                pass
+            break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _forget(folder: Path) -> None:
@@ -62,5 +103,5 @@ def _forget(folder: Path) -> None:
     """
     for pattern in ("*.nbi", "*.nbc", "*.compiled"):
         for file in folder.glob(pattern):
-            with suppress(OSError):  # another scan may be at it too
+            with suppress(OSError):  # another scan may be at it too, where there are no locks
                 file.unlink()

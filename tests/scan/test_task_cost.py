@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +185,48 @@ def test_machine_code_of_other_sources_is_thrown_away(warmed, monkeypatch, tmp_p
     assert compiled.compile_kernels(options, model)
     assert not code.exists()
     assert len(list(tmp_path.glob("*.compiled"))) == 1
+
+
+def test_of_several_that_find_nothing_compiled_one_compiles(warmed, monkeypatch, tmp_path):
+    """The others wait for it, and throw away nothing of its."""
+    code = tmp_path / "kernel.fit-1.py311.nbi"
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def slow(*of: object) -> None:
+        warmed.append(of)
+        code.touch()
+        at_work.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(warm_up, "warm_up", slow)
+    with ThreadPoolExecutor(3) as pool:  # of its own descriptor each, as processes
+        tried = [
+            pool.submit(compiled.compile_kernels, FitOptions(), ModelSize(1000, 1, 1, 0))
+            for _ in range(3)
+        ]
+        assert at_work.wait(60)
+        time.sleep(0.3)
+        assert not any(one.done() for one in tried)
+        go_on.set()
+        assert sorted(one.result() for one in tried) == [False, False, True]
+    assert len(warmed) == 1
+    assert code.exists()
+
+
+@pytest.mark.parametrize("why", ["stopped", "no locks"])
+def test_a_lock_that_is_not_to_be_had_holds_up_nobody(warmed, monkeypatch, tmp_path, why):
+    with (tmp_path / "compiling.lock").open("w") as held:
+        if why == "stopped":
+            fcntl.flock(held, fcntl.LOCK_EX)
+            monkeypatch.setattr(compiled, "_LOCK_SECONDS", 0.2)
+        else:
+
+            def refuse(*_: object) -> None:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+            monkeypatch.setattr(fcntl, "flock", refuse)
+        assert compiled.compile_kernels(FitOptions(), ModelSize(1000, 1, 1, 0))
+    assert len(warmed) == 1
 
 
 def test_where_no_mark_can_be_left_compiling_is_only_tried_again(warmed, monkeypatch, tmp_path):
