@@ -15,10 +15,20 @@ DATA = Path(os.environ.get("HLMM_SCAN_DATA", REPOSITORY.parent / "shared" / "dat
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give every test process a host cache of its own: tests look at what is left in it."""
-    folder = tempfile.TemporaryDirectory(prefix="hlmm-scan-tests-")
-    os.environ["HLMM_SCAN_CACHE"] = folder.name
+    """Give this test process, and its children, caches of their own.
+
+    By default the processes of a user share the folder of arrays: a test that looks whether a scan
+    has tidied there would find what another process of the tests has there at the time.
+
+    Those of an installation share the folder of machine code. Where pytest-xdist runs tests in
+    several processes, they would compile for different types at once, and numba has no lock on
+    the index that it extends. Compiling it all takes half a minute.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="hlmm-scan-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
+    os.environ["HLMM_SCAN_CACHE"] = folder.name
+    if hasattr(config, "workerinput"):
+        os.environ["NUMBA_CACHE_DIR"] = f"{folder.name}/numba"
 
 
 @pytest.fixture(scope="session")
