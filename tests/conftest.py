@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+Report = pytest.TestReport | pytest.CollectReport
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("HLMM_SCAN_DATA", REPOSITORY.parent / "shared" / "data"))
 
@@ -64,11 +66,20 @@ def bucket(object_store, monkeypatch) -> Iterator[str]:
     client.cache_clear()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Turn a skip into a failure where HLMM_SCAN_NO_SKIPS is set (CI sets it)."""
-    report = yield
+def _failed_if_skipped(report: Report) -> Report:
     if report.skipped and os.environ.get("HLMM_SCAN_NO_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped where nothing may be skipped: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Turn a skip into a failure where HLMM_SCAN_NO_SKIPS is set (CI sets it)."""
+    return _failed_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Do so with a whole file that is skipped as it is imported."""
+    return _failed_if_skipped((yield))
