@@ -16,9 +16,9 @@ ENDS = """
 import hashlib, sys, time
 from hlmm_scan import signals
 signals.GRACE_SECONDS = {grace}
-print("ready", flush=True)
 try:
     with signals.heard():
+        print("ready", flush=True)
         {work}
 except KeyboardInterrupt:
     print("interrupted")
@@ -32,7 +32,7 @@ except signals.Terminated:
 def run(
     work: str,
     *numbers: signal.Signals,
-    apart: float = 0.4,
+    apart: float = 0.8,
     grace: float = 8.0,
     script: str = ENDS,
 ) -> tuple[int, list[str], str, float]:
@@ -43,7 +43,7 @@ def run(
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
+    time.sleep(0.3)  # at its work by then
     started = time.monotonic()
     for place, number in enumerate(numbers):
         time.sleep(apart if place else 0.0)

@@ -23,7 +23,8 @@ from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.state import scan_state
 
-NETWORK = "10.213.77"
+NETWORK = f"10.213.{os.getpid() % 250}"
+"""Two checkouts may be tested at once."""
 
 
 @pytest.fixture(scope="module")
