@@ -1,0 +1,204 @@
+"""The tests: scores at the null model, held against the permutation distribution of residuals.
+
+Three questions, each with −log10 p: the additive effect on the mean; the effect on the variance,
+whatever the additive one; both nought (2 df). A Wald test takes its weights from the fit, and rare
+carriers whose residuals happen to be alike get an enormous one; a score has the null model's.
+
+A score's distribution under the null hypothesis is that of genotype classes which fall at random
+on the residuals, class counts fixed. Where the third-order normal form of that does (most
+variants, of which most have no small p), it is taken, else the saddlepoint
+(:mod:`~hlmm_scan.kernels.saddlepoints`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.special import ndtri_exp
+
+from hlmm_scan.kernels.residual_bins import ResidualBins
+from hlmm_scan.kernels.saddlepoints import mean_and_joint, variance
+from hlmm_scan.models.inference import neg_log10_p
+
+Float = NDArray[np.float64]
+
+ADD_AT_BOUND, VAR_AT_BOUND, AV_AT_BOUND, VAR_UNKNOWN = 1, 2, 4, 8
+
+_TAIL = 2.3  # |z| from which on the tail counts
+_TAIL_JOINT = 7.8  # the same of the joint statistic
+_LITTLE = 0.1  # change of log p by third-order terms up to which the normal form has them right
+_LITTLE_FOURTH = 0.02  # the same of fourth-order terms
+_MUCH = 0.25  # change of z by third-order terms from which on saddlepoints are taken throughout
+
+
+@dataclass(frozen=True)
+class ScoreTests:
+    """−log10 p of m variants.
+
+    Attributes
+    ----------
+    add, var, av : ndarray, shape (m,)
+        NaN where the genotype does not vary; `var` also where the trait has two values, whose
+        variance is a function of their mean. `av` is `add` there.
+    flags : ndarray of int8, shape (m,)
+        Sum of ADD_AT_BOUND, VAR_AT_BOUND, AV_AT_BOUND and VAR_UNKNOWN.
+    """
+
+    add: Float
+    var: Float
+    av: Float
+    flags: NDArray[np.int8]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _one(
+    table: Any, moments: Any, N: Any, copies: Any, U: Any, room: Any, bits: Any, out: Any
+) -> int:  # pragma: no cover
+    """Fill z of the mean, z of the variance, z of the variance given the mean, log p at a bound.
+
+    `N` and `copies` are of all classes; `U` are the scores Σgs, Σgq and the variance's with the
+    additive effect taken out. Returns the flags.
+    """
+    # The largest class first, the empty ones left out.
+    largest, size, n, centre = 0, 0, 0.0, 0.0
+    for c in range(len(N)):
+        if N[c] > N[largest]:
+            largest = c
+        if N[c] > 0.0:
+            size += 1
+        n += N[c]
+        centre += N[c] * copies[c]
+    out[:] = np.nan
+    if size < 2:
+        return 0
+    centre /= n
+    people, g = np.empty(size), np.empty(size)
+    people[0], g[0] = N[largest], copies[largest] - centre
+    size = 1
+    for c in range(len(N)):
+        if c != largest and N[c] > 0.0:
+            people[size], g[size] = N[c], copies[c] - centre
+            size += 1
+    G2 = G3 = G4 = 0.0
+    for c in range(size):
+        square = g[c] * g[c]
+        G2 += people[c] * square
+        G3 += people[c] * square * g[c]
+        G4 += people[c] * square * square
+    if not G2 > 0.0:
+        return 0
+    skewness = G3 / G2**1.5
+    kurtosis = G4 / (G2 * G2) - 3.0 / n
+    exact = math.sqrt((n - 1.0) / n)
+    deviation = moments[2]
+    unknown = not moments[3] == moments[3]
+    # Normal forms to third order.
+    plain_a = exact * U[0] / math.sqrt(G2)
+    z_a = plain_a - skewness * moments[0] * (plain_a * plain_a - 1.0) / 6.0
+    change_a = abs(z_a - plain_a)
+    fourth = abs(kurtosis * moments[1]) * plain_a**4 / 24.0
+    tail = abs(plain_a) > _TAIL and (
+        abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH
+    )
+    by_mean = change_a > _MUCH or tail
+    by_joint = False
+    flags = 0
+    if unknown:
+        flags = VAR_UNKNOWN
+    else:
+        plain_2 = exact * U[1] / (deviation * math.sqrt(G2))
+        rho = moments[3]
+        plain_p = (plain_2 - rho * plain_a) / math.sqrt(1.0 - rho * rho)
+        z_p = plain_p - skewness * (
+            moments[6] * (plain_a * plain_a - 1.0) / 2.0
+            + moments[7] * plain_a * plain_p / 2.0
+            + moments[8] * (plain_p * plain_p - 1.0) / 6.0
+        )
+        change_p = abs(z_p - plain_p)
+        fourth = abs(kurtosis) * (abs(moments[1]) * plain_a**4 + abs(moments[5]) * plain_p**4) / 24
+        tail = plain_a * plain_a + plain_p * plain_p > _TAIL_JOINT and (
+            abs(plain_p) * change_p + abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH
+        )
+        by_joint = change_p > _MUCH or tail
+        out[2] = z_p
+        plain_b = exact * U[2] / (deviation * math.sqrt(G2))
+        bias = -G3 / G2 / (deviation * math.sqrt(G2))
+        z_b = plain_b - bias - skewness * moments[4] * (plain_b * plain_b - 1.0) / 6.0
+        change_b = abs(z_b - plain_b)
+        fourth = abs(kurtosis * moments[5]) * plain_b**4 / 24.0
+        tail = abs(plain_b) > _TAIL and (
+            abs(plain_b) * change_b > _LITTLE or fourth > _LITTLE_FOURTH
+        )
+        out[1] = z_b
+        if change_b > _MUCH or tail:
+            out[1], found = variance(table, people, g, U[2], room, bits)
+            flags |= found
+    out[0] = z_a
+    if by_mean or by_joint:
+        z_a, z_given, out[3], found = mean_and_joint(
+            table, people, g, U[0], U[1], by_joint, room, bits
+        )
+        out[0] = z_a
+        if found & 1 or out[3] == out[3]:
+            flags |= ADD_AT_BOUND
+        if by_joint:
+            out[2] = z_given
+            if found:
+                flags |= AV_AT_BOUND
+    return flags
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _all(
+    table: Any, moments: Any, share: Any, N: Any, copies: Any, U: Any, out: Any, flags: Any
+) -> None:  # pragma: no cover
+    own = np.empty_like(table)
+    room = np.empty((2 * N.shape[1] + 5, table.shape[1]))
+    bits = np.empty(table.shape[1], np.int64)
+    for j in range(len(N)):
+        # People without a call are missing from every bin alike.
+        for i in range(table.shape[0]):
+            for b in range(table.shape[1]):
+                own[i, b] = table[i, b] * (1.0 if i in (1, 2) else share[j])
+        flags[j] = _one(own, moments, N[j], copies[j], U[j], room, bits, out[j])
+
+
+def score_tests(bins: ResidualBins, people: Float, copies: Float, scores: Float) -> ScoreTests:
+    """Test m variants.
+
+    Parameters
+    ----------
+    bins : ResidualBins
+        Of the null model.
+    people, copies : ndarray, shape (m, c)
+        People in the classes of each variant's genotype, and their copies of the effect allele.
+    scores : ndarray, shape (m, 3)
+        Σgs, Σgq and Σg(q with the additive effect taken out), g in copies less their mean, in
+        units in which their variances are those of permutations: Σg² and Σg²·Σq²/n.
+
+    Returns
+    -------
+    ScoreTests
+    """
+    m = len(people)
+    out, flags = np.full((m, 4), np.nan), np.zeros(m, np.int8)
+    n = bins.people.sum()
+    _all(
+        bins.table, bins.moments, people.sum(axis=1) / n,
+        np.require(people, np.float64, ["C"]), np.require(copies, np.float64, ["C"]),
+        np.require(scores, np.float64, ["C"]), out, flags,
+    )  # fmt: skip
+    z_a, z_b, given, bound = out.T
+    add = neg_log10_p(z_a**2, 1)
+    rows = np.flatnonzero(np.isfinite(bound))
+    log_p = np.minimum(np.log(2.0) + bound[rows], 0.0)
+    add[rows] = -log_p / np.log(10.0)
+    z_a[rows] = ndtri_exp(np.minimum(bound[rows], np.log(0.5)))
+    unknown = (flags & VAR_UNKNOWN) > 0
+    joint = neg_log10_p(z_a**2 + np.where(np.isnan(given), 0.0, given) ** 2, 2)
+    return ScoreTests(add, neg_log10_p(z_b**2, 1), np.where(unknown, add, joint), flags)
