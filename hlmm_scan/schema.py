@@ -116,6 +116,7 @@ RESULTS: tuple[Variable, ...] = (
     Variable("add_var_cov", _TEST, "float64", "", "Covariance of add and var, as av_chi2 uses it"),
     Variable("av_chi2", _TEST, "float64", "chi-squared, 2 df", "Joint Wald test of add and var"),
     Variable("av_neg_log10_p", _TEST, "float64", _P, "2-df joint test of add and var"),
+    Variable("test_flags", _TEST, "int8", "", "What is to be known of the tests"),
     Variable("log_likelihood", _TEST, "float64", "", "Maximum of the log-likelihood"),
     Variable("status", _TEST, "int8", "", "What became of this variant and phenotype"),
 )

@@ -79,6 +79,9 @@ class Cohort:
         People of the phenotype table who are not among the reference samples.
     environment : ndarray of float64, shape (n,), optional
         The environment whose interaction with the genotype is asked for, in the user's units.
+    two_valued : bool, default False
+        Whether the phenotype has two values only among these people, before it is transformed and
+        predictions are taken off.
     """
 
     phenotype: str
@@ -90,6 +93,7 @@ class Cohort:
     n_reference: int
     not_in_genotypes: int
     environment: FloatArray | None = None
+    two_valued: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -203,6 +207,13 @@ class CohortBuilder:
         _check_phenotype(name, y, logging.WARNING if announce else logging.DEBUG)
         mean_design = build_design(mean, mean_names, "mean", name)
         _check_not_explained(name, y, mean_design)
+        two_valued = len(np.unique(y)) == 2
+        if two_valued and announce:
+            logger.info(
+                "%s: two values have no variance of their own: its variance test is unknown, and "
+                "the test of both effects is that of the mean",
+                name,
+            )
         if self._transform.rank_normal is not None:
             of_residuals = self._transform.rank_normal == "residuals"
             y = normal_quantiles_of_ranks(residuals(y, mean_design.matrix) if of_residuals else y)
@@ -224,6 +235,7 @@ class CohortBuilder:
             tuple(dropped.items()),
             self.n_reference,
             self.not_in_genotypes,
+            two_valued=two_valued,
         )
 
     def _select(

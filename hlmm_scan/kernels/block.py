@@ -23,11 +23,13 @@ from hlmm_scan.kernels.hlm_scoring import fit_scoring
 from hlmm_scan.kernels.hlm_scoring_tile import DosageCodes, PackedCalls
 from hlmm_scan.kernels.hlm_screen import fit_screen
 from hlmm_scan.kernels.hlm_screen_dosages import fit_screen_dosages
+from hlmm_scan.kernels.hlmm_class_scores import class_scores
 from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
 from hlmm_scan.kernels.hlmm_exact import fit_exact
 from hlmm_scan.kernels.hlmm_screen import fit_random_screen
 from hlmm_scan.kernels.hlmm_weighted import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.kernels.prepared import (
+    class_score_design,
     class_sums_plan,
     dosage_screen_design,
     dosage_sums_plan,
@@ -36,10 +38,13 @@ from hlmm_scan.kernels.prepared import (
     interaction_design,
     quasi_basis,
     random_screen_design,
+    score_design,
     scoring_design,
     screen_design,
     weighted_basis,
 )
+from hlmm_scan.kernels.score_tests import ScoreTests
+from hlmm_scan.kernels.scores import all_class_scores, genotype_classes
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
@@ -181,19 +186,80 @@ def _fit_alike(
     if len(rows) and sums is not None:
         moments = null.fits[ALL_RANDOM_EFFECTS].moments
         estimates.put(rows, fit_class_sums(sums[rows], moments, options.inference))
+        estimates.put_scores(rows, _class_scores(null, sums[rows]))
     elif len(rows):
         kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
         estimates.put(rows, _fit(size, null, kept, contigs[rows], options.inference))
+        if size.scores_apart:
+            estimates.put_scores(rows, _scores(size, null, kept, contigs[rows]))
+    tests = _score_tests(null, genotypes, contigs, estimates, counts)
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
-        rows = screened[_interesting(estimates, -np.log10(options.refine_below))[screened]]
+        strongest = np.fmax(np.fmax(tests.add, tests.var), tests.av)[screened]
+        rows = screened[strongest > -np.log10(options.refine_below)]
         if len(rows):
             again = replace(size, screen=False)
             fitted = _fit(again, null, take(genotypes, rows), contigs[rows], options.inference)
+            fitted.put_scores(np.arange(len(rows)), estimates.scores[rows])
             fitted.status[fitted.status == Status.OK] = Status.REFINED
             estimates.put(rows, fitted)
     quality = {"info": info, "hwe_neg_log10_p": hwe}
-    return _columns(null, estimates, counts, quality, options.inference)
+    return _columns(null, estimates, tests, counts, quality, options.inference)
+
+
+def _class_scores(null: NullModel, sums: Float) -> Float:
+    """Return standardised scores from the class sums of a phenotype without covariates."""
+    fit = null.fits[ALL_RANDOM_EFFECTS]
+    scores = np.empty((len(sums), 3))
+    all_class_scores(
+        np.require(sums, np.float64, ["C", "W"]),
+        float(fit.alpha[0]), float(np.exp(fit.beta[0])), float(fit.fourth_moment), scores,
+    )  # fmt: skip
+    return scores
+
+
+def _scores(
+    size: ModelSize, null: NullModel, genotypes: GenotypeBlock, contigs: NDArray[np.object_]
+) -> Float:
+    """Return the standardised scores of variants that are not fitted from them."""
+    found = np.empty((len(genotypes), 3))
+    if null.random_effects is None:
+        screen = replace(size, screen=True, interaction=False)
+        return _fit(screen, null, genotypes, contigs, DEFAULT_INFERENCE).scores
+    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
+    for key in dict.fromkeys(keys):
+        rows = np.flatnonzero(keys == key)
+        kept = take(genotypes, rows)
+        if size.scores_by_class:
+            assert not isinstance(kept, Dosages)
+            found[rows] = class_scores(class_score_design(null, key, kept.shape[1]), kept)
+        else:
+            designs = {key: random_screen_design(null, key)}
+            found[rows] = fit_random_screen(null, kept, contigs[rows], designs).scores
+    return found
+
+
+def _score_tests(
+    null: NullModel,
+    genotypes: GenotypeBlock,
+    contigs: NDArray[np.object_],
+    estimates: Estimates,
+    counts: GenotypeCounts,
+) -> ScoreTests:
+    """Test every variant that has scores."""
+    tests = ScoreTests.empty(len(genotypes))
+    scores = estimates.scores
+    rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
+    if not len(rows):
+        return tests
+    kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
+    people, copies = genotype_classes(kept, counts.take(rows), null.samples)
+    keys = np.array([null.random_effect_set(str(c)) for c in contigs[rows]], dtype=object)
+    for key in dict.fromkeys(keys):
+        here = np.flatnonzero(keys == key)
+        design = score_design(null, key)
+        tests.put(rows[here], design.tests(scores[rows[here]], people[here], copies[here]))
+    return tests
 
 
 def _fit(
@@ -211,8 +277,9 @@ def _fit(
     if isinstance(genotypes, Dosages):
         if kernel is Kernel.CLASS_SUMS:
             plan = dosage_sums_plan(null, powers_needed(inference))
-            moments = null.fits[ALL_RANDOM_EFFECTS].moments
-            return fit_dosages(plan, genotypes, moments, inference)
+            fit = null.fits[ALL_RANDOM_EFFECTS]
+            at = float(fit.alpha[0]), float(np.exp(fit.beta[0]))
+            return fit_dosages(plan, genotypes, fit.moments, inference, at)
         if kernel is Kernel.JOINT:
             codes = DosageCodes(genotypes, null.samples)
             return fit_scoring(scoring_design(null), codes, inference)
@@ -282,6 +349,7 @@ def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:
 def _columns(
     null: NullModel,
     estimates: Estimates,
+    score: ScoreTests,
     counts: GenotypeCounts,
     quality: dict[str, Float | None],
     inference: Inference,
@@ -317,6 +385,10 @@ def _columns(
         everything["interaction_se" + suffix] = se * per_unit
         test = wald_neg_log10_p(estimates.interaction, se)
         everything["interaction_neg_log10_p" + suffix] = test
+    everything["add_neg_log10_p"] = score.add
+    everything["var_neg_log10_p"] = score.var
+    everything["av_neg_log10_p"] = score.av
+    everything["test_flags"] = score.flags
     variables = result_variables(
         random_effects=null.random_effects is not None,
         sandwich=inference.sandwich,

@@ -17,6 +17,7 @@ from hlmm_scan.kernels import (
     hlmm_weighted,
 )
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
+from hlmm_scan.kernels.hlmm_screen_design import WRITTEN_OUT_PEOPLE
 from hlmm_scan.null.model import NullModel
 
 _MANY = 4
@@ -134,6 +135,20 @@ class ModelSize:
     def refitted_exactly(self) -> bool:
         """Whether what the kernel finds interesting is fitted once more, exactly."""
         return self.kernel is Kernel.SECOND_ORDER and self.people < QUASI_EXACT_PEOPLE
+
+    @property
+    def scores_apart(self) -> bool:
+        """Whether scores at the null model are no by-product of the kernel's fits."""
+        made_of_scores = (Kernel.CLASS_SUMS, Kernel.SCREEN, Kernel.RANDOM_SCREEN)
+        return self.scores_by_class or self.kernel not in made_of_scores
+
+    @property
+    def scores_by_class(self) -> bool:
+        """Whether scores with random effects come from class sums."""
+        intercepts = self.mean == self.variance == 1 and not self.interaction
+        return bool(
+            self.random and intercepts and not self.dosages and self.people > WRITTEN_OUT_PEOPLE
+        )
 
     @property
     def reading_prevails(self) -> bool:

@@ -62,6 +62,9 @@ class Estimates:
         Effect of genotype times environment on the mean, and its sampling variance.
     interaction_variance_robust, interaction_variance_sandwich : ndarray, shape (m,)
         The same by the other covariances.
+    score_add, score_var, score_plain : ndarray, shape (m,)
+        Standardised scores at the null model: of the additive effect, of the variance effect with
+        the additive one taken out, and of the variance effect as the null model leaves it.
     log_likelihood : ndarray, shape (m,)
     random_variance, random_variance_variance : ndarray, shape (m,)
         Variance of the random effects and its sampling variance (HLMM).
@@ -89,6 +92,9 @@ class Estimates:
     interaction_variance: Float
     interaction_variance_robust: Float
     interaction_variance_sandwich: Float
+    score_add: Float
+    score_var: Float
+    score_plain: Float
     log_likelihood: Float
     random_variance: Float
     random_variance_variance: Float
@@ -100,6 +106,15 @@ class Estimates:
         """Return m rows without estimates, each with status PENDING."""
         columns = {f.name: np.full(m, np.nan) for f in fields(cls) if f.name != "status"}
         return cls(**columns, status=np.full(m, Status.PENDING, np.int8))
+
+    def put_scores(self, rows: NDArray[np.integer], scores: Float) -> None:
+        """Put standardised scores, shape (len(rows), 3): additive, plain variance, variance."""
+        self.score_add[rows], self.score_plain[rows], self.score_var[rows] = scores.T
+
+    @property
+    def scores(self) -> Float:
+        """Standardised scores, shape (m, 3): additive, plain variance, variance."""
+        return np.column_stack([self.score_add, self.score_plain, self.score_var])
 
     def put(self, rows: NDArray[np.integer], other: Estimates) -> None:
         """Copy `other` (one row for each of `rows`) into these rows."""

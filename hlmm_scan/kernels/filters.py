@@ -102,6 +102,12 @@ class GenotypeCounts:
         called = genotypes.sum(axis=1)
         return cls(people, 2, called, one + 2 * two, one + 4 * two, genotypes)
 
+    def take(self, rows: Int) -> GenotypeCounts:
+        """Return the counts of some of the variants."""
+        names = ("called", "codes", "squares", "genotypes")
+        haploid = None if self.haploid is None else self.haploid.take(rows)
+        return replace(self, haploid=haploid, **{n: getattr(self, n)[rows] for n in names})
+
     @property
     def diploid(self) -> GenotypeCounts:
         """Counts of people who have two alleles."""

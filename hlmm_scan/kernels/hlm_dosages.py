@@ -23,6 +23,7 @@ from hlmm_scan.kernels.class_sums import quantised
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import COLUMNS, fit_one, powers_needed
 from hlmm_scan.kernels.lanes import add_four
+from hlmm_scan.kernels.scores import class_scores
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -131,7 +132,10 @@ def _fit_all(
     observed: bool,
     sandwich: bool,
     likelihood_ratio: bool,
+    null_mean: float,
+    null_variance: float,
     out: Float,
+    scores: Float,
     status: NDArray[np.int8],
 ) -> None:  # pragma: no cover
     last, most = steps + 1, min(len(samples), steps + 1)
@@ -141,6 +145,7 @@ def _fit_all(
     for j in range(len(codes)):
         _add_up(codes[j], samples, weights, columns, last, tables)
         size = _collect(tables, columns, last, quanta, steps, sums, copies)
+        class_scores(sums[:size], copies[:size], null_mean, null_variance, fourth_moment, scores[j])
         status[j] = fit_one(
             sums[:size], copies[:size], third_moment, fourth_moment,
             observed, sandwich, likelihood_ratio,
@@ -153,6 +158,7 @@ def fit_dosages(
     dosages: Dosages,
     moments: tuple[float, float] = (0.0, 3.0),
     inference: Inference = DEFAULT_INFERENCE,
+    null: tuple[float, float] = (0.0, 1.0),
 ) -> Estimates:
     """Fit the HLM with intercept-only designs to dosages.
 
@@ -164,6 +170,8 @@ def fit_dosages(
         Of everybody in the dataset; m variants.
     moments, inference
         As for :func:`~hlmm_scan.kernels.hlm_classes.fit_class_sums`.
+    null : tuple of float, default (0, 1)
+        Mean and variance of the null model, at which scores are taken.
 
     Returns
     -------
@@ -179,12 +187,14 @@ def fit_dosages(
         raise ValueError(f"the plan has no powers of y beyond {len(plan.quanta) - 1}")
     m = len(dosages)
     estimates = Estimates.empty(m)
-    out = np.full((m, len(COLUMNS)), np.nan)
+    out, scores = np.full((m, len(COLUMNS)), np.nan), np.full((m, 3), np.nan)
     _fit_all(
         dosages.codes, plan.samples, plan.weights.reshape(-1), plan.weights.shape[1], plan.quanta,
         dosages.steps, float(moments[0]), float(moments[1]),
-        inference.observed, inference.sandwich, inference.likelihood_ratio, out, estimates.status,
+        inference.observed, inference.sandwich, inference.likelihood_ratio,
+        *null, out, scores, estimates.status,
     )  # fmt: skip
+    estimates.put_scores(np.arange(m), scores)
     for k, name in enumerate(COLUMNS):
         getattr(estimates, name)[:] = out[:, k]
     return estimates

@@ -334,10 +334,14 @@ def _screen(
         for start in range(0, len(chosen), _TILE):
             part = chosen[start : start + _TILE]
             third[part] = _cubes(design, packed[part], gamma[part], delta[part])
-        b = 0.5 * (first - 2 * a * second + a * a * third) / I_b
+        plain = 0.5 * first / I_b
+        b = plain + 0.5 * a * (a * third - 2 * second) / I_b
     out.status[rows] = Status.NOT_UNIQUE
-    a, b, I_a, I_b, cross, density = (x[unique] for x in (a, b, I_a, I_b, cross, density))
-    put_screened(out, rows[unique], (a, b), (I_a, I_b), design.moments, cross, 2 * I_b, density)
+    parts = (a, b, plain, I_a, I_b, cross, density)
+    a, b, plain, I_a, I_b, cross, density = (x[unique] for x in parts)
+    put_screened(
+        out, rows[unique], (a, b), plain, (I_a, I_b), design.moments, cross, 2 * I_b, density
+    )
 
 
 def _cubes(design: ScreenDesign, packed: NDArray[np.uint8], gamma: Float, delta: Float) -> Float:

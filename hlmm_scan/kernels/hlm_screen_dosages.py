@@ -108,7 +108,7 @@ def _squares(h: Any, w: Any, sums: Any) -> None:  # pragma: no cover
 def _second_pass(
     h: Any, there: Any, Xg: Any, Vd: Any, w: Any, r: Any, a: Any, sums: Any
 ) -> None:  # pragma: no cover
-    """Add Σṽ(w(r − a_g·x̃)² − 1) and Σ√w·x̃ṽ of each variant."""
+    """Add Σṽ(w(r − a_g·x̃)² − 1), Σ√w·x̃ṽ and Σṽ(wr² − 1) of each variant."""
     for i in range(len(h)):
         root = np.sqrt(w[i])
         for j in range(h.shape[1]):
@@ -117,6 +117,7 @@ def _second_pass(
             e = r[i] - a[j] * x
             sums[0, j] += v * (w[i] * e * e - 1.0)
             sums[1, j] += root * x * v
+            sums[2, j] += v * (w[i] * r[i] * r[i] - 1.0)
 
 
 def fit_screen_dosages(
@@ -166,7 +167,7 @@ def _screen(
     linear, squares, second = (
         np.zeros((c + v + 1, _TILE)),
         np.zeros((2, _TILE)),
-        np.zeros((2, _TILE)),
+        np.zeros((3, _TILE)),
     )
     for s, h, _ in strips():
         linear += design.linear[s].T @ h
@@ -191,13 +192,13 @@ def _screen(
         for s, h, there in strips():
             Xg, Vd = design.X[s] @ gamma, design.V[s] @ delta
             _second_pass(h, there, Xg, Vd, design.w[s], design.r[s], a, second)
-        b = 0.5 * second[0] / I_b
+        b, plain = 0.5 * second[0] / I_b, 0.5 * second[2] / I_b
     unique = (counts.called >= c + v + 3) & (rest > COLLINEAR)
     out.status[rows] = Status.NOT_UNIQUE
     k = np.flatnonzero(unique)
     put_screened(
-        out, rows[k], (a[k], b[k]), (I_a[k], I_b[k]), design.moments, second[1, k], 2 * I_b[k],
-        density[k],
+        out, rows[k], (a[k], b[k]), plain[k], (I_a[k], I_b[k]), design.moments, second[1, k],
+        2 * I_b[k], density[k],
     )  # fmt: skip
 
 

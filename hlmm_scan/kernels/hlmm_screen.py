@@ -82,24 +82,28 @@ def _people(
     a: Any,
     out: Any,
 ) -> None:  # pragma: no cover
-    """Add Σṽ(k/D − 1), (D^½Σ⁻¹x̃)ᵀu and uᵀu of each row to the columns of `out`.
+    """Add Σṽ(k/D − 1), (D^½Σ⁻¹x̃)ᵀu, uᵀu and Σṽ(k₀/D − 1) of each row to the columns of `out`.
 
     Σ⁻¹x̃ is shrunk·Wx̃ − `random`; `derivative` is (M∘M)h; Xg, Vd and ud are what covariates
     explain of g in the mean, in the log-variance and in (M∘M)h; `roots` is √D.
     """
     for j in range(h.shape[0]):
-        first, second, third = 0.0, 0.0, 0.0
+        first, second, third, plain = 0.0, 0.0, 0.0, 0.0
         for i in range(h.shape[1]):
             # In units of the standard deviation: √D·Σ⁻¹x̃ and e/√D.
             t = shrunk[j] * (h[j, i] - Xg[j, i]) / roots[i] - random[j, i] * roots[i]
-            e = scores[i] * roots[i] - a[j] * t
+            at_null = scores[i] * roots[i]
+            e = at_null - a[j] * t
             u = derivative[j, i] - ud[j, i]
-            first += (h[j, i] - Vd[j, i]) * (e * e + own[i])
+            v = h[j, i] - Vd[j, i]
+            first += v * (e * e + own[i])
+            plain += v * (at_null * at_null + own[i])
             second += t * u
             third += u * u
         out[j, 0] += first
         out[j, 1] += second
         out[j, 2] += third
+        out[j, 3] += plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +263,7 @@ def _put(
     """
     h2, a, I_a, I_b = design.fit.random_variance, variants.a, variants.I_a, variants.I_b
     v = design.V.shape[1]
-    sums = np.zeros((_TILE, 3))
+    sums = np.zeros((_TILE, 4))
     with np.errstate(all="ignore"):
         coefficients = (h2 * variants.projected).astype(np.float32)
         for s in strips(len(design.samples)):
@@ -289,12 +293,13 @@ def _put(
             left = design.Rr - a[:, None] * variants.projected
             moved = solve_triangular(design.root.T, left.T, check_finite=False)
             score = score - variants.delta[:, -1] * ((moved**2).sum(axis=0) - design.trace)
-        b = 0.5 * score / I_b
+        b, plain = 0.5 * score / I_b, 0.5 * sums[:, 3] / I_b
     out.status[rows] = Status.NOT_UNIQUE
     kept = np.flatnonzero(variants.unique[: len(rows)])
     put_screened(
-        out, rows[kept], (a[kept], b[kept]), (I_a[kept], I_b[kept]), design.fit.moments,
-        sums[kept, 1], sums[kept, 2], np.full(len(kept), design.fit.log_likelihood),
+        out, rows[kept], (a[kept], b[kept]), plain[kept], (I_a[kept], I_b[kept]),
+        design.fit.moments, sums[kept, 1], sums[kept, 2],
+        np.full(len(kept), design.fit.log_likelihood),
     )  # fmt: skip
     out.random_variance[rows[kept]] = h2
     if h2 > 0:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.kernels.hlm_dosages import DosageSumsPlan
@@ -16,13 +19,17 @@ from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
 from hlmm_scan.kernels.hlm_screen import ScreenDesign
 from hlmm_scan.kernels.hlm_screen_dosages import DosageScreenDesign
+from hlmm_scan.kernels.hlmm_class_scores import ClassScoreDesign, residuals_and_leverages
 from hlmm_scan.kernels.hlmm_eigen import quasi_bases
 from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
 from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
-from hlmm_scan.kernels.hlmm_screen_design import RandomScreenDesign
+from hlmm_scan.kernels.hlmm_screen_design import WRITTEN_OUT_PEOPLE, RandomScreenDesign
 from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
+from hlmm_scan.kernels.scores import ScoreDesign
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel, RandomEffects
+
+Float = NDArray[np.float64]
 
 
 @lru_cache(maxsize=2)
@@ -136,3 +143,31 @@ def weighted_basis(null: NullModel, left_out: str) -> WeightedBasis:
 def random_screen_design(null: NullModel, left_out: str) -> RandomScreenDesign:
     """Return what the score screen with random effects needs of one left-out set."""
     return RandomScreenDesign.of(null, eigenstructure(null, left_out), left_out)
+
+
+@lru_cache(maxsize=2)
+def class_score_design(null: NullModel, left_out: str, width: int) -> ClassScoreDesign:
+    """Return what scores by class need of one left-out set, for packed rows of `width` bytes."""
+    eigen, fit = eigenstructure(null, left_out), null.fits[left_out]
+    return ClassScoreDesign.of(null, fit, eigen, width, call_lattice(null))
+
+
+@lru_cache(maxsize=4)
+def score_design(null: NullModel, left_out: str) -> ScoreDesign:
+    """Return what the tests of scores need of one left-out set."""
+    return ScoreDesign.of(null, *_null_residuals(null, left_out))
+
+
+def _null_residuals(null: NullModel, left_out: str) -> tuple[Float, Float]:
+    """Return Σ₀⁻¹r₀ and k₀/D₀ − 1 of every person."""
+    fit = null.fits[left_out]
+    if null.random_effects is None:
+        w = np.exp(-null.variance_design @ fit.beta)
+        r = null.y - null.mean_design @ fit.alpha
+        return w * r, w * r * r - 1
+    if null.intercept_only and null.n > WRITTEN_OUT_PEOPLE:
+        s, q, _, _ = residuals_and_leverages(null, fit, eigenstructure(null, left_out))
+        return s, q
+    design = random_screen_design(null, left_out)
+    s = design.thin[:, -1]
+    return s, s * s / design.w + design.own

@@ -68,7 +68,16 @@ def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _evaluate(
-    bins: Any, log_n: Any, d: Any, h: Any, sums: int, x: Any, work: Any, bits: Any, mean: Any, C: Any
+    bins: Any,
+    log_n: Any,
+    d: Any,
+    h: Any,
+    sums: int,
+    x: Any,
+    work: Any,
+    bits: Any,
+    mean: Any,
+    C: Any,
 ) -> None:  # pragma: no cover
     """Fill the means of class counts and of the first `sums` sums at a tilt, and K″.
 
@@ -78,7 +87,13 @@ def _evaluate(
     """
     k, size = len(d), bins.shape[1]
     f, s, q = bins[0], bins[1], bins[2]
-    first, second, cross, squares, total = work[k], work[k + 1], work[k + 2], work[k + 3], work[k + 4]
+    first, second, cross, squares, total = (
+        work[k],
+        work[k + 1],
+        work[k + 2],
+        work[k + 3],
+        work[k + 4],
+    )
     first[:] = 0.0
     second[:] = 0.0
     cross[:] = 0.0
@@ -125,9 +140,9 @@ def _evaluate(
             C[c, k + 2] = C[k + 2, c] = on_third
         for other in range(c + 1):
             product = 0.0
-            O = work[other]
+            R = work[other]
             for i in range(size):
-                product += f[i] * P[i] * O[i]
+                product += f[i] * P[i] * R[i]
             C[c, other] = C[other, c] = (count if c == other else 0.0) - product
     s1 = s2 = s3 = c11 = c12 = c22 = c13 = c23 = c33 = 0.0
     for c in range(k):
@@ -249,7 +264,7 @@ def _search(
     mean: Any,
     C: Any,
 ) -> bool:  # pragma: no cover
-    """Move `x` to the tilt that gives `target`, by damped Newton steps; leave its `mean` and `C`."""
+    """Move `x` to the tilt that gives `target` by damped Newton steps; leave its mean and K″."""
     k = len(d)
     size = k + kind
     e, step, J, before = np.empty(size), np.empty(size), np.empty((size, size)), np.empty(size)
@@ -342,7 +357,9 @@ def _variance_factor(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _largest_mean(bins: Any, N: Any, g: Any, sign: float) -> tuple[float, float]:  # pragma: no cover
+def _largest_mean(
+    bins: Any, N: Any, g: Any, sign: float
+) -> tuple[float, float]:  # pragma: no cover
     """Return the largest Σgs·sign that an allocation can have, and the log of its probability.
 
     Bins are sorted by s. The classes of most copies take the people of largest s·sign.
@@ -500,7 +517,9 @@ def mean_and_joint(
     rate -= _log_total(bins, room[k + 4]) + n * math.log(N[0] / n)
     one_determinant = _determinant(C, k + 1)
     r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k])
-    z_a = _corrected(r, x[k] * math.sqrt(one_determinant / null_counts)) if share > 0.0 else math.nan
+    z_a = (
+        _corrected(r, x[k] * math.sqrt(one_determinant / null_counts)) if share > 0.0 else math.nan
+    )
     if not joint:
         return z_a, math.nan, bound, flags
     start[:] = one

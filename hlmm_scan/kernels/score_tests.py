@@ -54,6 +54,17 @@ class ScoreTests:
     av: Float
     flags: NDArray[np.int8]
 
+    @classmethod
+    def empty(cls, m: int) -> ScoreTests:
+        """Return m rows without tests."""
+        add, var, av = np.full((3, m), np.nan)
+        return cls(add, var, av, np.zeros(m, np.int8))
+
+    def put(self, rows: NDArray[np.integer], other: ScoreTests) -> None:
+        """Copy `other` (one row for each of `rows`) into these rows."""
+        self.add[rows], self.var[rows], self.av[rows] = other.add, other.var, other.av
+        self.flags[rows] = other.flags
+
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _one(
@@ -96,15 +107,13 @@ def _one(
     kurtosis = G4 / (G2 * G2) - 3.0 / n
     exact = math.sqrt((n - 1.0) / n)
     deviation = moments[2]
-    unknown = not moments[3] == moments[3]
+    unknown = math.isnan(moments[3])
     # Normal forms to third order.
     plain_a = exact * U[0] / math.sqrt(G2)
     z_a = plain_a - skewness * moments[0] * (plain_a * plain_a - 1.0) / 6.0
     change_a = abs(z_a - plain_a)
     fourth = abs(kurtosis * moments[1]) * plain_a**4 / 24.0
-    tail = abs(plain_a) > _TAIL and (
-        abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH
-    )
+    tail = abs(plain_a) > _TAIL and (abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH)
     by_mean = change_a > _MUCH or tail
     by_joint = False
     flags = 0

@@ -29,6 +29,7 @@ def put_screened(
     out: Estimates,
     rows: NDArray[np.integer],
     effects: tuple[Float, Float],
+    plain: Float,
     informations: tuple[Float, Float],
     moments: tuple[float, float],
     cross: Float,
@@ -43,6 +44,8 @@ def put_screened(
     rows : ndarray of int, shape (m,)
     effects, informations : tuple of ndarray, shape (m,)
         a_g and b_g, I_a and I_b.
+    plain : ndarray, shape (m,)
+        b_g where the additive effect stays in the residuals.
     moments : tuple of float
         m₃ and m₄ of the null residuals.
     cross, excess : ndarray, shape (m,)
@@ -57,9 +60,12 @@ def put_screened(
     out.add_variance[rows], out.var_variance[rows] = 1 / I_a, 1 / I_b
     out.add_var_covariance[rows] = 0.0
     out.add_variance_robust[rows] = 1 / I_a
-    out.var_variance_robust[rows] = (I_b + 0.25 * (fourth - 3) * excess) / I_b**2
+    variance = (I_b + 0.25 * (fourth - 3) * excess) / I_b**2
+    out.var_variance_robust[rows] = variance
     out.add_var_covariance_robust[rows] = 0.5 * third * cross / (I_a * I_b)
     out.log_likelihood[rows] = log_likelihood + 0.5 * (a**2 * I_a + b**2 * I_b)
+    root = np.sqrt(variance)
+    out.put_scores(rows, np.column_stack([a * np.sqrt(I_a), plain / root, b / root]))
     out.status[rows] = Status.SCREENED
 
 
@@ -92,9 +98,10 @@ def fit_screen_plain(null: NullModel, genotypes: Float) -> Estimates:
             continue
         a = x @ (w[c] * r[c]) / I_a
         b = 0.5 * v @ (w[c] * (r[c] - a * x) ** 2 - 1) / I_b
+        plain = 0.5 * v @ (w[c] * r[c] ** 2 - 1) / I_b
         null_part = -0.5 * (np.log(2 * np.pi) + log_variance + w * r * r)[c].sum()
         put_screened(
-            out, np.array([j]), (a, b), (I_a, I_b), fit.moments,
+            out, np.array([j]), (a, b), plain, (I_a, I_b), fit.moments,
             x @ (np.sqrt(w[c]) * v), v @ v, null_part,
         )  # fmt: skip
     return out
@@ -152,9 +159,11 @@ def fit_hlmm_screen_plain(null: NullModel, genotypes: Float, left_out: str) -> E
         excess = D * (weighted**2 - np.diag(S))  # k/D − 1
         scores = np.append(V.T @ excess, weighted @ K @ weighted - np.trace(SK))[: u.shape[1]]
         b = 0.5 * (h @ excess - coefficients @ scores) / I_b
+        at_null = S @ r
+        plain = 0.5 * (h - V @ coefficients[: V.shape[1]]) @ (D * (at_null**2 - np.diag(S))) / I_b
         own = squares @ h - u @ coefficients
         put_screened(
-            out, np.array([j]), (a, b), (I_a, I_b), fit.moments,
+            out, np.array([j]), (a, b), plain, (I_a, I_b), fit.moments,
             (np.sqrt(D) * (S @ x)) @ own, own @ own, np.array(fit.log_likelihood),
         )  # fmt: skip
         out.random_variance[j] = h2

@@ -179,6 +179,7 @@ def fit_null(
         random_effects=random_effects,
         environment=environment,
         environment_scale=environment_scale,
+        two_valued=cohort.two_valued,
     )
     return model_, covariates
 

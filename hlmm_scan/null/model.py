@@ -166,6 +166,9 @@ class NullModel:
         the columns of `mean_design`.
     environment_scale : float, default 1
         Its standard deviation in the user's units.
+    two_valued : bool, default False
+        Whether the phenotype has two values only, whose variance is a function of their mean:
+        it has no test of its own.
     """
 
     phenotype: str
@@ -178,6 +181,7 @@ class NullModel:
     random_effects: RandomEffects | None = None
     environment: Float | None = None
     environment_scale: float = 1.0
+    two_valued: bool = False
 
     @property
     def n(self) -> int:

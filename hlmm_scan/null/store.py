@@ -70,7 +70,14 @@ def write_null_model(
     _put(group, "log_likelihood", np.array([f.log_likelihood for f in fits]), sets)
     _put(group, "moments", np.array([f.moments for f in fits]), (*sets, "moment"))
     _put(group, "status", np.array([f.status for f in fits], np.int8), sets)
-    group.attrs.update({"phenotype": model.phenotype, "y_scale": model.y_scale, **attributes})
+    group.attrs.update(
+        {
+            "phenotype": model.phenotype,
+            "y_scale": model.y_scale,
+            "two_valued": model.two_valued,
+            **attributes,
+        }
+    )
 
 
 def read_null_model(
@@ -115,6 +122,7 @@ def read_null_model(
         random_effects=random_effects,
         environment=get("environment") if "environment" in group else None,
         environment_scale=_scale(group) if "environment" in group else 1.0,
+        two_valued=bool(group.attrs.get("two_valued", False)),
     )
 
 
