@@ -308,6 +308,13 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
 
 # after the scan, and without one -----------------------------------------------------------
 
+_TEST_NAMES = "Tests: add, var, av, each also as add_wald, add_wald_robust, add_lrt…"
+
+
+def _tests_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that chooses tests, the same in every command."""
+    return click.option("--test", "tests", multiple=True, help=f"{_TEST_NAMES} {use} Repeatable.")
+
 
 @cli.command()
 @click.argument("results", type=_STORE)
@@ -331,8 +338,8 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
 @click.option(
     "--test",
     multiple=True,
-    help="For gwas-ssf and regenie: add, var, av, each also with _robust or _sandwich, "
-    "dispersion; repeatable. Default: add, var, av and, if it was computed, dispersion.",
+    help=f"{_TEST_NAMES} gwas-ssf and regenie hold these, by default add, var, av and, if it was "
+    "computed, dispersion; the others get columns of those that are not stored. Repeatable.",
 )
 @click.option(
     "--metadata", type=_FILE, help="For gwas-ssf: YAML file with genome_assembly, ancestry, …"
@@ -358,24 +365,25 @@ def export(
 @cli.command()
 @click.argument("results", type=_STORE)
 @click.option("--phenotype", multiple=True, help="Default: all.")
+@_tests_option("Default: the default tests and what is stored of likelihood-ratio tests.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine, quantiles included.")
-def calibration(results: storage.Place, phenotype: Sequence[str], as_json: bool) -> None:
+def calibration(
+    results: storage.Place, phenotype: Sequence[str], tests: Sequence[str], as_json: bool
+) -> None:
     """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
     from hlmm_scan.analysis.calibration import calibration as calibrate
     from hlmm_scan.results.store import ResultStore
 
-    found = calibrate(ResultStore.open(results), phenotype)
+    found = calibrate(ResultStore.open(results), phenotype, tests=tests)
     if as_json:
         click.echo(json.dumps([one.to_json() for one in found]))
         return
     for one in found:
         click.echo(f"{one.phenotype}, {one.people:,} people. {one.verdict.text}")
-        click.echo(f"  {'test':<8}{'kind':<18}{'frequency':<14}{'tests':>12}{'lambda':>9}")
+        click.echo(f"  {'test':<20}{'frequency':<14}{'tests':>12}{'lambda':>9}")
         for line in one.tests:
             bounds = "all" if line.frequency is None else "{:g} to {:g}".format(*line.frequency)
-            click.echo(
-                f"  {line.test:<8}{line.kind:<18}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}"
-            )
+            click.echo(f"  {line.test:<20}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}")
 
 
 def _fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -431,13 +439,7 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
 @click.argument("results", type=_STORE)
 @click.option("-o", "--output", type=_FILE, required=True, help="HTML file to write.")
 @click.option("--phenotype", multiple=True, help="Default: all.")
-@click.option(
-    "--tests",
-    type=click.Choice(["robust", "model", "likelihood-ratio", "sandwich"]),
-    default="robust",
-    show_default=True,
-    help="Which kind of tests Manhattan plots and tables show.",
-)
+@_tests_option("Shown in Manhattan plots and tables, one of add, of var and of av.")
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
 @click.option(
     "--genotypes", type=_STORE, multiple=True, help="Those scanned, if they moved: for linkage."
@@ -447,7 +449,6 @@ def report(
     results: storage.Place,
     output: Path,
     phenotype: Sequence[str],
-    tests: str,
     genotypes: Sequence[storage.Place],
     **options: Any,
 ) -> None:
@@ -464,7 +465,7 @@ def report(
             raise
         logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
         dataset = None
-    size = write_report(store, output, phenotype, kind=tests, genotypes=dataset, **options)
+    size = write_report(store, output, phenotype, genotypes=dataset, **options)
     click.echo(f"{output}: {size / 2**20:.1f} MiB")
 
 
@@ -473,14 +474,7 @@ def report(
 @click.option("-o", "--output", type=_FILE, help="Table to write.")
 @click.option("--phenotype", multiple=True, help="Default: all.")
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="Largest p.")
-@click.option(
-    "--p-values",
-    "kind",
-    type=click.Choice(["robust", "model", "sandwich", "likelihood-ratio"]),
-    default="robust",
-    show_default=True,
-    help="Of which kind.",
-)
+@_tests_option("Which find hits. Default: add, var, av and, if it was computed, dispersion.")
 @click.option(
     "--distance",
     type=int,
@@ -517,6 +511,7 @@ def hits(
 ) -> None:
     """List independent hits of each test, and what could fake their variance effects."""
     from hlmm_scan.analysis.hits import hits as find_hits
+    from hlmm_scan.analysis.rows import chosen_tests
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.store import ResultStore
@@ -537,12 +532,13 @@ def hits(
     if output is not None:
         click.echo(f"{output}: {len(table):,} hits")
         return
+    asked = chosen_tests(store, options["tests"])
     for hit in table.to_dict("records"):
-        tests = ", ".join(f"{t} {hit[f'{t}_neg_log10_p_robust']:.2f}" for t in ("add", "var", "av"))
+        p = ", ".join(f"{test.name} {hit[test.column]:.2f}" for test in asked)
         flags = f"  ({hit['flags']})" if hit["flags"] else ""
         click.echo(
             f"{hit['phenotype']}  {hit['test']:<4}{hit['variant_id']}  "
-            f"{hit['contig']}:{hit['position']:,}  -log10 p: {tests}{flags}"
+            f"{hit['contig']}:{hit['position']:,}  -log10 p: {p}{flags}"
         )
 
 
@@ -606,10 +602,11 @@ def check(
         return
     for row in table.to_dict("records"):
         tests = ", ".join(
-            f"{t} {row[f'{t}_neg_log10_p_permutation']:.2f} ({row[f'{t}_neg_log10_p_robust']:.2f})"
+            f"{t} {row[f'{t}_neg_log10_p_permutation']:.2f} "
+            f"({row[f'{t}_neg_log10_p_wald_robust']:.2f})"
             for t in ("add", "var", "av")
         )
-        click.echo(f"{row['phenotype']}  {row['variant_id']}  -log10 p permuted (robust): {tests}")
+        click.echo(f"{row['phenotype']}  {row['variant_id']}  -log10 p permuted (wald): {tests}")
 
 
 @cli.command()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
 
-STORE_FORMAT = 1
-"""Version of the result store's layout; a store of another version is refused."""
+STORE_FORMAT = 2
+"""Version of the result store's layout: what a scan writes and resumes."""
+
+WALD_FORMAT = 1
+"""Version whose results are still read; its p-values are Wald tests, see :data:`SCORE_TESTS`."""
 
 
 class Status(IntEnum):
@@ -44,6 +47,20 @@ class Status(IntEnum):
     def label(self) -> str:
         """The name as it stands in ``flag_meanings``."""
         return self.name.lower()
+
+
+class ScoreFlag(IntFlag):
+    """What to know of a row's score tests: bits of ``test_flags``."""
+
+    ADD_AT_BOUND = 1
+    VAR_AT_BOUND = 2
+    AV_AT_BOUND = 4
+    VAR_UNKNOWN = 8
+
+    @property
+    def label(self) -> str:
+        """The name as it stands in ``flag_meanings``."""
+        return str(self.name).lower()
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,9 @@ class Variable:
         if self.name == "status":
             attributes["flag_values"] = [int(s) for s in Status]
             attributes["flag_meanings"] = " ".join(s.label for s in Status)
+        if self.name == "test_flags":
+            attributes["flag_masks"] = [int(flag) for flag in ScoreFlag]
+            attributes["flag_meanings"] = " ".join(flag.label for flag in ScoreFlag)
         return attributes
 
 
@@ -109,34 +129,70 @@ RESULTS: tuple[Variable, ...] = (
     ),
     Variable("add", _TEST, "float64", TRAIT_UNIT, "Additive effect on the mean per effect allele"),
     Variable("add_se", _TEST, "float64", TRAIT_UNIT, "Standard error of add"),
-    Variable("add_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of add"),
+    Variable(
+        "add_neg_log10_p",
+        _TEST,
+        "float64",
+        _P,
+        "Score test of the additive effect on the mean (saddlepoint of the residuals' own "
+        "distribution)",
+    ),
     Variable("var", _TEST, "float64", _LOG_VARIANCE, "Log-linear effect on the variance"),
     Variable("var_se", _TEST, "float64", _LOG_VARIANCE, "Standard error of var"),
-    Variable("var_neg_log10_p", _TEST, "float64", _P, "1-df Wald test of var"),
-    Variable("add_var_cov", _TEST, "float64", "", "Covariance of add and var, as av_chi2 uses it"),
-    Variable("av_chi2", _TEST, "float64", "chi-squared, 2 df", "Joint Wald test of add and var"),
-    Variable("av_neg_log10_p", _TEST, "float64", _P, "2-df joint test of add and var"),
-    Variable("test_flags", _TEST, "int8", "", "What is to be known of the tests"),
+    Variable(
+        "var_neg_log10_p",
+        _TEST,
+        "float64",
+        _P,
+        "Score test of the effect on the variance, whatever the additive effect (saddlepoint); "
+        "NaN where the trait has two values",
+    ),
+    Variable("add_var_cov", _TEST, "float64", "", "Covariance of add and var"),
+    Variable(
+        "av_neg_log10_p",
+        _TEST,
+        "float64",
+        _P,
+        "2-df score test of both effects nought (double saddlepoint)",
+    ),
+    Variable(
+        "test_flags",
+        _TEST,
+        "int8",
+        "",
+        "What to know of the score tests, a sum of flag_masks. at_bound: the score is beyond what "
+        "the residuals can reach, and the bound of its p is given; var_unknown: the trait has two "
+        "values, so that its variance is a function of its mean",
+    ),
     Variable("log_likelihood", _TEST, "float64", "", "Maximum of the log-likelihood"),
     Variable("status", _TEST, "int8", "", "What became of this variant and phenotype"),
 )
 
+SCORE_TESTS = ("add_neg_log10_p", "var_neg_log10_p", "av_neg_log10_p", "interaction_neg_log10_p")
+"""Score tests of a scan. In a store of :data:`WALD_FORMAT` these names hold the model's Wald
+tests, which are made from estimates and errors where they are asked for, under their own name."""
+
 
 def _companions(suffix: str, how: str) -> tuple[Variable, ...]:
-    """Standard errors and tests by another covariance of the same estimates."""
+    """Standard errors by another covariance of the same estimates."""
     return (
         Variable(f"add_se_{suffix}", _TEST, "float64", TRAIT_UNIT, f"Standard error of add, {how}"),
         Variable(f"var_se_{suffix}", _TEST, "float64", _LOG_VARIANCE, f"The same of var, {how}"),
         Variable(f"add_var_cov_{suffix}", _TEST, "float64", "", f"Their covariance, {how}"),
-        Variable(f"add_neg_log10_p_{suffix}", _TEST, "float64", _P, f"Test of add, {how}"),
-        Variable(f"var_neg_log10_p_{suffix}", _TEST, "float64", _P, f"Test of var, {how}"),
-        Variable(f"av_neg_log10_p_{suffix}", _TEST, "float64", _P, f"2-df joint test, {how}"),
     )
 
 
-ROBUST_RESULTS = _companions("robust", "studentised: right for any distribution of the residuals")
+ROBUST_RESULTS = _companions(
+    "robust",
+    "by the residuals' third and fourth moments: for intervals and meta-analysis where these are "
+    "not normal and carriers are many; that of add is the model's",
+)
 
-SANDWICH_RESULTS = _companions("sandwich", "sandwich: right also where the variance model is not")
+SANDWICH_RESULTS = _companions(
+    "sandwich",
+    "by the sandwich estimator: where the variance is not log-linear in the genotype and carriers "
+    "are many",
+)
 
 LIKELIHOOD_RATIO_RESULTS: tuple[Variable, ...] = (
     Variable(
@@ -197,23 +253,9 @@ HWE_RESULTS: tuple[Variable, ...] = (
 _PER_ENVIRONMENT = "phenotype units per allele and unit of the environment"
 
 
-def _interaction(suffix: str, how: str) -> tuple[Variable, ...]:
-    return (
-        Variable(
-            f"interaction_se{suffix}",
-            _TEST,
-            "float64",
-            _PER_ENVIRONMENT,
-            f"Standard error of interaction{how}",
-        ),
-        Variable(
-            f"interaction_neg_log10_p{suffix}",
-            _TEST,
-            "float64",
-            _P,
-            f"1-df Wald test of interaction{how}",
-        ),
-    )
+def _interaction_se(suffix: str, how: str) -> Variable:
+    description = f"Standard error of interaction{how}"
+    return Variable(f"interaction_se{suffix}", _TEST, "float64", _PER_ENVIRONMENT, description)
 
 
 INTERACTION_RESULTS: tuple[Variable, ...] = (
@@ -224,11 +266,12 @@ INTERACTION_RESULTS: tuple[Variable, ...] = (
         _PER_ENVIRONMENT,
         "Effect of genotype × environment on the mean; add is that at the mean environment",
     ),
-    *_interaction("", ""),
-    *_interaction("_robust", ", studentised"),
+    _interaction_se("", ""),
+    Variable("interaction_neg_log10_p", _TEST, "float64", _P, "1-df test of interaction"),
+    _interaction_se("_robust", ", by the residuals' third and fourth moments"),
 )
 
-INTERACTION_SANDWICH_RESULTS = _interaction("_sandwich", ", sandwich")
+INTERACTION_SANDWICH_RESULTS = (_interaction_se("_sandwich", ", sandwich"),)
 
 HAPLOID_RESULTS: tuple[Variable, ...] = (
     Variable(

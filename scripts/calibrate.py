@@ -34,6 +34,7 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.results import tests
 from hlmm_scan.schema import Status
 
 
@@ -58,13 +59,17 @@ SHOWN = "log-normal, σ 1"
 """The trait that is not judged."""
 
 COVARIANCES = {
-    "model": "{}_neg_log10_p",
-    "studentised": "{}_neg_log10_p_robust",
-    "sandwich": "{}_neg_log10_p_sandwich",
-    "likelihood ratio": "{}_lrt_neg_log10_p",
+    "model": "wald",
+    "studentised": "wald_robust",
+    "sandwich": "wald_sandwich",
+    "likelihood ratio": "lrt",
 }
+"""Forms of the tests that the tables compare."""
+
 TESTS = {"add": 1, "var": 1, "av": 2}
 """Degrees of freedom."""
+
+NAMED = {test.name: test for test in tests.TESTS}
 
 LEVELS = (0.05, 1e-3, 1e-4)
 COMMON = (0.05, 0.5)
@@ -192,9 +197,9 @@ def one_draw(seed: int, size: Size, paths: list[str]) -> Iterator[tuple[Key, lis
                 rows = fitted & (
                     (np.arange(len(calls)) < size.variants) if bounds == COMMON else inside
                 )
-                for covariance, column in COVARIANCES.items():
+                for covariance, form in COVARIANCES.items():
                     for test, df in TESTS.items():
-                        p = columns[column.format(test)][rows]
+                        p = NAMED[f"{test}_{form}"].neg_log10_p(columns)[rows]
                         if len(p) and np.isfinite(p).all():
                             yield (path, trait, bounds, covariance, test), behaviour(p, df)
 

@@ -270,25 +270,20 @@ def draw_rows(
     mixed = CORRELATION * first + np.sqrt(1 - CORRELATION**2) * second
     var = SLOPE * add_true + dispersion + var_se_robust * mixed
     covariance = CORRELATION * add_se * var_se_robust
-    chi2 = joint_chi2(add, var, add_se**2, var_se**2)
-    robust_chi2 = joint_chi2(add, var, add_se**2, var_se_robust**2, covariance)
+    chi2 = joint_chi2(add, var, add_se**2, var_se_robust**2, covariance)
     columns: dict[str, NDArray[np.generic]] = {
         "add": add,
         "add_se": add_se,
         "add_neg_log10_p": wald_neg_log10_p(add, add_se),
         "var": var,
         "var_se": var_se,
-        "var_neg_log10_p": wald_neg_log10_p(var, var_se),
+        "var_neg_log10_p": wald_neg_log10_p(var, var_se_robust),
         "add_var_cov": np.zeros(m),
-        "av_chi2": chi2,
         "av_neg_log10_p": neg_log10_p(chi2, 2),
         "log_likelihood": -1.42 * n + 0.5 * chi2,
         "add_se_robust": add_se,
         "var_se_robust": var_se_robust,
         "add_var_cov_robust": covariance,
-        "add_neg_log10_p_robust": wald_neg_log10_p(add, add_se),
-        "var_neg_log10_p_robust": wald_neg_log10_p(var, var_se_robust),
-        "av_neg_log10_p_robust": neg_log10_p(robust_chi2, 2),
     }
     if random_effects:
         columns["random_variance"] = 0.3 + 0.01 * rng.standard_normal(m)
@@ -303,6 +298,7 @@ def draw_rows(
         "n": n.astype(np.int32),
         "effect_allele_frequency": frequency,
         **columns,
+        "test_flags": np.zeros(m, np.int8),
         "status": status,
     }
 

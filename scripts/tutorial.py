@@ -133,7 +133,7 @@ def outcome(store: ResultStore, seed: int, random_effects: bool, folder: Path) -
         slope=fitted.fit.slope,
         slope_se=fitted.fit.slope_se,
         published=float(published["slope"]),
-        planted_var=float(trait["var_neg_log10_p_robust"].values[0]),
+        planted_var=float(trait["var_neg_log10_p"].values[0]),
         planted_dispersion=float(log_p[0]),
         rest=tuple((10 ** -log_p[1:]).tolist()),
         from_r=deviation_from_r(trait, published, folder),

@@ -11,6 +11,7 @@ from hlmm_scan.schema import (
     DERIVED_RESULTS,
     GENOTYPES,
     RESULTS,
+    SCORE_TESTS,
     Status,
     documentation_rows,
     find,
@@ -46,14 +47,12 @@ def test_result_names_are_the_published_ones():
     assert set(hlm) == {
         *("n", "effect_allele_frequency", "log_likelihood", "status"),
         *("add", "add_se", "add_neg_log10_p", "var", "var_se", "var_neg_log10_p"),
-        *("av_chi2", "av_neg_log10_p", "add_var_cov"),
+        *("av_neg_log10_p", "add_var_cov", "test_flags"),
         *("add_se_robust", "var_se_robust", "add_var_cov_robust"),
-        *("add_neg_log10_p_robust", "var_neg_log10_p_robust", "av_neg_log10_p_robust"),
     }
     asked = result_variables(random_effects=False, sandwich=True, likelihood_ratio=True)
     assert {v.name for v in asked} - set(hlm) == {
         *("add_se_sandwich", "var_se_sandwich", "add_var_cov_sandwich"),
-        *("add_neg_log10_p_sandwich", "var_neg_log10_p_sandwich", "av_neg_log10_p_sandwich"),
         *("add_lrt_neg_log10_p", "var_lrt_neg_log10_p", "av_lrt_neg_log10_p"),
     }
     random = {"random_variance", "random_variance_se", "random_variance_fraction"}
@@ -95,6 +94,22 @@ def test_status_carries_its_meanings_in_the_order_of_its_values():
     assert labels == {s.label for s in Status}
     assert max(attributes["flag_values"]) <= np.iinfo(find("status", RESULTS).dtype).max
     assert "flag_values" not in find("add", RESULTS).attributes()
+
+
+def test_the_flags_of_tests_carry_their_masks():
+    variable = find("test_flags", RESULTS)
+    attributes = variable.attributes()
+    assert attributes["flag_masks"] == [1, 2, 4, 8]
+    meanings = "add_at_bound var_at_bound av_at_bound var_unknown"
+    assert attributes["flag_meanings"] == meanings
+    assert variable.dtype == "int8"
+    assert variable.fill_value == 0
+
+
+def test_no_stored_p_value_is_a_function_of_what_is_stored():
+    names = {v.name for v in ALL_RESULTS}
+    assert not {name for name in names if name.endswith(("p_robust", "p_sandwich", "chi2"))}
+    assert set(SCORE_TESTS) <= names
 
 
 def test_an_unknown_name_is_a_key_error():

@@ -14,16 +14,13 @@ from scipy.special import log_ndtr, ndtri_exp
 
 from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
 from hlmm_scan.analysis.rows import (
-    DEGREES_OF_FREEDOM,
-    DISPERSION,
     chosen_phenotypes,
-    kinds_in,
-    p_column,
+    chosen_tests,
     read_rows,
-    tests_in,
     trusted,
 )
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, available_tests
 
 FREQUENCY_EDGES = (0.0, 0.01, 0.05, 0.2, 0.5)
 """Bins of the minor allele frequency: each from its lower edge (kept) to its upper one (not)."""
@@ -80,8 +77,8 @@ class CalibratedTest:
 
     Attributes
     ----------
-    test : {"add", "var", "av", "dispersion"}
-    kind : {"model", "robust", "sandwich", "likelihood-ratio"}
+    test : str
+        As ``--test`` takes it.
     frequency : tuple of float, or None
         Minor allele frequencies from the first (kept) to the second (not); None for all.
     n : int
@@ -95,7 +92,6 @@ class CalibratedTest:
     """
 
     test: str
-    kind: str
     frequency: tuple[float, float] | None
     n: int
     lambda_gc: float
@@ -110,7 +106,6 @@ class CalibratedTest:
         numbers = ("rank", "observed", "expected", "lower", "upper")
         return {
             "test": self.test,
-            "kind": self.kind,
             "frequency": None if self.frequency is None else list(self.frequency),
             "n": self.n,
             "lambda_gc": _number(self.lambda_gc),
@@ -132,7 +127,7 @@ class Calibration:
     verdict : Verdict
         From the residuals of the null model.
     tests : tuple of CalibratedTest
-        Test by test, kind by kind, first over all frequencies, then in each bin that holds any.
+        Test by test, first over all frequencies, then in each bin that holds any.
     """
 
     phenotype: str
@@ -142,9 +137,7 @@ class Calibration:
     verdict: Verdict
     tests: tuple[CalibratedTest, ...]
 
-    def of(
-        self, test: str, kind: str, frequency: tuple[float, float] | None = None
-    ) -> CalibratedTest:
+    def of(self, test: str, frequency: tuple[float, float] | None = None) -> CalibratedTest:
         """Return one test's quantiles.
 
         Raises
@@ -153,9 +146,9 @@ class Calibration:
             If there are none.
         """
         for found in self.tests:
-            if (found.test, found.kind, found.frequency) == (test, kind, frequency):
+            if (found.test, found.frequency) == (test, frequency):
                 return found
-        raise KeyError((test, kind, frequency))
+        raise KeyError((test, frequency))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -173,6 +166,7 @@ def calibration(
     store: ResultStore,
     phenotypes: Sequence[str] = (),
     *,
+    tests: Sequence[str] = (),
     frequency_edges: Sequence[float] = FREQUENCY_EDGES,
 ) -> list[Calibration]:
     """Measure how the tests of a scan are calibrated, and say which to use.
@@ -182,6 +176,9 @@ def calibration(
     store : ResultStore
         Complete or not: what is there is taken.
     phenotypes : sequence of str, default all
+    tests : sequence of str, optional
+        As :func:`hlmm_scan.results.tests.parse_tests` takes them. Default: the score tests, that
+        of dispersion and the likelihood-ratio tests, as far as the store has them.
     frequency_edges : sequence of float, optional
         Ascending edges of the bins of the minor allele frequency.
 
@@ -193,16 +190,20 @@ def calibration(
     Raises
     ------
     InputError
-        If a phenotype is unknown.
+        If a phenotype is unknown, or the store has no such test.
 
     Notes
     -----
-    One pass over the rows; some 300 kB for each test, kind and bin, whatever the number of rows.
+    One pass over the rows; some 300 kB for each test and bin, whatever the number of rows.
     λ_GC also rises with true effects on many variants (a polygenic trait has λ > 1 for `add`);
     the verdict therefore rests on the residuals' moments alone, see :func:`judge`.
     """
+    chosen = chosen_tests(store, tests)
+    if not tests:
+        there = available_tests([v.name for v in store.readable])
+        chosen += [test for test in there if test.form == LIKELIHOOD_RATIO]
     return [
-        _of_phenotype(store, number, tuple(frequency_edges))
+        _of_phenotype(store, number, chosen, tuple(frequency_edges))
         for number in chosen_phenotypes(store, phenotypes)
     ]
 
@@ -261,25 +262,25 @@ def judge(skewness: float, excess_kurtosis: float) -> Verdict:
     return Verdict(use, skewness, excess_kurtosis, expected, level, alleles, text)
 
 
-def _of_phenotype(store: ResultStore, number: int, edges: tuple[float, ...]) -> Calibration:
-    kinds = kinds_in(store)
+def _of_phenotype(
+    store: ResultStore, number: int, chosen: Sequence[ReportedTest], edges: tuple[float, ...]
+) -> Calibration:
     bins: list[tuple[float, float] | None] = [None, *pairwise(edges)]
-    # Dispersion effects have one p-value, made with the robust covariance by default.
-    lines = [(t, k) for t in tests_in(store) for k in kinds if t != DISPERSION or k == "robust"]
-    found = {(t, k, b): PValues() for t, k in lines for b in bins}
-    columns = [p_column(t, k) for t, k in lines]
+    found = {(test, b): PValues() for test in chosen for b in bins}
+    columns = [name for test in chosen for name in test.needs]
     for _, rows in read_rows(store, number, ["status", "effect_allele_frequency", *columns]):
         kept = trusted(rows["status"])
         frequency = rows["effect_allele_frequency"][kept]
         # A frequency of one half belongs to the last bin.
         minor = np.minimum(np.minimum(frequency, 1 - frequency), np.nextafter(0.5, 0))
         masks = {b: (minor >= b[0]) & (minor < b[1]) for b in bins if b is not None}
-        for (test, kind, frequency_bin), values in found.items():
-            p = rows[p_column(test, kind)][kept]
-            values.add(p if frequency_bin is None else p[masks[frequency_bin]])
+        p = {test: test.neg_log10_p(rows)[kept] for test in chosen}
+        for (test, frequency_bin), values in found.items():
+            mine = slice(None) if frequency_bin is None else masks[frequency_bin]
+            values.add(p[test][mine])
     tests = [
-        _summary(test, kind, frequency_bin, values)
-        for (test, kind, frequency_bin), values in found.items()
+        _summary(test, frequency_bin, values)
+        for (test, frequency_bin), values in found.items()
         if values.n or frequency_bin is None
     ]
     group = store.null_group(store.phenotypes[number])
@@ -297,16 +298,15 @@ def _of_phenotype(store: ResultStore, number: int, edges: tuple[float, ...]) -> 
 
 
 def _summary(
-    test: str, kind: str, frequency: tuple[float, float] | None, values: PValues
+    test: ReportedTest, frequency: tuple[float, float] | None, values: PValues
 ) -> CalibratedTest:
     ranks = values.ranks_to_show()
     expected, lower, upper = expected_neg_log10_p(ranks, values.n)
     return CalibratedTest(
-        test=test,
-        kind=kind,
+        test=test.name,
         frequency=frequency,
         n=values.n,
-        lambda_gc=values.lambda_gc(DEGREES_OF_FREEDOM[test]),
+        lambda_gc=values.lambda_gc(test.df),
         rank=ranks,
         observed=values.at_rank(ranks),
         expected=expected,

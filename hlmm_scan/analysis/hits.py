@@ -23,11 +23,9 @@ from hlmm_scan.analysis.linkage import ChosenGenotypes
 from hlmm_scan.analysis.rows import (
     Positions,
     chosen_phenotypes,
-    kinds_in,
-    p_column,
+    chosen_tests,
     read_rows,
     read_some,
-    tests_in,
     trusted,
 )
 from hlmm_scan.errors import InputError
@@ -37,6 +35,7 @@ from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import COORDINATES, Status
 
@@ -58,8 +57,8 @@ def hits(
     phenotypes: Sequence[str] = (),
     *,
     genotypes: Genotypes | None = None,
+    tests: Sequence[str] = (),
     threshold: float = THRESHOLD,
-    kind: str = "robust",
     distance: int = DISTANCE,
     r2: float = R2,
     checks: bool = True,
@@ -75,10 +74,11 @@ def hits(
     genotypes : GenotypeDataset or JoinedGenotypes, optional
         Those that were scanned, as :func:`hlmm_scan.results.inputs.scanned_genotypes` opens them.
         Without them hits are told apart by distance alone, and nothing is checked.
+    tests : sequence of str, optional
+        Which tests find hits, as :func:`hlmm_scan.results.tests.parse_tests` takes them. Default:
+        the score tests, and that of dispersion effects where there are some.
     threshold : float, default 5e-8
         Largest p of a hit.
-    kind : {"robust", "model", "sandwich", "likelihood-ratio"}, default "robust"
-        Which p-values.
     distance : int, default 250,000
         Base pairs to either side of a lead within which weaker variants belong to it.
     r2 : float, default 0.1
@@ -96,14 +96,15 @@ def hits(
         One row for each phenotype, test that found it (``test``) and lead variant, in that order
         and along the genome: place and alleles, ``row`` (index along the dimension ``variant``),
         ``clumped`` (other significant variants that belong to it), every variable of the store
-        under its own name, and the columns of :data:`hlmm_scan.analysis.confounders.CHECKS`, which
+        under its own name, −log10 p of the tests asked for, and the columns of
+        :data:`hlmm_scan.analysis.confounders.CHECKS`, which
         :func:`~hlmm_scan.analysis.confounders.check_variance_effect` explains; NaN or empty where
         nothing was checked.
 
     Raises
     ------
     InputError
-        If a phenotype is unknown, the store has no such p-values, or a number is out of range.
+        If a phenotype is unknown, the store has no such test, or a number is out of range.
 
     Notes
     -----
@@ -111,27 +112,25 @@ def hits(
     Rows with a status of 5 or more are never hits. Variants in linkage beyond `distance` are
     hits of their own.
     """
-    _check(store, threshold, kind, distance, r2)
+    _check(threshold, distance, r2)
     if most_checked < 0:
         raise InputError(f"most_checked must be 0 or more, not {most_checked}")
     chosen = chosen_phenotypes(store, phenotypes)
     positions = Positions.of(store)
-    search = _Search(store, positions, genotypes, kind, threshold, distance, r2)
+    asked = tuple(chosen_tests(store, tests))
+    search = _Search(store, positions, genotypes, asked, threshold, distance, r2)
     most = most_checked if checks else 0
-    tables = [search.of_phenotype(number, most) for number in chosen]
-    return pd.concat(tables, ignore_index=True)
+    found = [search.of_phenotype(number, most) for number in chosen]
+    return pd.concat(found, ignore_index=True)
 
 
-def _check(store: ResultStore, threshold: float, kind: str, distance: int, r2: float) -> None:
+def _check(threshold: float, distance: int, r2: float) -> None:
     if not 0 < threshold < 1:
         raise InputError(f"threshold must be a p-value between 0 and 1, not {threshold:g}")
     if distance < 0:
         raise InputError(f"distance must be 0 base pairs or more, not {distance:,}")
     if not 0 <= r2 <= 1:
         raise InputError(f"r2 must be between 0 and 1, not {r2:g}")
-    known = kinds_in(store)
-    if kind not in known:
-        raise InputError(f"{store.path}: has no {kind} p-values, only {', '.join(known)}")
 
 
 class _Checks:
@@ -175,7 +174,7 @@ class _Search:
     store: ResultStore
     positions: Positions
     genotypes: Genotypes | None
-    kind: str
+    tests: tuple[ReportedTest, ...]
     threshold: float
     distance: int
     r2: float
@@ -189,13 +188,13 @@ class _Search:
             samples = cast(zarr.Array[Any], self.store.null_group(name)["samples"])
             genotypes = ChosenGenotypes(self.genotypes, np.asarray(samples[:], np.int64))
         order: list[tuple[str, int, int]] = []
-        for test in tests_in(self.store):
-            mine = np.flatnonzero(~np.isnan(strengths[test]))
-            leads = self._clump(rows[mine], strengths[test][mine], genotypes)
-            order.extend((test, row, taken) for row, taken in leads)
+        for test in self.tests:
+            mine = np.flatnonzero(~np.isnan(strengths[test.name]))
+            leads = self._clump(rows[mine], strengths[test.name][mine], genotypes)
+            order.extend((test.name, row, taken) for row, taken in leads)
             logger.info(
                 "%s: %d hits of %s, %d variants below p = %g",
-                *(name, len(leads), test, len(mine), self.threshold),
+                *(name, len(leads), test.name, len(mine), self.threshold),
             )
         table = self.table(order, number)
         if genotypes is not None and most:
@@ -206,19 +205,19 @@ class _Search:
     def _significant(self, number: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Rows below the threshold in any test; −log10 p of each test, NaN where not below."""
         limit = -np.log10(self.threshold)
-        tests = tests_in(self.store)
-        columns = {test: p_column(test, self.kind) for test in tests}
         rows: list[NDArray[np.int64]] = []
-        strengths: dict[str, list[NDArray[np.float64]]] = {test: [] for test in tests}
-        for start, values in read_rows(self.store, number, ["status", *columns.values()]):
+        strengths: dict[str, list[NDArray[np.float64]]] = {t.name: [] for t in self.tests}
+        needs = [name for test in self.tests for name in test.needs]
+        for start, values in read_rows(self.store, number, ["status", *needs]):
             believed = trusted(values["status"])
-            below = {t: believed & (values[name] > limit) for t, name in columns.items()}
+            p = {test.name: test.neg_log10_p(values) for test in self.tests}
+            below = {name: believed & (column > limit) for name, column in p.items()}
             some = np.flatnonzero(np.logical_or.reduce(list(below.values())))
             rows.append(start + some)
-            for test, name in columns.items():
-                strengths[test].append(np.where(below[test], values[name], np.nan)[some])
+            for name, column in p.items():
+                strengths[name].append(np.where(below[name], column, np.nan)[some])
         if not rows:
-            return np.empty(0, np.int64), {test: np.empty(0) for test in tests}
+            return np.empty(0, np.int64), {test.name: np.empty(0) for test in self.tests}
         return np.concatenate(rows), {t: np.concatenate(s) for t, s in strengths.items()}
 
     def _clump(
@@ -258,6 +257,7 @@ class _Search:
                 "row": rows,
                 "clumped": np.array([n for _, _, n in order], np.int64),
                 **{name: columns[name] for name in names},
+                **{t.column: t.neg_log10_p(columns) for t in self.tests if not t.stored},
             }
         )
         for name, value in no_checks().items():
@@ -274,7 +274,8 @@ class _Search:
     ) -> None:
         """Fill in the checks of the strongest leads but the additive ones, each variant once."""
         rows = table["row"].tolist()
-        wanted = [k for k, test in enumerate(table["test"]) if test != "add"]
+        of_mean = {test.name for test in self.tests if test.question == "add"}
+        wanted = [k for k, test in enumerate(table["test"]) if test not in of_mean]
         if not wanted:
             return
         strongest = dict.fromkeys(rows[k] for k in sorted(wanted, key=lambda k: -strength[k]))
@@ -307,10 +308,10 @@ class _Search:
         refits, genotypes = checks.of(name, int(position[row]))
         near = np.abs(position.astype(np.int64) - position[row]) <= self.distance
         around = np.flatnonzero(near & (contig == contig[row]))
-        p = p_column("add", self.kind)
-        values = read_some(self.store, number, ["status", p], around)
+        additive = next(test for test in chosen_tests(self.store) if test.question == "add")
+        values = read_some(self.store, number, ["status", *additive.needs], around)
         believed = trusted(values["status"])
-        around, strength = around[believed], values[p][believed]
+        around, strength = around[believed], additive.neg_log10_p(values)[believed]
         neighbour = strongest_neighbour(genotypes, row, around, strength)
         other = None if neighbour is None else genotypes.copies(neighbour[0])
         found = no_checks()

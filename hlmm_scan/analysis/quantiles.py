@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri_exp
 from scipy.stats import beta
+
+from hlmm_scan.models.inference import chi2_of
 
 Float = NDArray[np.float64]
 
@@ -110,14 +111,6 @@ class PValues:
         spread = np.geomspace(_LARGEST_RANKS, self.n, 1 + int(np.ceil(_RANKS_PER_DECADE * decades)))
         every = np.append(np.arange(1, _LARGEST_RANKS), np.rint(spread))
         return np.unique(np.minimum(every, self.n)).astype(np.int64)
-
-
-def chi2_of(neg_log10_p: ArrayLike, df: int) -> Float:
-    """Return the χ² statistic (1 or 2 df) of a −log10 p, however large."""
-    log_p = -np.log(10.0) * np.asarray(neg_log10_p, np.float64)
-    if df == 2:
-        return np.asarray(-2.0 * log_p)
-    return np.asarray(ndtri_exp(log_p - np.log(2.0)) ** 2)
 
 
 def expected_neg_log10_p(ranks: NDArray[np.int64], n: int) -> tuple[Float, Float, Float]:

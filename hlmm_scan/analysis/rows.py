@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,51 +11,21 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import ReportedTest, parse_tests
 from hlmm_scan.schema import Status
 
 ROWS_PER_READ = 131_072
 
-TESTS = ("add", "var", "av")
-"""Effect on the mean, on the log-variance, and both together."""
 
-DISPERSION = "dispersion"
-"""What of a variance effect the relation of variance to mean does not explain, once stored."""
+def chosen_tests(store: ResultStore, names: Sequence[str] = ()) -> list[ReportedTest]:
+    """Return the tests of a store that are asked for, the default ones where none is.
 
-DEGREES_OF_FREEDOM: Mapping[str, int] = MappingProxyType(
-    {"add": 1, "var": 1, "av": 2, DISPERSION: 1}
-)
-
-_COLUMN_OF_KIND = {
-    "model": "{}_neg_log10_p",
-    "robust": "{}_neg_log10_p_robust",
-    "sandwich": "{}_neg_log10_p_sandwich",
-    "likelihood-ratio": "{}_lrt_neg_log10_p",
-}
-
-KINDS = tuple(_COLUMN_OF_KIND)
-"""How a test's p-value may be made: by the model, studentised, sandwich, likelihood ratio."""
-
-
-def p_column(test: str, kind: str) -> str:
-    """Return the name of the variable that holds −log10 p of a test of one kind.
-
-    Dispersion effects have one p-value, whatever the kind.
+    Raises
+    ------
+    InputError
+        If there is no such test.
     """
-    if test == DISPERSION:
-        return "dispersion_neg_log10_p"
-    return _COLUMN_OF_KIND[kind].format(test)
-
-
-def kinds_in(store: ResultStore) -> tuple[str, ...]:
-    """Return which of :data:`KINDS` a store holds."""
-    names = {v.name for v in store.variables}
-    return tuple(kind for kind in KINDS if p_column("var", kind) in names)
-
-
-def tests_in(store: ResultStore) -> tuple[str, ...]:
-    """Return the tests that a store holds: :data:`TESTS`, and dispersion effects if it has them."""
-    there = any(v.name == p_column(DISPERSION, "robust") for v in store.derived)
-    return (*TESTS, DISPERSION) if there else TESTS
+    return parse_tests(names, [v.name for v in store.readable], store.path)
 
 
 def chosen_phenotypes(store: ResultStore, names: Sequence[str]) -> list[int]:
@@ -75,7 +44,7 @@ def chosen_phenotypes(store: ResultStore, names: Sequence[str]) -> list[int]:
 
 
 def read_rows(
-    store: ResultStore, phenotype: int, names: Sequence[str]
+    store: ResultStore, phenotype: int, names: Iterable[str]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
     """Yield the first row's number and some columns of consecutive rows, whole chunks at a time.
 
@@ -83,9 +52,10 @@ def read_rows(
     ----------
     store : ResultStore
     phenotype : int
-    names : sequence of str
+    names : iterable of str
         Variables over (phenotype, variant) or (variant,).
     """
+    names = list(dict.fromkeys(names))
     n_variants, chunk = store.array("status").shape[1], store.array("status").chunks[1]
     step = -(-ROWS_PER_READ // chunk) * chunk
     for start in range(0, n_variants, step):
@@ -94,7 +64,7 @@ def read_rows(
 
 
 def read_some(
-    store: ResultStore, phenotype: int, names: Sequence[str], rows: NDArray[np.int64]
+    store: ResultStore, phenotype: int, names: Iterable[str], rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
     """Return some columns of chosen rows, in their order; each chunk is read once.
 
@@ -102,12 +72,12 @@ def read_some(
     ----------
     store : ResultStore
     phenotype : int
-    names : sequence of str
+    names : iterable of str
         Variables over (phenotype, variant) or (variant,).
     rows : ndarray of int64
     """
     found: dict[str, NDArray[Any]] = {}
-    for name in names:
+    for name in dict.fromkeys(names):
         chunk = store.array(name).chunks[-1]
         dtype = store.array(name).dtype
         values = np.empty(len(rows), object if dtype.kind not in "iuf" else dtype)

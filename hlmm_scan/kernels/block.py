@@ -339,11 +339,12 @@ def _fit_random(
 
 def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:
     """Whether any of the three model-based tests of a variant has a larger −log10 p."""
-    tests = _tests(estimates, "", 1.0)
-    strongest = np.fmax(
-        np.fmax(tests["add_neg_log10_p"], tests["var_neg_log10_p"]), tests["av_neg_log10_p"]
-    )
-    return np.asarray(strongest > beyond)
+    e = estimates
+    with np.errstate(invalid="ignore"):
+        add = wald_neg_log10_p(e.add, np.sqrt(e.add_variance))
+        var = wald_neg_log10_p(e.var, np.sqrt(e.var_variance))
+    chi2 = joint_chi2(e.add, e.var, e.add_variance, e.var_variance, e.add_var_covariance)
+    return np.asarray(np.fmax(np.fmax(add, var), neg_log10_p(chi2, 2)) > beyond)
 
 
 def _columns(
@@ -378,13 +379,14 @@ def _columns(
         "status": estimates.status,
         **quality,
     }
-    for suffix in ("", "_robust", "_sandwich"):
-        everything.update(_tests(estimates, suffix, scale))
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):
+        for suffix in ("", "_robust", "_sandwich"):
+            everything.update(_errors(estimates, suffix, scale))
             se = np.sqrt(getattr(estimates, "interaction_variance" + suffix))
-        everything["interaction_se" + suffix] = se * per_unit
-        test = wald_neg_log10_p(estimates.interaction, se)
-        everything["interaction_neg_log10_p" + suffix] = test
+            everything["interaction_se" + suffix] = se * per_unit
+        everything["interaction_neg_log10_p"] = wald_neg_log10_p(
+            estimates.interaction, np.sqrt(estimates.interaction_variance)
+        )
     everything["add_neg_log10_p"] = score.add
     everything["var_neg_log10_p"] = score.var
     everything["av_neg_log10_p"] = score.av
@@ -400,23 +402,11 @@ def _columns(
     return {v.name: everything[v.name] for v in variables}
 
 
-def _tests(estimates: Estimates, suffix: str, scale: float) -> dict[str, Float]:
-    """Standard errors and tests by one of the covariances."""
-    add, var = estimates.add, estimates.var
-    covariance = [
+def _errors(estimates: Estimates, suffix: str, scale: float) -> dict[str, Float]:
+    """Standard errors and covariance by one of the covariances, in reported units."""
+    add, var, both = (
         getattr(estimates, name + suffix)
         for name in ("add_variance", "var_variance", "add_var_covariance")
-    ]
-    with np.errstate(invalid="ignore"):
-        add_se, var_se = np.sqrt(covariance[0]), np.sqrt(covariance[1])
-    chi2 = joint_chi2(add, var, *covariance)
-    tests = {
-        "add_se": add_se * scale,
-        "add_neg_log10_p": wald_neg_log10_p(add, add_se),
-        "var_se": var_se,
-        "var_neg_log10_p": wald_neg_log10_p(var, var_se),
-        "add_var_cov": covariance[2] * scale,
-        "av_chi2": chi2,
-        "av_neg_log10_p": neg_log10_p(chi2, 2),
-    }
-    return {name + suffix: values for name, values in tests.items()}
+    )
+    errors = {"add_se": np.sqrt(add) * scale, "var_se": np.sqrt(var), "add_var_cov": both * scale}
+    return {name + suffix: values for name, values in errors.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_solve
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtri_exp
 
 FloatArray = NDArray[np.float64]
 
@@ -49,6 +49,14 @@ def neg_log10_p(chi2: ArrayLike, df: int) -> FloatArray:
     log_p = np.log(2.0) + log_ndtr(-np.sqrt(x)) if df == 1 else -0.5 * x
     # Adding 0 turns the −0 of a statistic of 0 into 0.
     return np.asarray(np.maximum(-log_p / np.log(10.0), 0.0) + 0.0)
+
+
+def chi2_of(neg_log10_p: ArrayLike, df: int) -> FloatArray:
+    """Return the χ² statistic (1 or 2 df) of a −log10 p, however large."""
+    log_p = -np.log(10.0) * np.asarray(neg_log10_p, np.float64)
+    if df == 2:
+        return np.asarray(-2.0 * log_p)
+    return np.asarray(ndtri_exp(log_p - np.log(2.0)) ** 2)
 
 
 def wald_neg_log10_p(estimate: ArrayLike, standard_error: ArrayLike) -> FloatArray:

@@ -39,6 +39,15 @@ _FEWEST = 50  # tests whose median is worth telling
 TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
 """Tests, by what they ask for."""
 
+FORM_WORDS = {
+    "": "score tests",
+    "wald": "Wald tests of the model",
+    "wald_robust": "Wald tests with robust errors",
+    "wald_sandwich": "Wald tests with sandwich errors",
+    "lrt": "likelihood-ratio tests",
+}
+"""Forms of tests."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -127,18 +136,18 @@ def statuses(trait: Trait) -> Table:
 
 
 def inflation(calibrated: Calibration) -> Table:
-    """Return λ of every test and kind, by frequency of the minor allele."""
+    """Return λ of every test, by frequency of the minor allele."""
     bins = list(dict.fromkeys(test.frequency for test in calibrated.tests))
-    found = {(t.test, t.kind, t.frequency): t for t in calibrated.tests}
+    found = {(t.test, t.frequency): t for t in calibrated.tests}
     rows = []
-    for name, kind in dict.fromkeys((t.test, t.kind) for t in calibrated.tests):
-        cells = [found.get((name, kind, b)) for b in bins]
+    for name in dict.fromkeys(t.test for t in calibrated.tests):
+        cells = [found.get((name, b)) for b in bins]
         lambdas = (
             "–" if t is None or t.n < _FEWEST else inflation_factor(t.lambda_gc) for t in cells
         )
-        rows.append((TEST_WORDS[name], kind, *lambdas))
+        rows.append((name, *lambdas))
     header = ("all" if b is None else f"{b[0]:g} to {b[1]:g}" for b in bins)
-    return Table(("test", "kind", *header), tuple(rows))
+    return Table(("test", *header), tuple(rows))
 
 
 def covariates(null: Mapping[str, Any]) -> Table:

@@ -63,7 +63,7 @@ def choose_leads(
         if hits is None:
             variants = _by_distance(trait, strength)
         else:
-            variants = hits.loc[hits["test"] == test, "row"].to_numpy()
+            variants = hits.loc[hits["test"] == trait.shown[test].name, "row"].to_numpy()
         strongest = strength.loc[pd.Index(variants)].sort_values(ascending=False, kind="stable")
         for variant in strongest.index[:most].tolist():
             found.setdefault(variant, []).append(test)

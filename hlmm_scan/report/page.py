@@ -20,7 +20,7 @@ import xarray as xr
 from hlmm_scan import __version__
 from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.hits import hits
-from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, chosen_phenotypes, p_column
+from hlmm_scan.analysis.rows import chosen_phenotypes
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.report import facts, plots
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
@@ -34,8 +34,10 @@ from hlmm_scan.report.trait import (
     Trait,
     read_trait,
     shown_p,
+    tests_shown,
 )
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import QUESTIONS
 from hlmm_scan.staging import staged_text
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def write_report(
     output: Path,
     phenotypes: Sequence[str] = (),
     *,
-    kind: str = "robust",
+    tests: Sequence[str] = (),
     threshold: float = GENOME_WIDE,
     genotypes: Genotypes | None = None,
     checks: bool = True,
@@ -91,8 +93,9 @@ def write_report(
     store : ResultStore
     output : Path
     phenotypes : sequence of str, default all
-    kind : {"robust", "model", "likelihood-ratio", "sandwich"}
-        Of the tests in Manhattan plots and tables.
+    tests : sequence of str, optional
+        Of each question one test at most, for Manhattan plots and tables, as
+        :func:`hlmm_scan.results.tests.parse_tests` takes them. Default: the default tests.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
     genotypes : GenotypeDataset or JoinedGenotypes, optional
@@ -109,11 +112,13 @@ def write_report(
     Raises
     ------
     InputError
-        If a phenotype is unknown, there are no such tests, or the file cannot be written.
+        If a phenotype is unknown, there is no such test, or the file cannot be written.
     """
     numbers = list(dict.fromkeys(chosen_phenotypes(store, phenotypes)))
-    find = partial(hits, store, threshold=threshold, kind=kind, genotypes=genotypes, checks=checks)
-    text = _page(store, numbers, kind, threshold, find)
+    shown = tests_shown(tests, [v.name for v in store.readable], store.path)
+    names = [test.name for test in shown.values()]
+    find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)
+    text = _page(store, numbers, names, threshold, partial(find, checks=checks))
     with staged_text(output, encoding="utf-8") as file:
         file.write(text)
     size = len(text.encode())
@@ -129,7 +134,7 @@ def write_report(
 def _page(
     store: ResultStore,
     phenotypes: Sequence[int],
-    kind: str,
+    tests: Sequence[str],
     threshold: float,
     find: Callable[[Sequence[str]], pd.DataFrame],
 ) -> str:
@@ -138,7 +143,7 @@ def _page(
         sections = []
         for number in phenotypes:
             one = results.isel(phenotype=number)
-            trait = read_trait(one, kind=kind, threshold=threshold, genome=genome)
+            trait = read_trait(one, tests=tests, threshold=threshold, genome=genome)
             logger.info("%s: read, %d variants are hits", trait.phenotype, len(trait.hits))
             leads = choose_leads(trait, find([trait.phenotype]))
             sections.append(_section(store, one, trait, leads, f"p{number}"))
@@ -206,8 +211,8 @@ def _overview(trait: Trait, null: dict[str, Any]) -> tuple[str, ...]:
         found = trait.hits[shown_p(test)] > trait.threshold if test in trait.tests else None
         cells.append("–" if found is None else facts.count(found.sum()))
     for test in ("add", "var", "av"):
-        quantiles = trait.quantiles[p_column(test, trait.kind)]
-        cells.append(facts.inflation_factor(quantiles.lambda_gc(DEGREES_OF_FREEDOM[test])))
+        shown = trait.shown[test]
+        cells.append(facts.inflation_factor(trait.quantiles[shown.name].lambda_gc(shown.df)))
     return tuple(cells)
 
 
@@ -216,12 +221,8 @@ def _pictures(
 ) -> tuple[Picture, ...]:
     titles = dict(zip((lead.gid for lead in leads), _titles(trait, leads, places), strict=True))
     name = trait.phenotype
-    which = {
-        "robust": "studentised",
-        "model": "model-based",
-        "likelihood-ratio": "by likelihood ratio",
-    }
-    words = which.get(trait.kind, trait.kind)
+    words = {test: facts.FORM_WORDS[trait.shown[test].form] for test in QUESTIONS}
+    apart = f"{words['add']}, and" if words["add"] != words["var"] else "and"
     line = f"The dashed line is p = {10**-trait.threshold:.2g}."
 
     def picture(figure: Any, what: str, caption: str, *, wide: bool = True) -> Picture:
@@ -232,13 +233,13 @@ def _pictures(
         picture(
             plots.mirrored_manhattan(trait, leads),
             "mirrored",
-            f"Tests of the mean (above) and of the variance (below), {words}. {line} Numbers are "
-            "those of the table of hits.",
+            f"Tests of the mean (above), {apart} of the variance (below), {words['var']}. {line} "
+            "Numbers are those of the table of hits.",
         ),
         picture(
             plots.manhattan(trait, "av", leads),
             "joint",
-            f"Joint test of mean and variance, 2 degrees of freedom, {words}. {line}",
+            f"Joint test of mean and variance, 2 degrees of freedom, {words['av']}. {line}",
         ),
     ]
     if "dispersion" in trait.tests:

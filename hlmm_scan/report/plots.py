@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri
 
 from hlmm_scan.analysis.quantiles import expected_neg_log10_p
-from hlmm_scan.analysis.rows import DEGREES_OF_FREEDOM, KINDS, p_column
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes as look
 from hlmm_scan.report.leads import Lead
 from hlmm_scan.report.trait import Trait, read_trait, shown_p
+from hlmm_scan.results.tests import DISPERSION, FORMS
 
 Float = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def mirrored_manhattan(results: xr.Dataset | Trait, leads: tuple[Lead, ...] = ()
     Parameters
     ----------
     results : Dataset or Trait
-        Of one phenotype. From a Dataset the studentised tests are shown and p < 5e-8 is a hit.
+        Of one phenotype. From a Dataset the default tests are shown and p < 5e-8 is a hit.
     leads : tuple of Lead, optional
         Hits that are marked; the strongest are numbered.
 
@@ -185,7 +185,7 @@ def _marker(axes: Axes, x: float, y: float, test: str, gid: str) -> None:
 
 
 def qq(results: xr.Dataset | Trait) -> Figure:
-    """Draw observed against expected −log10 p of every test, of every kind there is.
+    """Draw observed against expected −log10 p of every test, in every form that is at hand.
 
     Parameters
     ----------
@@ -215,28 +215,31 @@ def qq(results: xr.Dataset | Trait) -> Figure:
     return look.finished(figure)
 
 
-_KIND_LOOKS: Mapping[str, tuple[str, str]] = {
-    "model": ("x", "#6b6b6b"),
-    "robust": ("o", ""),
-    "sandwich": (".", "#B8860B"),
-    "likelihood-ratio": ("+", "#111111"),
+_FORM_LOOKS: Mapping[str, tuple[str, str]] = {
+    "": ("o", ""),
+    "wald": ("x", "#6b6b6b"),
+    "wald_robust": ("x", "#6b6b6b"),
+    "wald_sandwich": (".", "#B8860B"),
+    "lrt": ("+", "#111111"),
 }
 
 
 def _qq(axes: Axes, trait: Trait, test: str) -> None:
-    kinds = ["dispersion"] if test == "dispersion" else KINDS
+    forms = ("", *FORMS)
     quantiles = {
-        kind: trait.quantiles[name]
-        for kind in kinds
-        if (name := p_column(test, kind)) in trait.quantiles and trait.quantiles[name].n
+        form: trait.quantiles[name]
+        for form in forms
+        if (name := f"{test}_{form}" if form else test) in trait.quantiles
+        and trait.quantiles[name].n
     }
     highest = [1.0, 1.0]
-    for kind, values in quantiles.items():
+    df = trait.shown[test].df
+    for form, values in quantiles.items():
         ranks = values.ranks_to_show()
         expected, low, high = expected_neg_log10_p(ranks, values.n)
         observed = values.at_rank(ranks)
         highest = [max(highest[0], expected[0]), max(highest[1], observed[0])]
-        marker, colour = _KIND_LOOKS.get(kind, ("o", ""))
+        marker, colour = _FORM_LOOKS[form]
         axes.plot(
             expected,
             observed,
@@ -245,17 +248,21 @@ def _qq(axes: Axes, trait: Trait, test: str) -> None:
             markeredgewidth=0.9 if marker in "x+" else 0,
             linestyle="none",
             color=colour or look.COLOURS[test],
-            label=f"{kind}, λ = {values.lambda_gc(DEGREES_OF_FREEDOM[test]):.2f}",
+            label=f"{_form_name(test, form)}, λ = {values.lambda_gc(df):.2f}",
             rasterized=True,
         )
     if quantiles:
-        # All kinds have the same number of tests, so that one band serves them.
+        # All forms have about the same number of tests, so that one band serves them.
         axes.fill_between(expected, low, high, color="#dcdcdc", linewidth=0, zorder=0)
         axes.legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1, markerscale=1.5)
     look.p_axis(axes, highest[1])
     axes.set_xlim(0, highest[0] * 1.04)
     axes.plot([0, highest[0]], [0, highest[0]], color=look.INK, linewidth=0.8, zorder=1)
     axes.set_title(look.NAMES[test].capitalize() + (", 2 df" if test == "av" else ""))
+
+
+def _form_name(test: str, form: str) -> str:
+    return form.replace("_", " ") or ("wald" if test == DISPERSION else "score")
 
 
 # Effects ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,24 @@ from numpy.typing import NDArray
 from hlmm_scan.analysis import rows
 from hlmm_scan.analysis.dispersion import ATTRIBUTE
 from hlmm_scan.analysis.quantiles import PValues
-from hlmm_scan.analysis.rows import KINDS
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.thinning import KEEP, Thinner
-from hlmm_scan.schema import TRAIT_UNIT, Status
+from hlmm_scan.results.store import MARK
+from hlmm_scan.results.tests import (
+    DISPERSION,
+    LIKELIHOOD_RATIO,
+    QUESTIONS,
+    ReportedTest,
+    available_tests,
+    default_tests,
+    parse_tests,
+)
+from hlmm_scan.schema import SCORE_TESTS, TRAIT_UNIT, WALD_FORMAT, Status
 
 Float = NDArray[np.float64]
 
-TESTS = (*rows.TESTS, rows.DISPERSION)
+TESTS = (*QUESTIONS, DISPERSION)
 """What is tested: mean, log-variance, both (2 df), variance beyond what the mean brings along."""
 
 GENOME_WIDE = 5e-8
@@ -36,8 +45,8 @@ _HERITABLE = "random_variance_fraction"
 
 
 def shown_p(test: str) -> str:
-    """Return the column of −log10 p in tables of a :class:`Trait`, of whichever kind."""
-    return rows.p_column(test, "model")
+    """Return the column of −log10 p in tables of a :class:`Trait`, in whichever form."""
+    return f"{test}_neg_log10_p"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +77,8 @@ class Trait:
     ----------
     phenotype : str
     genome : Genome
-    kind : str
-        Of the tests in `points` and `hits`, one of :data:`KINDS`.
+    shown : mapping of str to ReportedTest
+        The test in `points` and `hits` for each question, one of :data:`TESTS`.
     threshold : float
         −log10 p beyond which a variant is a hit.
     statuses : mapping of str to int
@@ -77,10 +86,10 @@ class Trait:
     points : mapping of str to Points
         −log10 p by test, one of :data:`TESTS`.
     quantiles : mapping of str to PValues
-        By the stored name of −log10 p: every test of every kind.
+        By the name of the test: those shown, the default and the likelihood-ratio tests.
     hits : DataFrame
         Every variant that some test calls a hit, indexed by ``variant``: effects, standard errors,
-        frequency, and −log10 p of each test of that kind as :func:`shown_p` names it.
+        frequency, and −log10 p of each test shown as :func:`shown_p` names it.
     sample : DataFrame
         The same of some 20,000 variants, evenly spaced, hits or not.
     random_variance : Points or None
@@ -93,7 +102,7 @@ class Trait:
 
     phenotype: str
     genome: Genome
-    kind: str
+    shown: Mapping[str, ReportedTest]
     threshold: float
     statuses: Mapping[str, int]
     points: Mapping[str, Points]
@@ -112,7 +121,7 @@ class Trait:
     @property
     def n_tested(self) -> int:
         """Variants whose tests are in."""
-        return self.quantiles[rows.p_column("av", self.kind)].n
+        return self.quantiles[self.shown["av"].name].n
 
 
 def one_phenotype(results: xr.Dataset) -> xr.Dataset:
@@ -134,7 +143,7 @@ def one_phenotype(results: xr.Dataset) -> xr.Dataset:
 def read_trait(
     results: xr.Dataset,
     *,
-    kind: str = "robust",
+    tests: Sequence[str] = (),
     threshold: float = GENOME_WIDE,
     genome: Genome | None = None,
     rows_per_read: int = ROWS_PER_READ,
@@ -145,8 +154,9 @@ def read_trait(
     ----------
     results : Dataset
         Opened result store, one phenotype of it; complete or not.
-    kind : {"robust", "model", "likelihood-ratio", "sandwich"}
-        Of the tests.
+    tests : sequence of str, optional
+        For each question one test at most, as :func:`hlmm_scan.results.tests.parse_tests` takes
+        them; those that are not named are shown by their default test.
     threshold : float, default 5e-8
         p-value below which a variant is a hit.
     genome : Genome, optional
@@ -157,45 +167,84 @@ def read_trait(
     Raises
     ------
     InputError
-        If there are several phenotypes, no such kind, or the threshold is no p-value.
+        If there are several phenotypes, no such test, two of one question, or the threshold is no
+        p-value.
     """
     results = one_phenotype(results)
-    if kind not in KINDS or rows.p_column("av", kind) not in results:
-        there = ", ".join(v for v in KINDS if rows.p_column("av", v) in results)
-        raise InputError(f"these results have no tests '{kind}'; they have: {there}")
+    shown = tests_shown(tests, _names(results), "these results")
     if not 0 < threshold < 1:
         raise InputError(f"the threshold must be a p-value between 0 and 1, not {threshold}")
     genome = genome or Genome.read(results, rows_per_read)
-    reader = _Reader(results, kind, -np.log10(threshold), genome)
+    reader = _Reader(results, shown, -np.log10(threshold), genome)
     for start in range(0, results.sizes["variant"], rows_per_read):
         reader.take(start, min(start + rows_per_read, results.sizes["variant"]))
     return reader.trait()
 
 
+def tests_shown(
+    names: Sequence[str], variables: Collection[str], where: object
+) -> dict[str, ReportedTest]:
+    """Return the test of each question that pictures show: the one named, else the default one.
+
+    Parameters
+    ----------
+    names : sequence of str
+    variables : collection of str
+        What is stored.
+    where : object
+        What it is stored in, for errors.
+
+    Raises
+    ------
+    InputError
+        If there is no such test, or there are two of one question.
+    """
+    chosen = {test.question: test for test in default_tests(variables)}
+    asked: dict[str, ReportedTest] = {}
+    for test in parse_tests(names, variables, where) if names else ():
+        if test.question not in TESTS:
+            raise InputError(f"there is no picture of the test '{test.name}'; leave it out")
+        if test.question in asked:
+            raise InputError(
+                f"'{asked[test.question].name}' and '{test.name}' ask the same; a picture shows "
+                "one of them"
+            )
+        asked[test.question] = test
+    chosen |= asked
+    return {question: chosen[question] for question in TESTS if question in chosen}
+
+
+def _names(results: xr.Dataset) -> list[str]:
+    """Return the variables of results; of an earlier version's, without its p-values."""
+    mark = results.attrs.get(MARK, {})
+    other = SCORE_TESTS if mark.get("format") == WALD_FORMAT else ()
+    return [str(name) for name in results if name not in other]
+
+
 class _Reader:
     """Takes results in, some rows at a time."""
 
-    def __init__(self, results: xr.Dataset, kind: str, threshold: float, genome: Genome) -> None:
-        self.results, self.kind, self.threshold, self.genome = (
-            results,
-            kind,
-            threshold,
-            genome,
-        )
-        self.shown = {
-            test: rows.p_column(test, kind)
-            for test in TESTS
-            if rows.p_column(test, kind) in results
-        }
-        every = (rows.p_column(test, v) for test in TESTS for v in KINDS)
-        self.quantiles = {name: PValues() for name in dict.fromkeys(every) if name in results}
+    def __init__(
+        self,
+        results: xr.Dataset,
+        shown: Mapping[str, ReportedTest],
+        threshold: float,
+        genome: Genome,
+    ) -> None:
+        self.results, self.shown, self.threshold, self.genome = results, shown, threshold, genome
+        names = _names(results)
+        ratios = [t for t in available_tests(names) if t.form == LIKELIHOOD_RATIO]
+        every = (*default_tests(names), *shown.values(), *ratios)
+        self.drawn = {test.name: test for test in every}
+        self.quantiles = {name: PValues() for name in self.drawn}
         self.effects = [name for name in (*_EFFECTS, *_DISPERSION) if name in results]
         keep = min(KEEP, threshold)
         self.thinners = {test: Thinner(genome.width, keep) for test in self.shown}
         self.random = (
             Thinner(genome.width, np.inf, top=1.0, levels=500) if _HERITABLE in results else None
         )
-        self.names = ["status", *self.quantiles, *self.effects]
+        needs = [name for test in every for name in test.needs]
+        self.names = list(dict.fromkeys(["status", *needs, *self.effects]))
         self.names += [_HERITABLE] if self.random else []
         self.every = max(1, results.sizes["variant"] // _SAMPLED)
         self.statuses: Counter[int] = Counter()
@@ -211,12 +260,13 @@ class _Reader:
         variants = kept + start
         values = {name: column[kept] for name, column in values.items()}
         x = self.genome.x(variants)
+        p = {name: test.neg_log10_p(values) for name, test in self.drawn.items()}
         for name, quantiles in self.quantiles.items():
-            quantiles.add(values[name])
+            quantiles.add(p[name])
         hit = np.zeros(len(variants), dtype=bool)
-        for test, name in self.shown.items():
-            self.thinners[test].add(x, values[name], variants)
-            hit |= values[name] > self.threshold
+        for question, test in self.shown.items():
+            self.thinners[question].add(x, p[test.name], variants)
+            hit |= p[test.name] > self.threshold
         if self.random:
             self.random.add(x, values[_HERITABLE], variants)
         self.hits.append(self._table(values, variants, hit))
@@ -226,7 +276,8 @@ class _Reader:
         self, values: Mapping[str, Float], variants: NDArray[np.intp], chosen: NDArray[np.bool_]
     ) -> pd.DataFrame:
         columns = {name: values[name][chosen] for name in self.effects}
-        columns |= {shown_p(test): values[name][chosen] for test, name in self.shown.items()}
+        p = {question: test.neg_log10_p(values) for question, test in self.shown.items()}
+        columns |= {shown_p(question): column[chosen] for question, column in p.items()}
         return pd.DataFrame(columns, index=pd.Index(variants[chosen], name="variant"))
 
     def trait(self) -> Trait:
@@ -237,7 +288,7 @@ class _Reader:
         return Trait(
             phenotype=phenotype,
             genome=self.genome,
-            kind=self.kind,
+            shown=self.shown,
             threshold=self.threshold,
             statuses={Status(int(s)).label: k for s, k in sorted(self.statuses.items())},
             points={test: Points(*thinner.points()) for test, thinner in self.thinners.items()},

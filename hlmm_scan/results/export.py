@@ -17,7 +17,6 @@ from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
 from hlmm_scan.results.export_parquet import write_parquet
 from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_tabix import INDEXES, write_tabix
-from hlmm_scan.results.export_tests import ReportedTest, chosen_tests
 from hlmm_scan.results.export_text import (
     COMPRESSION,
     REGENIE_COLUMNS,
@@ -28,6 +27,7 @@ from hlmm_scan.results.export_text import (
     seed_rows,
 )
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import ReportedTest, parse_tests
 from hlmm_scan.staging import read_error, staged_folder, write_error
 
 FORMATS = ("tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed")
@@ -52,8 +52,9 @@ class Export:
     phenotypes : tuple of str
         Empty for all.
     tests : tuple of str
-        For ``gwas-ssf`` and ``regenie``: which of
-        :data:`~hlmm_scan.results.export_tests.TESTS`; empty for the default ones.
+        As :func:`~hlmm_scan.results.tests.parse_tests` takes them. ``gwas-ssf`` and ``regenie``
+        hold these, by default the default ones; ``tsv``, ``parquet`` and ``tabix`` have what is
+        stored and, of these, what is made from it.
     metadata : Path or None
         For ``gwas-ssf``: a YAML file of what the GWAS catalog asks and results do not hold.
     """
@@ -97,14 +98,16 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     kind = wanted.kind
     if kind not in FORMATS:
         raise InputError(f"unknown format '{kind}'{nearest(kind, FORMATS)}")
-    if wanted.tests and kind not in ("gwas-ssf", "regenie"):
-        raise InputError(f"--test is for the formats gwas-ssf and regenie, {kind} has every test")
+    if wanted.tests and kind == "seed":
+        raise InputError("--test is not for the format seed, which has the Wald tests of 2018")
     if wanted.metadata is not None and kind != "gwas-ssf":
         raise InputError(f"--metadata is for the format gwas-ssf, not for {kind}")
     chosen = _phenotypes(store, wanted)
     tests: list[ReportedTest] = []
-    if kind in ("gwas-ssf", "regenie"):
-        tests = chosen_tests(store, wanted.tests, with_effect=kind == "gwas-ssf")
+    if wanted.tests or kind in ("gwas-ssf", "regenie"):
+        stored = [v.name for v in store.readable]
+        with_effect = kind == "gwas-ssf"
+        tests = parse_tests(wanted.tests, stored, store.path, with_effect=with_effect)
     if kind == "gwas-ssf":
         known = read_metadata(wanted.metadata)
         with _errors_told(store, output), staged_folder(output) as folder:
@@ -112,15 +115,15 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     companions = INDEXES if kind == "tabix" else ()
     with _errors_told(store, output), _new_file(output, companions) as scratch:
         if kind == "parquet":
-            return write_parquet(FinishedRows(store, chosen), scratch, store)
+            return write_parquet(FinishedRows(store, chosen, tests=tests), scratch, store)
         if kind == "tabix":
-            return write_tabix(FinishedRows(store, chosen), scratch)
+            return write_tabix(FinishedRows(store, chosen, tests=tests), scratch)
         if kind == "regenie":
             variables = {v for t in tests for v in t.variables}
             rows = FinishedRows(store, chosen, ("n", "effect_allele_frequency", *sorted(variables)))
             first = header(REGENIE_COLUMNS, " ")
             return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
-        rows = FinishedRows(store, chosen)
+        rows = FinishedRows(store, chosen, tests=tests)
         if kind == "seed":
             return _write_text(rows, scratch, header(SEED_COLUMNS), seed_rows)
         return _write_text(rows, scratch, header(rows.columns), named_rows)

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns, FinishedRows
-from hlmm_scan.results.export_tests import ReportedTest, chromosome_numbers
 from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
+from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import Status
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ def _open(folder: Path, phenotype: str, test: ReportedTest, open_files: ExitStac
 
 def _write(table: _Table, block: Columns, variant: _Variants) -> None:
     test = table.test
-    values = [block[v] for v in test.variables]
+    values = [block[test.effect], block[test.standard_error], test.neg_log10_p(block)]
     whole = np.isfinite(np.column_stack(values)).all(axis=1)
     fits = np.ones(len(whole), dtype=bool)
     for reason, rows in {**variant.reasons, "without an estimate": ~whole}.items():

@@ -43,7 +43,8 @@ def write_parquet(rows: FinishedRows, scratch: Path, store: ResultStore) -> int:
 
 
 def _schema(pa: Any, rows: FinishedRows, store: ResultStore) -> Any:
-    variables = {v.name: v for v in (*COORDINATES, *store.readable)}
+    made = (test.variable for test in rows.made)
+    variables = {v.name: v for v in (*COORDINATES, *store.readable, *made)}
     fields = []
     for name in rows.columns:
         variable = variables[name]

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import COORDINATES, Status
 
 ROWS_PER_READ = 65_536
@@ -35,22 +36,32 @@ class FinishedRows:
         Positions of the phenotypes, in the order wanted.
     variables : sequence of str, optional
         Result variables wanted, ``status`` always among what is given. Default: all.
+    tests : sequence of ReportedTest, optional
+        Tests whose −log10 p stands after the variables, where it is not one of them.
 
     Attributes
     ----------
     columns : tuple of str
         Names of the columns, in their order.
+    made : tuple of ReportedTest
+        Tests that are not stored, each a column.
     """
 
     def __init__(
-        self, store: ResultStore, phenotypes: Sequence[int], variables: Sequence[str] | None = None
+        self,
+        store: ResultStore,
+        phenotypes: Sequence[int],
+        variables: Sequence[str] | None = None,
+        tests: Sequence[ReportedTest] = (),
     ) -> None:
         self._store = store
         self._phenotypes = list(phenotypes)
         self._names = store.phenotypes
         known = [v.name for v in store.readable]
         self._variables = [v for v in known if variables is None or v in (*variables, "status")]
-        self.columns = ("phenotype", *VARIANT_COLUMNS, *self._variables)
+        self.made = tuple(test for test in tests if not test.stored)
+        made = (test.column for test in self.made)
+        self.columns = ("phenotype", *VARIANT_COLUMNS, *self._variables, *made)
         status = store.array("status")
         self._n_variants, self._chunk = int(status.shape[1]), int(status.chunks[1])
         self._coordinates: tuple[int, Columns] = (-1, {})
@@ -98,6 +109,7 @@ class FinishedRows:
             read = {n: _plain(self._store.array(n)[start:stop]) for n in VARIANT_COLUMNS}
             self._coordinates = (start, read)
         values = self._store.read_partition(phenotype, start, stop, self._variables)
+        values |= {test.column: test.neg_log10_p(values) for test in self.made}
         names = np.full(stop - start, self._names[phenotype], dtype=object)
         return {"phenotype": names, **self._coordinates[1], **values}
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
+from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns
-from hlmm_scan.results.export_tests import ReportedTest, chromosome_numbers
+from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import Status
 
 SEED_COLUMNS = (
@@ -74,8 +75,8 @@ def named_rows(rows: Columns) -> str:
 def seed_rows(rows: Columns) -> str:
     """Return the 2018 script's columns.
 
-    It counts copies of A2, so the mean and variance effects change sign; its joint test adds the
-    two squared t values without their covariance.
+    It counts copies of A2, so the mean and variance effects change sign; its tests are Wald tests,
+    the joint one the sum of the two squared t values without their covariance.
     """
     frequency = rows["effect_allele_frequency"]
     add, var = -rows["add"], -rows["var"]
@@ -89,11 +90,11 @@ def seed_rows(rows: Columns) -> str:
         "add": add,
         "add_se": rows["add_se"],
         "add_t": add_t,
-        "add_pval": rows["add_neg_log10_p"],
+        "add_pval": wald_neg_log10_p(add, rows["add_se"]),
         "var": var,
         "var_se": rows["var_se"],
         "var_t": var_t,
-        "var_pval": rows["var_neg_log10_p"],
+        "var_pval": wald_neg_log10_p(var, rows["var_se"]),
         "av_pval": neg_log10_p(add_t**2 + var_t**2, 2),
     }
     return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
@@ -125,7 +126,7 @@ def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
     for test in tests:
         effect = [cells(rows[v]) for v in (test.effect, test.standard_error)] if test.effect else ()
         beta, se = effect or (none, none)
-        chi2, log_p = cells(test.chi2(rows)), cells(rows[test.neg_log10_p])
+        chi2, log_p = cells(test.chi2(rows)), cells(test.neg_log10_p(rows))
         name = [test.name.upper()] * len(extra)
         each.append(lines([*variant, name, beta, se, chi2, log_p, extra], " "))
     return "".join(line for of_variant in zip(*each, strict=True) for line in of_variant)

@@ -28,7 +28,9 @@ from hlmm_scan.schema import (
     ALL_RESULTS,
     COORDINATES,
     DERIVED_RESULTS,
+    SCORE_TESTS,
     STORE_FORMAT,
+    WALD_FORMAT,
     Variable,
     find,
 )
@@ -126,7 +128,7 @@ class ResultStore:
 
     @classmethod
     def open(cls, path: Place | str) -> ResultStore:
-        """Open an existing store.
+        """Open an existing store, also one of :data:`~hlmm_scan.schema.WALD_FORMAT` to read.
 
         Raises
         ------
@@ -141,15 +143,35 @@ class ResultStore:
         mark = read_mark(path)
         if mark is None or mark.get("kind") != "results":
             raise InputError(f"{path}: not a result store of hlmm-scan")
-        if mark.get("format") != STORE_FORMAT:
+        if mark.get("format") not in (WALD_FORMAT, STORE_FORMAT):
             raise InputError(
                 f"{path}: result store of format {mark.get('format')}, this version reads "
-                f"{STORE_FORMAT}; open it with the version that wrote it"
+                f"{WALD_FORMAT} and {STORE_FORMAT}; open it with the version that wrote it"
             )
         try:
             return cls(path, _open_group(path))
         except OSError as error:
             raise read_error(path, error) from error
+
+    @property
+    def of_wald_tests(self) -> bool:
+        """Whether an earlier version wrote it, which had no score tests."""
+        mark = cast(dict[str, Any], self.attributes[MARK])
+        return bool(mark["format"] == WALD_FORMAT)
+
+    def require_current(self) -> None:
+        """Raise an error unless this version writes such stores.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.of_wald_tests:
+            raise InputError(
+                f"{self.path}: result store of format {WALD_FORMAT}, which this version only "
+                f"reads (it writes {STORE_FORMAT}); go on with the version that wrote it, or scan "
+                "anew with --overwrite"
+            )
 
     def seal(self) -> None:
         """Write consolidated metadata, so that xarray opens the store without a warning.
@@ -201,9 +223,12 @@ class ResultStore:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """Result variables this store holds."""
+        """Result variables this store holds; of an earlier version's, not its p-values."""
         if not self._variables:
-            self._variables = tuple(v for v in ALL_RESULTS if v.name in self._group)
+            other = SCORE_TESTS if self.of_wald_tests else ()
+            self._variables = tuple(
+                v for v in ALL_RESULTS if v.name in self._group and v.name not in other
+            )
         return self._variables
 
     def group(self, name: str) -> zarr.Group:

@@ -23,6 +23,7 @@ from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.wald import wald_needs, wald_test
 from hlmm_scan.scan.bootstrap import NOISE, bootstrap
 from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, Statistic, count
 from hlmm_scan.scan.refits import Refits
@@ -38,7 +39,7 @@ _TESTS = ("add", "var", "av")
 _WORKING_BYTES = 256 << 20
 _STORED = (
     "n", "effect_allele_frequency", "add", "add_se", "add_se_robust", "var", "var_se",
-    "var_se_robust", *(f"{t}_neg_log10_p{kind}" for t in _TESTS for kind in ("", "_robust")),
+    "var_se_robust", "add_var_cov_robust", *(f"{t}_neg_log10_p" for t in _TESTS),
 )  # fmt: skip
 
 
@@ -250,6 +251,9 @@ def _stored(
     for name in (*_STORED, "status"):
         array = store.array(name)
         columns[name] = [np.asarray(array[phenotype, int(r)]).item() for r in rows]
+    for test in _TESTS:
+        wanted = {name: np.array(columns[name]) for name in wald_needs(test, "_robust")}
+        columns[f"{test}_neg_log10_p_wald_robust"] = wald_test(test, "_robust", wanted)
     columns["status"] = [Status(s).label for s in columns["status"]]
     return pd.DataFrame(columns)
 

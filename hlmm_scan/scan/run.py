@@ -65,6 +65,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     if stands(output) and not overwrite:
         sweep(output)  # a run killed as it put the store into place left an empty folder beside it
         store = ResultStore.open(output)
+        store.require_current()
         changed = differing(store.plan["parameters"], inputs.parameters())
         if changed:
             raise InputError(
@@ -199,6 +200,7 @@ def run(
     HlmmScanError
         If no partition can succeed any more. What is finished stays finished.
     """
+    store.require_current()
     plan = Plan.from_json(store.plan)
     try:
         with store.ledger.lock(str(shard or "")):
@@ -291,6 +293,7 @@ def finalise(store: ResultStore) -> ResultStore:
     state = scan_state(store)
     if state.complete:
         return store
+    store.require_current()
     if state.failed:
         _mark_failed(store, plan)
     if state.missing or state.failed:

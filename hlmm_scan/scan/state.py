@@ -174,7 +174,14 @@ def scan_state(store: ResultStore) -> ScanState:
 
 
 def verify(store: ResultStore) -> list[int]:
-    """Read every finished partition again and return those whose values are not as recorded."""
+    """Read every finished partition again and return those whose values are not as recorded.
+
+    Raises
+    ------
+    InputError
+        If an earlier version wrote the store.
+    """
+    store.require_current()
     plan = Plan.from_json(store.plan)
     stands = standing(store, plan)
     names = [v.name for v in store.variables]

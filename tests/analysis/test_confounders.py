@@ -67,7 +67,7 @@ def table(store):
 
 def test_a_phantom_is_flagged_and_gone_when_its_neighbour_is_in(table):
     found = row(table, "phantom", PHANTOM)
-    assert found["var_neg_log10_p_robust"] > 8
+    assert found["var_neg_log10_p"] > 8
     assert found["neighbour"] == f"v{CAUSAL}"
     assert found["neighbour_position"] == POSITION[CAUSAL]
     assert 0.05 < found["neighbour_r2"] < 0.6
@@ -80,7 +80,7 @@ def test_a_phantom_is_flagged_and_gone_when_its_neighbour_is_in(table):
 
 def test_dominance_is_flagged_and_gone_when_it_is_in_the_mean(table):
     found = row(table, "recessive", DOMINANT)
-    assert found["var_neg_log10_p_robust"] > 5
+    assert found["var_neg_log10_p"] > 5
     assert found["dominance_neg_log10_p"] > 20
     # g(2 − g) is −½ of (g = 2) besides a line.
     assert found["dominance"] == pytest.approx(-1.0, abs=0.15)
@@ -227,7 +227,7 @@ def test_with_random_effects_and_covariates(tmp_path):
     assert found["flags"] == ""
     assert found["var_refitted"] == pytest.approx(found["var"], rel=1e-3)
     # The scan takes the null model's moments, which the variance effect itself has made larger.
-    assert found["var_refitted_neg_log10_p"] > found["var_neg_log10_p_robust"]
+    assert found["var_refitted_neg_log10_p"] > found["var_neg_log10_p"]
     # Their prediction taken off the phenotype does nearly as well.
     refits = Refits(stored_null_model(store, "y"))
     refits._too_dear = lambda key: True  # type: ignore[method-assign]

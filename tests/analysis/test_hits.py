@@ -15,6 +15,7 @@ from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.tables import to_records, write_table
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
+from hlmm_scan.models.inference import wald_neg_log10_p
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS, Status
 
@@ -29,9 +30,10 @@ def store(tmp_path) -> ResultStore:
         tmp_path / "results.zarr",
         POSITION,
         {
-            "add_neg_log10_p_robust": [0.1, 20.0, 0.2, 0.3, 8.0, 8.0, 0.1, 0.2],
-            "var_neg_log10_p_robust": [8.0, 9.0, 9.0, 40.0, 1.0, 2.0, 3.0, 7.2],
-            "var_neg_log10_p": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0, 1.0],
+            "add_neg_log10_p": [0.1, 20.0, 0.2, 0.3, 8.0, 8.0, 0.1, 0.2],
+            "var_neg_log10_p": [8.0, 9.0, 9.0, 40.0, 1.0, 2.0, 3.0, 7.2],
+            "var": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0, 1.0],
+            "add_var_cov": np.zeros(8),
             "status": [1, 1, 1, Status.UNBOUNDED, 1, 1, 1, 1],
             "add": np.arange(8.0),
         },
@@ -73,14 +75,18 @@ def test_dispersion_effects_have_hits_of_their_own(store):
     assert leads(table)[-2:] == [("dispersion", "v0", 0), ("dispersion", "v7", 0)]
     assert list(table["dispersion_neg_log10_p"][-2:]) == [12.0, 8.0]
     (found,) = calibration(store)
-    np.testing.assert_array_equal(found.of("dispersion", "robust").observed, [12.0, 8.0])
-    assert [t.kind for t in found.tests if t.test == "dispersion"] == ["robust"] * 2
+    np.testing.assert_array_equal(found.of("dispersion").observed, [12.0, 8.0])
+    assert len([t for t in found.tests if t.test == "dispersion"]) == 2
 
 
-def test_threshold_and_kind(store):
+def test_threshold_and_form(store):
     loose = leads(hits(store, threshold=1e-7, distance=0))
     assert [v for t, v, _ in loose if t == "var"] == ["v0", "v1", "v2", "v7"]
-    assert leads(hits(store, threshold=5e-8, kind="model")) == [("var", "v6", 0)]
+    table = hits(store, tests=["wald"], threshold=5e-8)
+    assert [v for t, v, _ in leads(table) if t == "var_wald"] == ["v6"]
+    (row,) = np.flatnonzero(table["test"] == "var_wald")
+    assert table["var_neg_log10_p_wald"][row] == wald_neg_log10_p(50.0, 1.0)
+    assert leads(hits(store, tests=["var"], distance=1000)) == [("var", "v1", 1), ("var", "v2", 0)]
     assert len(hits(store, threshold=1e-60)) == 0
 
 
@@ -91,7 +97,7 @@ def test_the_table_is_written_whole(store, tmp_path, capsys):
     table = pd.read_csv(output, sep="\t", dtype={"contig": str})
     expected = hits(store, distance=1000)
     assert list(table.columns) == list(expected.columns)
-    np.testing.assert_array_equal(table["var_neg_log10_p_robust"], [9, 1, 2, 9, 9])
+    np.testing.assert_array_equal(table["var_neg_log10_p"], [9, 1, 2, 9, 9])
     assert main(["hits", str(store.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == to_records(hits(store))
@@ -115,7 +121,8 @@ def test_no_hits_leave_a_header(store, tmp_path):
         ({"threshold": 1.0}, "threshold must be a p-value"),
         ({"distance": -1}, "distance must be 0"),
         ({"r2": 1.5}, "r2 must be between"),
-        ({"kind": "sandwich"}, "has no sandwich p-values, only model, robust"),
+        ({"tests": ["wald_sandwich"]}, r"no test 'wald_sandwich' in it \(scan --sandwich makes"),
+        ({"tests": ["robust"]}, r"unknown test 'robust'; there are add, var, av, .* wald_robust"),
         ({"phenotypes": ["weight"]}, "unknown phenotype 'weight'"),
     ],
 )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hlmm_scan.analysis.quantiles import PValues, chi2_of, expected_neg_log10_p
-from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.analysis.quantiles import PValues, expected_neg_log10_p
+from hlmm_scan.models.inference import chi2_of, neg_log10_p
 
 
 @given(

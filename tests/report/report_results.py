@@ -29,10 +29,10 @@ def by_hand(
         "status": np.full(n, Status.OK, np.int8),
     }
     for test, p in uniform.items():
-        columns[f"{test}_neg_log10_p"] = -np.log10(p)
-        robust = -np.log10(p)
-        robust[rng.choice(n, min(hits, n), replace=False)] = rng.uniform(8, 60, min(hits, n))
-        columns[f"{test}_neg_log10_p_robust"] = robust
+        columns[f"{test}_lrt_neg_log10_p"] = -np.log10(p)
+        score = -np.log10(p)
+        score[rng.choice(n, min(hits, n), replace=False)] = rng.uniform(8, 60, min(hits, n))
+        columns[f"{test}_neg_log10_p"] = score
     return xr.Dataset(
         {name: ("variant", column) for name, column in columns.items()},
         coords={

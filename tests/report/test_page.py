@@ -119,19 +119,19 @@ def test_the_same_results_make_the_same_page(page, scanned, report_path):
 
 def test_one_phenotype_and_another_version_can_be_asked_for(scanned, report_path, capsys):
     command = ["report", str(scanned.path), "-o", str(report_path)]
-    assert main([*command, "--phenotype", "trait1", "--tests", "model"]) == 0
+    assert main([*command, "--phenotype", "trait1", "--test", "wald"]) == 0
     assert "report.html: " in capsys.readouterr().out
     text = report_path.read_text()
     assert '<section id="p0"' in text
     assert '<section id="p1"' not in text
-    assert "model-based" in text
+    assert "Wald tests of the model" in text
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--phenotype", "trait2"], "unknown phenotype 'trait2'; did you mean 'trait1'?"),
-        (["--tests", "sandwich"], "no tests 'sandwich'; they have: model, robust"),
+        (["--test", "wald_sandwich"], "no test 'wald_sandwich' in it (scan --sandwich makes it)"),
         (["--threshold", "1.5"], "between 0 and 1"),
     ],
 )

@@ -59,7 +59,7 @@ def test_the_variance_tests_hang_below_and_every_hit_is_there():
     assert above.get_ylim()[0] == 0 < above.get_ylim()[1]
     assert below.get_ylim()[0] > below.get_ylim()[1] == 0
     for part, test in ((above, "add"), (below, "var")):
-        p = results[f"{test}_neg_log10_p_robust"].values
+        p = results[f"{test}_neg_log10_p"].values
         heights = np.concatenate([line.get_ydata() for line in part.lines])
         assert set(p[p >= 7.31]) <= set(heights.tolist())
         assert max(part.get_ylim()) > p.max()
@@ -82,7 +82,7 @@ def test_the_compressed_scale_goes_there_and_back():
     np.testing.assert_allclose(axes.expanded(axes.compressed(y)), y)
     assert axes.compressed(300) < 44
     results = by_hand(100, hits=0)
-    results["av_neg_log10_p_robust"].values[5] = 1234.0
+    results["av_neg_log10_p"].values[5] = 1234.0
     (part,) = plots.manhattan(results).axes
     assert part.get_ylim()[1] > 1234
     assert {0, 20, 1000} <= {float(t) for t in part.get_yticks()}

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_results import by_hand
 
-from hlmm_scan.analysis.rows import p_column
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome, contig_order
 from hlmm_scan.report.leads import choose_leads
@@ -90,7 +89,7 @@ def test_a_million_dull_points_become_few():
 def test_one_pass_in_pieces_is_one_pass():
     results = by_hand(4001)
     results["status"].values[:50] = Status.NOT_CONVERGED
-    results["add_neg_log10_p_robust"].values[3] = 99.0  # not to be trusted
+    results["add_neg_log10_p"].values[3] = 99.0  # not to be trusted
     one, many = (read_trait(results, rows_per_read=rows) for rows in (10_000, 333))
     assert one.statuses == many.statuses == {"ok": 3951, "not_converged": 50}
     pd.testing.assert_frame_equal(one.hits, many.hits)
@@ -101,11 +100,19 @@ def test_one_pass_in_pieces_is_one_pass():
     assert one.n_tested == 3951
 
 
-@pytest.mark.parametrize("kind", ["robust", "model"])
-def test_hits_are_all_there_is_beyond_the_threshold(kind):
+@pytest.mark.parametrize(
+    ("tests", "forms"),
+    [
+        ((), ("", "", "")),
+        (("lrt",), ("_lrt", "_lrt", "_lrt")),
+        (("var_lrt", "add"), ("", "_lrt", "")),
+    ],
+)
+def test_hits_are_all_there_is_beyond_the_threshold(tests, forms):
     results = by_hand(3000, hits=20)
-    trait = read_trait(results, kind=kind, threshold=1e-3)
-    p = np.stack([results[p_column(test, kind)] for test in ("add", "var", "av")])
+    trait = read_trait(results, tests=tests, threshold=1e-3)
+    columns = zip(("add", "var", "av"), forms, strict=True)
+    p = np.stack([results[f"{test}{form}_neg_log10_p"] for test, form in columns])
     assert trait.hits.index.tolist() == np.flatnonzero((p >= 3).any(axis=0)).tolist()
     for k, test in enumerate(("add", "var", "av")):
         np.testing.assert_array_equal(trait.hits[shown_p(test)], p[k][trait.hits.index])
@@ -115,8 +122,10 @@ def test_hits_are_all_there_is_beyond_the_threshold(kind):
 
 def test_what_is_missing_or_wrong_is_said():
     results = by_hand(10)
-    with pytest.raises(InputError, match="no tests 'sandwich'; they have: model, robust"):
-        read_trait(results, kind="sandwich")
+    with pytest.raises(InputError, match=r"no test 'wald_sandwich' in it .* add, var, av, "):
+        read_trait(results, tests=["wald_sandwich"])
+    with pytest.raises(InputError, match="'add' and 'add_lrt' ask the same"):
+        read_trait(results, tests=["add", "add_lrt"])
     with pytest.raises(InputError, match="between 0 and 1"):
         read_trait(results, threshold=0.0)
     two = results.expand_dims(phenotype=["a", "b"])
@@ -128,9 +137,9 @@ def test_what_is_missing_or_wrong_is_said():
 def test_leads_are_the_strongest_of_their_neighbourhood_in_genome_order():
     results = by_hand(6, contigs=("2", "1"), hits=0)
     results["position"].values[:] = [100, 200_000, 900_000, 100, 200, 3_000_000]
-    results["add_neg_log10_p_robust"].values[:] = [9, 12, 8, 10, 9, 1]
-    results["var_neg_log10_p_robust"].values[:] = [1, 1, 1, 1, 11, 1]
-    results["av_neg_log10_p_robust"].values[:] = 1
+    results["add_neg_log10_p"].values[:] = [9, 12, 8, 10, 9, 1]
+    results["var_neg_log10_p"].values[:] = [1, 1, 1, 1, 11, 1]
+    results["av_neg_log10_p"].values[:] = 1
     leads = choose_leads(read_trait(results))
     assert [(lead.variant, lead.number, lead.tests) for lead in leads] == [
         (3, 1, ("add",)),
@@ -146,7 +155,7 @@ def test_leads_are_those_of_the_table_of_hits_and_bear_its_doubts():
     results = by_hand(5, contigs=("1",), hits=0)
     results["position"].values[:] = [10, 20, 30, 10**6, 2 * 10**6]
     for test in ("add", "var", "av"):
-        results[f"{test}_neg_log10_p_robust"].values[:] = [9, 1, 8, 1, 1]
+        results[f"{test}_neg_log10_p"].values[:] = [9, 1, 8, 1, 1]
     for name, values in (
         ("dispersion", np.zeros(5)),
         ("dispersion_se", np.ones(5)),

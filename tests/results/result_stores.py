@@ -47,6 +47,8 @@ def chunk_values(size: int, seed: int, *, random_effects: bool = False) -> dict[
     for variable in result_variables(random_effects=random_effects):
         if variable.name == "status":
             values["status"] = np.full(size, Status.OK, np.int8)
+        elif variable.name == "test_flags":
+            values["test_flags"] = np.zeros(size, np.int8)
         elif variable.dtype == "int32":
             values[variable.name] = rng.integers(50, 100, size).astype(np.int32)
         else:

@@ -13,7 +13,7 @@ import pytest
 import result_stores as stores
 
 from hlmm_scan.errors import InfrastructureError, InputError
-from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results import export as export_module
 from hlmm_scan.results import export_rows
 from hlmm_scan.results.export import Export
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> ResultStore:
             values = stores.chunk_values(stop - start, 10 * phenotype + start)
             if start == 0:
                 values["status"][1] = Status.MONOMORPHIC
-                for name in set(values) - {"n", "effect_allele_frequency", "status"}:
+                for name in set(values) - {"n", "effect_allele_frequency", "status", "test_flags"}:
                     values[name][1] = np.nan
             store.write_partition(phenotype, start, stop, values)
     return store
@@ -56,7 +56,7 @@ def test_tsv_has_every_variable_of_every_finished_test(store, tmp_path):
     assert list(frame["contig"][:7]) == ["1"] * 4 + ["X"] * 3
     assert list(frame["status"][:3]) == ["ok", "monomorphic", "ok"]
     dataset = store.dataset()
-    for name in ("n", "add", "var_se", "av_chi2", "log_likelihood", "effect_allele_frequency"):
+    for name in ("n", "add", "var_se", "add_var_cov", "log_likelihood", "effect_allele_frequency"):
         stored = dataset[name].values
         expected = np.concatenate([stored[0], stored[1, :6]])
         np.testing.assert_array_equal(frame[name], expected, err_msg=name)
@@ -91,10 +91,12 @@ def test_seed_has_the_2018_columns_and_counts_copies_of_a2(store, tmp_path):
         ("likelihood", "log_likelihood"),
         ("add_se", "add_se"),
         ("var_se", "var_se"),
-        ("add_pval", "add_neg_log10_p"),
-        ("var_pval", "var_neg_log10_p"),
     ):
         np.testing.assert_array_equal(frame[name], d[column], err_msg=name)
+    for name in ("add", "var"):
+        wald = wald_neg_log10_p(d[name], d[f"{name}_se"])
+        np.testing.assert_array_equal(frame[f"{name}_pval"], wald)
+        assert not np.allclose(wald, d[f"{name}_neg_log10_p"], equal_nan=True)
     np.testing.assert_allclose(frame["add_t"], -d["add"] / d["add_se"], rtol=1e-14)
     np.testing.assert_allclose(frame["var_t"], -d["var"] / d["var_se"], rtol=1e-14)
 

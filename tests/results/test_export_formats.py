@@ -19,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results import export_rows
 from hlmm_scan.results.export import Export, export
+from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import FinishedRows
-from hlmm_scan.results.export_tests import TESTS, chosen_tests, chromosome_numbers
 from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells
 from hlmm_scan.results.store import ResultStore
+from hlmm_scan.results.wald import wald_test
 from hlmm_scan.schema import Status, result_variables
 
 CONTIGS = ["2", "2", "chrX", "2", "1", "1", "MT", "weird", "1", "2", "1"]
@@ -77,7 +79,7 @@ def make_store(
             values = stores.chunk_values(stop - start, 100 * phenotype + start)
             if start == 0:
                 values["status"][:3] = [Status.OK, Status.LOW_MAF, Status.NOT_CONVERGED][:stop]
-                for name in set(values) - {"n", "effect_allele_frequency", "status"}:
+                for name in set(values) - {"n", "effect_allele_frequency", "status", "test_flags"}:
                     values[name][1:2] = np.nan
                 values["add_neg_log10_p"][0] = 4_321.125
             store.write_partition(phenotype, start, stop, values)
@@ -314,8 +316,8 @@ def test_gwas_ssf_metadata(store, tmp_path):
         genotyping_technology=["Genome-wide genotyping array"],
         author_notes="Pilot",
     )
-    export(store, output, Export("gwas-ssf", ("height",), ("var_robust",), known))
-    path = output / "height.var_robust.tsv.gz"
+    export(store, output, Export("gwas-ssf", ("height",), ("var_wald_robust",), known))
+    path = output / "height.var_wald_robust.tsv.gz"
     metadata = yaml.safe_load(path.with_name(f"{path.name}-meta.yaml").read_text())
     assert metadata["data_file_name"] == path.name
     assert metadata["data_file_md5sum"] == hashlib.md5(path.read_bytes()).hexdigest()
@@ -396,17 +398,15 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
         assert list(rows["ALLELE1"]) == list(expected["effect_allele"])
         assert list(rows["CHROM"][:3]) == ["2", "2", "23"]
         np.testing.assert_array_equal(rows["LOG10P"], expected[f"{test}_neg_log10_p"])
+        df = 2 if test == "av" else 1
+        np.testing.assert_allclose(
+            neg_log10_p(rows["CHISQ"], df), expected[f"{test}_neg_log10_p"], rtol=1e-12
+        )
         if test == "av":
             assert rows["BETA"].isna().all()
-            np.testing.assert_allclose(
-                rows["CHISQ"], 2 * np.log(10) * expected["av_neg_log10_p"], rtol=1e-14
-            )
         else:
             np.testing.assert_array_equal(rows["BETA"], expected[test])
             np.testing.assert_array_equal(rows["SE"], expected[f"{test}_se"])
-            np.testing.assert_allclose(
-                rows["CHISQ"], (expected[test] / expected[f"{test}_se"]) ** 2, rtol=1e-14
-            )
         extra = [None if s == "ok" else s for s in expected["status"]]
         assert [None if pd.isna(v) else v for v in rows["EXTRA"]] == extra
 
@@ -414,27 +414,50 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
 def test_regenie_holds_one_phenotype_and_the_tests_asked_for(store, tmp_path):
     with pytest.raises(InputError, match="regenie format holds one phenotype, this store has 2"):
         export(store, tmp_path / "out", Export("regenie"))
-    export(store, tmp_path / "out", Export("regenie", ("height",), ("av_robust", "var_robust")))
-    assert set(pd.read_csv(tmp_path / "out", sep=" ")["TEST"]) == {"AV_ROBUST", "VAR_ROBUST"}
+    export(
+        store,
+        tmp_path / "out",
+        Export("regenie", ("height",), ("av_wald_robust", "var_wald_robust")),
+    )
+    assert set(pd.read_csv(tmp_path / "out", sep=" ")["TEST"]) == {
+        "AV_WALD_ROBUST",
+        "VAR_WALD_ROBUST",
+    }
 
 
 # tests, options, libraries ----------------------------------------------------------------
 
 
-def test_tests_that_are_not_there_or_do_not_fit_are_refused(store):
-    with pytest.raises(InputError, match="unknown test 'var_robus'; did you mean 'var_robust'"):
-        chosen_tests(store, ["var_robus"], with_effect=False)
-    with pytest.raises(InputError, match="'var_sandwich' is not among its results"):
-        chosen_tests(store, ["var_sandwich"], with_effect=False)
+@pytest.mark.parametrize("kind", ["tsv", "parquet", "tabix"])
+def test_wald_tests_are_columns_on_request(store, tmp_path, kind):
+    output = tmp_path / "out.gz"
+    export(store, output, Export(kind, ("height",), ("wald_robust", "add")))
+    read = pd.read_parquet if kind == "parquet" else lambda path: pd.read_csv(path, sep="\t")
+    table = read(output).sort_values("variant_id")
+    expected = stored_rows(store).query("phenotype == 'height'").sort_values("variant_id")
+    expected = expected[expected["variant_id"].isin(table["variant_id"])]
+    new = [f"{test}_neg_log10_p_wald_robust" for test in ("add", "var", "av")]
+    assert list(table.columns[-3:]) == new
+    for test, column in zip(("add", "var", "av"), new, strict=True):
+        columns = {c: expected[c].to_numpy() for c in expected}
+        wanted = wald_test(test, "_robust", columns)
+        np.testing.assert_array_equal(table[column], wanted)
+    export(store, tmp_path / "plain.gz", Export(kind, ("height",), ("add", "av")))
+    assert list(read(tmp_path / "plain.gz").columns) == list(table.columns[:-3])
+
+
+def test_a_joint_test_is_not_for_a_format_that_wants_an_effect(store, tmp_path):
+    known = metadata_file(tmp_path)
     with pytest.raises(InputError, match="joint test 'av' has no single effect"):
-        chosen_tests(store, ["av"], with_effect=True)
-    assert [t.name for t in chosen_tests(store, [], with_effect=False)] == ["add", "var", "av"]
-    assert len({t.name for t in TESTS}) == len(TESTS)
+        export(store, tmp_path / "out", Export("gwas-ssf", tests=("av",), metadata=known))
+    export(store, tmp_path / "out", Export("gwas-ssf", ("height",), ("wald",), known))
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.gz"))
+    assert names == ["height.add_wald.tsv.gz", "height.var_wald.tsv.gz"]
 
 
 def test_options_of_other_formats_are_refused(store, tmp_path):
-    with pytest.raises(InputError, match="--test is for the formats gwas-ssf and regenie"):
-        export(store, tmp_path / "out", Export("tsv", tests=("add",)))
+    with pytest.raises(InputError, match="--test is not for the format seed"):
+        export(store, tmp_path / "out", Export("seed", ("height",), tests=("add",)))
     with pytest.raises(InputError, match="--metadata is for the format gwas-ssf"):
         export(store, tmp_path / "out", Export("tsv", metadata=tmp_path))
     with pytest.raises(InputError, match="unknown format 'parket'; did you mean 'parquet'"):

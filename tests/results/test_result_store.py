@@ -204,5 +204,5 @@ def test_a_store_of_another_format_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "STORE_FORMAT", 99)
     stores.make_store(tmp_path / "r")
     monkeypatch.undo()
-    with pytest.raises(InputError, match="format 99, this version reads 1"):
+    with pytest.raises(InputError, match="format 99, this version reads 1 and 2"):
         ResultStore.open(tmp_path / "r")

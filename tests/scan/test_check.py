@@ -58,7 +58,7 @@ def test_the_observed_statistic_is_the_scan_s(store):
     packed = scanned_genotypes(store).read_packed(0, 6)
     observed = RefitStatistic(null, packed).at([np.arange(null.n)], np.arange(6))[0]
     for k, (test, df) in enumerate((("add", 1), ("var", 1), ("av", 2))):
-        expected = table[f"{test}_neg_log10_p_robust"].to_numpy()
+        expected = table[f"{test}_neg_log10_p_wald_robust"].to_numpy()
         np.testing.assert_allclose(neg_log10_p(observed[:, k], df), expected, rtol=1e-9)
     assert np.isnan(table["var_p_permutation"][1])
     assert table["var_permutations"][1] == 0
@@ -79,7 +79,7 @@ def test_permutation_agrees_with_the_robust_test(store, phenotype):
     for test in ("add", "var", "av"):
         permuted = table[f"{test}_p_permutation"].to_numpy()
         assert stats.kstest(permuted, "uniform").pvalue > 1e-3
-        robust = 10 ** -table[f"{test}_neg_log10_p_robust"].to_numpy()
+        robust = 10 ** -table[f"{test}_neg_log10_p_wald_robust"].to_numpy()
         assert stats.spearmanr(permuted, robust)[0] > 0.95
         np.testing.assert_allclose(permuted, robust, atol=0.16)
 

@@ -310,7 +310,7 @@ def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
     results = xr.open_zarr(store.path).load().isel(phenotype=0)
     genotypes = scanned_genotypes(store)
     # Every variant its own hit, refitted alone.
-    table = hits(store, genotypes=genotypes, threshold=1 - 1e-12, kind="model", distance=0, r2=1)
+    table = hits(store, genotypes=genotypes, threshold=1 - 1e-12, tests=["wald"], distance=0, r2=1)
     found = table[table["test"] == "var"].set_index("variant_id")["var_refitted"]
     fitted = results["status"].isin([Status.OK, Status.REFINED])
     rows = np.flatnonzero(fitted)
