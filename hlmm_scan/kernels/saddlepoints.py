@@ -449,7 +449,7 @@ def mean_and_joint(
     joint: bool,
     room: Any,
     bits: Any,
-) -> tuple[float, float, float, int]:  # pragma: no cover
+) -> tuple[float, float, float, float, int]:  # pragma: no cover
     """Saddlepoints of the mean's score and, where `joint`, of the variance's given it.
 
     Parameters
@@ -471,6 +471,8 @@ def mean_and_joint(
     bound : float
         Natural log of the one-sided p of the mean's score where that is the largest that there
         is; else NaN.
+    opposite : float
+        Natural log of the smallest one-sided p on the other side.
     flags : int
         1 where z_a is that of the farthest score that was reached, 2 where z_b is.
 
@@ -506,6 +508,7 @@ def mean_and_joint(
     most, log_p = _largest_mean(bins, N, g, 1.0 if U_a > 0 else -1.0)
     if abs(U_a) >= most * (1.0 - 1e-9):
         bound = log_p
+    opposite = _largest_mean(bins, N, g, -1.0 if U_a > 0 else 1.0)[1]
     start[k] = U_a / G[2]
     share = _staged(1, bins, log_n, d, h, G, target[: k + 1], scale, start, x, room, bits, mean, C)
     if share < 1.0:
@@ -521,20 +524,20 @@ def mean_and_joint(
         _corrected(r, x[k] * math.sqrt(one_determinant / null_counts)) if share > 0.0 else math.nan
     )
     if not joint:
-        return z_a, math.nan, bound, flags
+        return z_a, math.nan, bound, opposite, flags
     start[:] = one
     share = _staged(2, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
     if share < 1.0:
         flags |= 2
         if share == 0.0:
-            return z_a, math.nan, bound, flags
+            return z_a, math.nan, bound, opposite, flags
     both = x[k] * mean[k] + x[k + 1] * mean[k + 1]
     for c in range(k):
         both += x[c] * mean[c]
     both -= _log_total(bins, room[k + 4]) + n * math.log(N[0] / n)
     r = math.copysign(math.sqrt(max(2.0 * (both - rate), 0.0)), x[k + 1])
     v = x[k + 1] * math.sqrt(_determinant(C, k + 2) / one_determinant)
-    return z_a, _corrected(r, v), bound, flags
+    return z_a, _corrected(r, v), bound, opposite, flags
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import ndtri_exp
+from scipy.special import log_ndtr, ndtri_exp
 
 from hlmm_scan.kernels.residual_bins import ResidualBins
 from hlmm_scan.kernels.saddlepoints import mean_and_joint, variance
 from hlmm_scan.models.inference import neg_log10_p
+from hlmm_scan.schema import ScoreFlag
 
 Float = NDArray[np.float64]
 
-ADD_AT_BOUND, VAR_AT_BOUND, AV_AT_BOUND, VAR_UNKNOWN = 1, 2, 4, 8
+_ADD_AT_BOUND = int(ScoreFlag.ADD_AT_BOUND)
+_VAR_AT_BOUND = int(ScoreFlag.VAR_AT_BOUND)
+_AV_AT_BOUND = int(ScoreFlag.AV_AT_BOUND)
+_VAR_UNKNOWN = int(ScoreFlag.VAR_UNKNOWN)
 
 _TAIL = 2.3  # |z| from which on the tail counts
 _TAIL_JOINT = 7.8  # the same of the joint statistic
@@ -46,7 +50,7 @@ class ScoreTests:
         NaN where the genotype does not vary; `var` also where the trait has two values, whose
         variance is a function of their mean. `av` is `add` there.
     flags : ndarray of int8, shape (m,)
-        Sum of ADD_AT_BOUND, VAR_AT_BOUND, AV_AT_BOUND and VAR_UNKNOWN.
+        :class:`~hlmm_scan.schema.ScoreFlag`.
     """
 
     add: Float
@@ -70,7 +74,9 @@ class ScoreTests:
 def _one(
     table: Any, moments: Any, N: Any, copies: Any, U: Any, room: Any, bits: Any, out: Any
 ) -> int:  # pragma: no cover
-    """Fill z of the mean, z of the variance, z of the variance given the mean, log p at a bound.
+    """Fill z of the mean, of the variance, of the variance given the mean, and two log p.
+
+    The latter are those of the mean at its bound, and at the bound of the other side.
 
     `N` and `copies` are of all classes; `U` are the scores Σgs, Σgq and the variance's with the
     additive effect taken out. Returns the flags.
@@ -118,7 +124,7 @@ def _one(
     by_joint = False
     flags = 0
     if unknown:
-        flags = VAR_UNKNOWN
+        flags = _VAR_UNKNOWN
     else:
         plain_2 = exact * U[1] / (deviation * math.sqrt(G2))
         rho = moments[3]
@@ -146,19 +152,20 @@ def _one(
         out[1] = z_b
         if change_b > _MUCH or tail:
             out[1], found = variance(table, people, g, U[2], room, bits)
-            flags |= found
+            if found:
+                flags |= _VAR_AT_BOUND
     out[0] = z_a
     if by_mean or by_joint:
-        z_a, z_given, out[3], found = mean_and_joint(
+        z_a, z_given, out[3], out[4], found = mean_and_joint(
             table, people, g, U[0], U[1], by_joint, room, bits
         )
         out[0] = z_a
         if found & 1 or out[3] == out[3]:
-            flags |= ADD_AT_BOUND
+            flags |= _ADD_AT_BOUND
         if by_joint:
             out[2] = z_given
             if found:
-                flags |= AV_AT_BOUND
+                flags |= _AV_AT_BOUND
     return flags
 
 
@@ -195,19 +202,22 @@ def score_tests(bins: ResidualBins, people: Float, copies: Float, scores: Float)
     ScoreTests
     """
     m = len(people)
-    out, flags = np.full((m, 4), np.nan), np.zeros(m, np.int8)
+    out, flags = np.full((m, 5), np.nan), np.zeros(m, np.int8)
     n = bins.people.sum()
     _all(
         bins.table, bins.moments, people.sum(axis=1) / n,
         np.require(people, np.float64, ["C"]), np.require(copies, np.float64, ["C"]),
         np.require(scores, np.float64, ["C"]), out, flags,
     )  # fmt: skip
-    z_a, z_b, given, bound = out.T
-    add = neg_log10_p(z_a**2, 1)
-    rows = np.flatnonzero(np.isfinite(bound))
-    log_p = np.minimum(np.log(2.0) + bound[rows], 0.0)
-    add[rows] = -log_p / np.log(10.0)
-    z_a[rows] = ndtri_exp(np.minimum(bound[rows], np.log(0.5)))
-    unknown = (flags & VAR_UNKNOWN) > 0
-    joint = neg_log10_p(z_a**2 + np.where(np.isnan(given), 0.0, given) ** 2, 2)
+    z_a, z_b, given, bound, opposite = out.T
+    one_sided = np.where(np.isfinite(bound), bound, log_ndtr(-np.abs(z_a)))
+    # Where no score of the other side is as improbable, none of it is as extreme (Blaker 2000).
+    sides = np.where(opposite > one_sided, 0.0, np.log(2.0))
+    log_p = np.minimum(one_sided + sides, 0.0)
+    z_a = ndtri_exp(np.minimum(log_p - np.log(2.0), np.log(0.5)))
+    unknown = (flags & _VAR_UNKNOWN) > 0
+    # At the bound of the mean's score hardly anything is left that the other could be.
+    given = np.where(np.isnan(given) | np.isfinite(bound), 0.0, given)
+    joint = neg_log10_p(z_a**2 + given**2, 2)
+    add = -log_p / np.log(10.0) + 0.0
     return ScoreTests(add, neg_log10_p(z_b**2, 1), np.where(unknown, add, joint), flags)

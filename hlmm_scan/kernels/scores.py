@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.score_tests import VAR_UNKNOWN, ScoreTests, score_tests
+from hlmm_scan.kernels.score_tests import ScoreTests, score_tests
 from hlmm_scan.null.model import NullModel
+from hlmm_scan.schema import ScoreFlag
 
 Float = NDArray[np.float64]
 
@@ -81,7 +82,8 @@ class ScoreDesign:
         if not self.two_valued:
             return tests
         tested = np.isfinite(tests.add)
-        flags = tests.flags & np.int8(1) | np.where(tested, np.int8(VAR_UNKNOWN), np.int8(0))
+        flags = tests.flags & np.int8(ScoreFlag.ADD_AT_BOUND)
+        flags[tested] |= np.int8(ScoreFlag.VAR_UNKNOWN)
         return ScoreTests(tests.add, np.full(len(people), np.nan), tests.add, flags)
 
 
