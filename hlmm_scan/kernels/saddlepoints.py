@@ -33,6 +33,7 @@ _DONE = 1e-9  # residual of the equations, in standard deviations of each
 _HALVINGS = 14
 _STAGES = 12  # on the way to a score that is not reached at once
 _CENTRE = 0.3  # |r| below which z* is not worked out: log(v/r)/r would be rounding
+_FARTHEST = 3.0  # |log(v/r)|: more is a lattice's edge, where v is 0 or without bound; 1.6 is seen
 _LARGEST = 690.0  # exponent
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -312,7 +313,8 @@ def _corrected(r: float, v: float) -> float:  # pragma: no cover
     """Return z* = r + log(v/r)/r; r where that is rounding, or the saddlepoint is none."""
     if abs(r) < _CENTRE or not v / r > 0.0:
         return r
-    return r + math.log(v / r) / r
+    change = math.log(v / r)
+    return r + change / r if abs(change) < _FARTHEST else r
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

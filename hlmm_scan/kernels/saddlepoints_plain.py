@@ -111,8 +111,10 @@ class Allocations:
 
 
 def corrected(r: float, v: float) -> float:
-    """Return z* = r + log(v/r)/r; r where |r| < 0.3, or where v/r is not positive."""
-    return float(r if abs(r) < 0.3 or not v / r > 0 else r + np.log(v / r) / r)
+    """Return z* = r + log(v/r)/r; r where |r| < 0.3, where v/r ≤ 0, and at a lattice's edge."""
+    if abs(r) < 0.3 or not v / r > 0 or abs(np.log(v / r)) >= 3:
+        return float(r)
+    return float(r + np.log(v / r) / r)
 
 
 def _log_det(matrix: Float) -> float:
