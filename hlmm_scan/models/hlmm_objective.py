@@ -60,8 +60,13 @@ class HLMMObjective:
 
     def step_size(self, theta: FloatArray, step: FloatArray) -> float:
         """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
-        log_variance = float(np.abs(self.V @ step[:-1]).max())
-        return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
+        return step_size(self.V, theta, step)
+
+
+def step_size(V: FloatArray, theta: FloatArray, step: FloatArray) -> float:
+    """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
+    log_variance = float(np.abs(V @ step[:-1]).max())
+    return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
 
 
 class HLMMEvaluation:
@@ -93,20 +98,29 @@ class HLMMEvaluation:
         self.objective = objective
         self.h2 = float(theta[-1])
         self.log_variance = objective.offset + objective.V @ theta[:-1]
-        cov = LowRankCovariance(self.log_variance, objective.G, self.h2, objective.unit)
-        self.covariance = cov
-        self.X_white = cov.whiten(objective.X)
+        self.covariance = self._make_covariance()
+        self.X_white = self.covariance.whiten(objective.X)
+        self.random_square = self._predict(alpha)
+        quadratic = self.residual_white @ self.residual_white + self.h2 * self.random_square
+        self.value = float(self.covariance.log_det + quadratic) / len(objective.y)
+
+    def _make_covariance(self) -> LowRankCovariance:
+        problem = self.objective
+        return LowRankCovariance(self.log_variance, problem.G, self.h2, problem.unit)
+
+    def _predict(self, alpha: FloatArray | None) -> float:
+        """Work out a, e and D^-½Gu, and return uᵀu."""
+        cov, problem = self.covariance, self.objective
         if alpha is None:
-            self.alpha, residual, projected = self._profile_mean(cov.whiten(objective.y))
+            self.alpha, residual, projected = self._profile_mean(cov.whiten(problem.y))
         else:
             self.alpha = alpha
-            residual = cov.whiten(objective.y - objective.X @ alpha)
+            residual = cov.whiten(problem.y - problem.X @ alpha)
             projected = cov.project(residual)
-        self.u = cov.back(projected)
-        self.random_white = cov.G_white @ self.u
+        u = cov.back(projected)
+        self.random_white = cov.G_white @ u
         self.residual_white = residual - self.h2 * self.random_white
-        quadratic = self.residual_white @ self.residual_white + self.h2 * (self.u @ self.u)
-        self.value = float(cov.log_det + quadratic) / len(objective.y)
+        return float(u @ u)
 
     def _profile_mean(self, y_white: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the generalised least-squares mean effects, whitened residuals r, and Qᵀr.
@@ -133,7 +147,7 @@ class HLMMEvaluation:
     def gradient(self) -> FloatArray:
         """Gradient of `value` with respect to (b, h2), shape (v + 1,)."""
         by_b = self._variance_score @ self.objective.V
-        by_h2 = self.covariance.leverage.sum() - self.u @ self.u
+        by_h2 = self.covariance.leverage.sum() - self.random_square
         return np.append(by_b, by_h2) / len(self.log_variance)
 
     @cached_property

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.models.hlmm_objective import HLMMEvaluation
+from hlmm_scan.models.relationship import RelationshipEvaluation
 
 Float = NDArray[np.float64]
 
@@ -49,8 +50,14 @@ def noise_moments(evaluation: HLMMEvaluation) -> tuple[float, float]:
     h2, p, s = evaluation.h2, evaluation.covariance.leverage, evaluation.residual_white
     own = 1 - h2 * p
     cubes, fourths = own**3, own**4
-    n, n_random = evaluation.covariance.Q.shape
-    if h2 > 0 and n <= _ALL_PAIRS and n_random > _FEW_RANDOM_EFFECTS * n:
+    n = len(s)
+    if isinstance(evaluation, RelationshipEvaluation):
+        if h2 > 0 and n <= _ALL_PAIRS:
+            one = np.ones((n, 1))
+            cubes, fourths = (
+                own**power + evaluation.covariance.pair_sums(power, one)[:, 0] for power in (3, 4)
+            )
+    elif h2 > 0 and n <= _ALL_PAIRS and evaluation.covariance.Q.shape[1] > _FEW_RANDOM_EFFECTS * n:
         cubes, fourths = _all_pairs(evaluation.covariance.Q, h2)
     third = float((s**3).sum() / cubes.sum())
     excess = float(((s**4).sum() - 3 * (own**2).sum()) / fourths.sum())
