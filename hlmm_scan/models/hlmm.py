@@ -24,9 +24,13 @@ from hlmm_scan.models.fit import (
     unidentified,
 )
 from hlmm_scan.models.hlm import HLMObjective
-from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
+from hlmm_scan.models.hlmm_objective import (
+    HLMMEvaluation,
+    HLMMObjective,
+    RandomEffectEvaluation,
+)
 from hlmm_scan.models.lowrank import thin
-from hlmm_scan.models.newton import Objective
+from hlmm_scan.models.newton import GRADIENT_TOLERANCE, Objective
 from hlmm_scan.models.relationship import RelationshipObjective, by_relationship
 
 FloatArray = NDArray[np.float64]
@@ -175,13 +179,21 @@ class HLMM:
         self,
         start: tuple[ArrayLike, float] | None = None,
         information: Information = "expected",
-    ) -> tuple[Fit, HLMMEvaluation | None]:
+        tolerance: float = GRADIENT_TOLERANCE,
+    ) -> tuple[Fit, RandomEffectEvaluation | None]:
         """Fit as :meth:`fit` does, and keep what is known of the model at the maximum.
+
+        Parameters
+        ----------
+        start, information
+            As for :meth:`fit`.
+        tolerance : float, default 1e-9
+            Gradient before the last Newton step, as for :func:`hlmm_scan.models.newton.minimise`.
 
         Returns
         -------
         Fit
-        HLMMEvaluation or None
+        RandomEffectEvaluation or None
             In standardised units, before the last Newton step, which is within the tolerance;
             None where there are no estimates.
         """
@@ -199,7 +211,7 @@ class HLMM:
         ratio = standard.scale / unit
         random_unit = ratio * ratio
         designs = standard.phenotype, standard.mean.columns, standard.variance.columns
-        objective: Objective[HLMMEvaluation]
+        objective: Objective[RandomEffectEvaluation]
         if by_relationship(self.n, self.n_random):
             K = self.G @ self.G.T
             objective = RelationshipObjective(*designs, K, standard.offset, unit)
@@ -211,7 +223,9 @@ class HLMM:
             theta = np.append(standard.variance.from_design(given), h2)
         # Log-variances move together by this if V spans the constant, else nearly so.
         level = standard.variance.columns.mean(axis=0)
-        minimum = minimise_random_variance(objective, theta, lambda: _hlm_start(standard), level)
+        minimum = minimise_random_variance(
+            objective, theta, lambda: _hlm_start(standard), level, tolerance
+        )
         fit = report(standard, minimum, information, random_unit=random_unit)
         return fit, None if minimum is None or minimum.degenerate else minimum.evaluation
 

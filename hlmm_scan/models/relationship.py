@@ -17,7 +17,7 @@ from scipy.linalg.blas import dtrmm, dtrsm
 from scipy.linalg.lapack import dtrtri
 
 from hlmm_scan.models.hlm import weighted_basis
-from hlmm_scan.models.hlmm_objective import HLMMEvaluation, step_size
+from hlmm_scan.models.hlmm_objective import RandomEffectEvaluation, step_size
 from hlmm_scan.models.lowrank import root_variance
 
 FloatArray = NDArray[np.float64]
@@ -106,8 +106,8 @@ class RelationshipCovariance:
 
     The sums over pairs of people leave out i = j, so that no digits cancel before they are divided
     by h2²; where h2 is too little even so, A is made. C, C⁻¹ and M cost n³/3 operations each; M is
-    made in strips and never stored. Everything large runs with Python's lock let go of (numpy's and BLAS'
-    functions do so, most of scipy's LAPACK does not): fits run side by side in threads.
+    made in strips and never stored. numpy and BLAS let other threads of Python run meanwhile, most
+    of scipy's LAPACK does not: so fits can be done side by side in threads.
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class RelationshipCovariance:
         self.log_det = float(log_variance.sum())
         self._chol: FloatArray | None = None
         if h2 > 0:
-            B = self._W()
-            B *= h2
+            B = self._W(h2)
             B.flat[:: len(B) + 1] += 1.0
-            self._chol = np.linalg.cholesky(B)
-            self.log_det += float(2 * np.log(np.diag(self._chol)).sum())
+            self._chol = chol = np.asarray(np.linalg.cholesky(B))
+            self.log_det += float(2 * np.log(np.diag(chol)).sum())
 
-    def _W(self) -> FloatArray:
-        W = self._K * self._scale
+    def _W(self, factor: float = 1.0) -> FloatArray:
+        """A multiple of W."""
+        W = self._K * (factor * self._scale)
         W *= self._scale[:, np.newaxis]
         return W
 
@@ -198,14 +198,18 @@ class RelationshipCovariance:
             rows = slice(start, min(start + _STRIP, n))
             yield rows, inverse[start:, rows].T @ inverse[start:, : rows.stop]
 
-    def pair_sums(self, power: int, weights: FloatArray) -> FloatArray:
-        """Return the sums over j ≠ i of Mᵢⱼ^power·weightsⱼ, shape (n, k), for weights (n, k)."""
-        sums = np.zeros_like(weights)
+    def pair_sums(self, weights: FloatArray, *powers: int) -> list[FloatArray]:
+        """Return for each power the sums over j ≠ i of Mᵢⱼ^power·weightsⱼ, shapes (n, k)."""
+        sums = [np.zeros_like(weights) for _ in powers]
         for rows, M in self.strips():
-            powers = M**power
-            powers[np.arange(len(M)), np.arange(rows.start, rows.stop)] = 0.0
-            sums[rows] += powers @ weights[: rows.stop]
-            sums[: rows.start] += powers[:, : rows.start].T @ weights[rows]
+            M[np.arange(len(M)), np.arange(rows.start, rows.stop)] = 0.0
+            raised, reached = M, 1
+            for power, total in zip(powers, sums, strict=True):
+                for _ in range(power - reached):
+                    raised = raised * M
+                reached = power
+                total[rows] += raised @ weights[: rows.stop]
+                total[: rows.start] += raised[:, : rows.start].T @ weights[rows]
         return sums
 
     def traces(self, V: FloatArray) -> FloatArray:
@@ -219,7 +223,7 @@ class RelationshipCovariance:
             edge, traces[-1, -1] = p - h2 * rows, rows.sum()
         else:
             d = self.diagonal
-            pairs = self.pair_sums(2, np.column_stack((V, np.ones(len(V)))))
+            (pairs,) = self.pair_sums(np.column_stack((V, np.ones(len(V)))), 2)
             traces[:-1, :-1] = (V.T * d**2) @ V + V.T @ pairs[:, :-1]
             edge = p * d - pairs[:, -1] / h2
             traces[-1, -1] = (pairs[:, -1].sum() + ((1 - d) ** 2).sum()) / h2**2
@@ -227,8 +231,8 @@ class RelationshipCovariance:
         return traces
 
 
-class RelationshipEvaluation(HLMMEvaluation):
-    """As :class:`~hlmm_scan.models.hlmm_objective.HLMMEvaluation`, by n×n matrices."""
+class RelationshipEvaluation(RandomEffectEvaluation):
+    """A :class:`~hlmm_scan.models.hlmm_objective.RandomEffectEvaluation` by n×n matrices."""
 
     objective: RelationshipObjective
     covariance: RelationshipCovariance
