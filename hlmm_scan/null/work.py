@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from hlmm_scan.staging import staged_text
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -62,8 +62,12 @@ class KeptFiles:
 
     def put(self, digest: str, result: dict[str, Any]) -> None:
         """Keep JSON types, numbers to their last bit: the file is whole, or not there."""
-        with staged_text(self._path(digest), encoding="utf-8") as file:
+        descriptor, scratch = tempfile.mkstemp(dir=self.folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).replace(self._path(digest))
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.json"
