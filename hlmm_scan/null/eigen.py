@@ -252,7 +252,7 @@ def _principal(gram: Float) -> tuple[Float, Float]:
 
 def _cholesky_factor(kernel: Float) -> Float:
     """F with FFᵀ = a positive semi-definite matrix, to rounding; as many columns as its rank."""
-    lower, order, rank, _ = dpstrf(kernel, lower=1)
+    lower, order, rank, _ = dpstrf(kernel.T, lower=1)  # which is the same, in BLAS' own order
     factor = np.empty((len(kernel), rank))
     factor[order - 1] = np.tril(lower[:, :rank])
     return factor

@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 Float = NDArray[np.float64]
 
-CHROMOSOME_TOLERANCE = 1e-7
+CHROMOSOME_TOLERANCE = 1e-6
 """Gradient before the last Newton step of a fit that leaves a chromosome out. That step squares
-what is left, to rounding; to ask for 1e-9 would cost one more evaluation of about three. Standard
-errors, which are those before the step, are not taken from these fits."""
+what is left, to 1e-9 of a standard error or less; to ask for 1e-9 before it would cost one more
+evaluation of about three. No standard errors, which are those before the step, are taken from
+these fits."""
 
 
 @dataclass(frozen=True)
