@@ -42,7 +42,7 @@ def test_both_ways_give_the_same_value_and_derivatives(shape, h2):
 
 
 def test_sums_over_pairs_are_those_of_the_matrix_written_out():
-    y, X, V, G = data(600, 700, 3)
+    _, _, V, G = data(600, 700, 3)
     covariance = RelationshipCovariance(V @ [0.1, 0.4, -0.2], G @ G.T, 0.7)
     root = np.exp(0.5 * V @ [0.1, 0.4, -0.2])
     M = np.linalg.inv(np.eye(600) + 0.7 * (G @ G.T) / np.outer(root, root))
