@@ -253,8 +253,14 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
     from tqdm import tqdm
 
     from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.scan.preparation import preparing
     from hlmm_scan.scan.state import listed, scan_state, verify
+    from hlmm_scan.staging import stands
 
+    unfinished = None if stands(results) else preparing(results)
+    if unfinished is not None:
+        click.echo(json.dumps(unfinished.to_json(), indent=2) if as_json else str(unfinished))
+        return
     store = ResultStore.open(results)
     state = scan_state(store)
     damaged = verify(store) if reread else None

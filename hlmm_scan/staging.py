@@ -271,6 +271,12 @@ def staged_folder(
         lock.close()
 
 
+def unfinished_folders(target: Path) -> list[tuple[Path, bool]]:
+    """Return the folders in which ``target`` is being made, or was, and whether it still is."""
+    found = sorted(target.parent.glob(_pattern(target)))
+    return [(folder, not _abandoned(folder)) for folder in found]
+
+
 def sweep(target: Place) -> list[Path]:
     """Remove what processes that are gone left of writing ``target``, where that stands.
 

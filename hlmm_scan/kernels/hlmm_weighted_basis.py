@@ -181,6 +181,8 @@ class WeightedBasis:
             shared = eigen.columns is null.random_effects.columns
             own = _weighted_columns(null) if shared else eigen.columns * _unit(null)[:, None]
             eigen = weighted(eigen, own)
+        elif not eigen.principal:
+            eigen = weighted(eigen, eigen.columns)
         unit = np.exp(-0.5 * reference)
         X, V = null.mean_design * unit[:, None], null.variance_design
         y = unit * null.y - X @ fit.alpha

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -11,7 +12,13 @@ from numpy.typing import NDArray
 
 from hlmm_scan.models.design import Standardised
 from hlmm_scan.models.inference import covariance_from_information
-from hlmm_scan.models.newton import Evaluation, Minimum, Objective, minimise
+from hlmm_scan.models.newton import (
+    GRADIENT_TOLERANCE,
+    Evaluation,
+    Minimum,
+    Objective,
+    minimise,
+)
 from hlmm_scan.schema import Status
 
 FloatArray = NDArray[np.float64]
@@ -114,7 +121,11 @@ def unidentified(standard: Standardised, *, n_random: int) -> Fit | None:
 
 
 def minimise_from(
-    objective: Objective[E], starts: Sequence[FloatArray], *, bounded: bool = False
+    objective: Objective[E],
+    starts: Sequence[FloatArray],
+    *,
+    bounded: bool = False,
+    tolerance: float = GRADIENT_TOLERANCE,
 ) -> Minimum[E] | None:
     """Minimise from the first start, or from the next ones where that does not converge.
 
@@ -126,7 +137,7 @@ def minimise_from(
     minimum = None
     for start in starts:
         try:
-            minimum = minimise(objective, start, bounded=bounded)
+            minimum = minimise(objective, start, bounded=bounded, tolerance=tolerance)
         except np.linalg.LinAlgError:
             continue
         if minimum.converged:
@@ -139,6 +150,7 @@ def minimise_random_variance(
     start: FloatArray | None,
     without: Callable[[], FloatArray],
     level: FloatArray,
+    tolerance: float = GRADIENT_TOLERANCE,
 ) -> Minimum[E] | None:
     """Minimise over (b, h2), h2 ≥ 0, in standardised units.
 
@@ -152,20 +164,23 @@ def minimise_random_variance(
         where `start` is missing or does not do.
     level : ndarray, shape (v,)
         Change of b that moves all log-variances by one unit, or nearly so.
+    tolerance : float, default 1e-9
+        As for :func:`~hlmm_scan.models.newton.minimise`.
 
     Notes
     -----
     Where the search ends at h2 = 0, larger h2 are tried before that is believed, since the
     likelihood may have a second maximum within.
     """
-    minimum = None if start is None else minimise_from(objective, [start], bounded=True)
+    search = partial(minimise_from, objective, bounded=True, tolerance=tolerance)
+    minimum = None if start is None else search([start])
     if minimum is None or not minimum.converged:
         best = _best_fraction(objective, without(), level)
-        minimum = minimise_from(objective, [best], bounded=True)
+        minimum = search([best])
     if minimum is not None and minimum.converged and minimum.at_bound:
         best = _best_fraction(objective, minimum.theta[:-1], level)
         if best[-1] > 0:
-            inside = minimise_from(objective, [best], bounded=True)
+            inside = search([best])
             if inside is not None and inside.evaluation.value < minimum.evaluation.value:
                 minimum = inside
     return minimum

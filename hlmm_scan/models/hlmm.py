@@ -24,8 +24,14 @@ from hlmm_scan.models.fit import (
     unidentified,
 )
 from hlmm_scan.models.hlm import HLMObjective
-from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
+from hlmm_scan.models.hlmm_objective import (
+    HLMMEvaluation,
+    HLMMObjective,
+    RandomEffectEvaluation,
+)
 from hlmm_scan.models.lowrank import thin
+from hlmm_scan.models.newton import GRADIENT_TOLERANCE, Objective
+from hlmm_scan.models.relationship import RelationshipObjective, by_relationship
 
 FloatArray = NDArray[np.float64]
 
@@ -60,7 +66,8 @@ class HLMM:
     Notes
     -----
     math.md §1; Young, Wauthier and Donnelly, Nat Genet 50, 1608 (2018). An evaluation with all
-    derivatives costs about 2n·l² + (v − 1)·n·l² operations where V has an intercept.
+    derivatives costs about 2n·l² + (v − 1)·n·l² operations where V has an intercept; a fit with
+    l > n/2 makes n³ of them instead (:mod:`hlmm_scan.models.relationship`).
     """
 
     def __init__(self, y: ArrayLike, X: ArrayLike, V: ArrayLike, G: ArrayLike) -> None:
@@ -166,6 +173,30 @@ class HLMM:
         -----
         :func:`hlmm_scan.models.fit.minimise_random_variance` says what is tried.
         """
+        return self.fit_and_evaluate(start, information)[0]
+
+    def fit_and_evaluate(
+        self,
+        start: tuple[ArrayLike, float] | None = None,
+        information: Information = "expected",
+        tolerance: float = GRADIENT_TOLERANCE,
+    ) -> tuple[Fit, RandomEffectEvaluation | None]:
+        """Fit as :meth:`fit` does, and keep what is known of the model at the maximum.
+
+        Parameters
+        ----------
+        start, information
+            As for :meth:`fit`.
+        tolerance : float, default 1e-9
+            Gradient before the last Newton step, as for :func:`hlmm_scan.models.newton.minimise`.
+
+        Returns
+        -------
+        Fit
+        RandomEffectEvaluation or None
+            In standardised units, before the last Newton step, which is within the tolerance;
+            None where there are no estimates.
+        """
         check_information(information)
         given = None
         if start is not None:
@@ -174,27 +205,29 @@ class HLMM:
         standard = self._standard
         refused = unidentified(standard, n_random=1)
         if refused is not None:
-            return refused
+            return refused, None
         # A fixed trace of GGᵀ makes h2 a variance in the phenotype's standardised units.
-        unit = float(np.linalg.norm(self._G) / np.sqrt(self.n)) or 1.0
+        unit = float(np.linalg.norm(self.G) / np.sqrt(self.n)) or 1.0
         ratio = standard.scale / unit
         random_unit = ratio * ratio
-        objective = HLMMObjective(
-            standard.phenotype,
-            standard.mean.columns,
-            standard.variance.columns,
-            self._G,
-            standard.offset,
-            unit,
-        )
+        designs = standard.phenotype, standard.mean.columns, standard.variance.columns
+        objective: Objective[RandomEffectEvaluation]
+        if by_relationship(self.n, self.n_random):
+            K = self.G @ self.G.T
+            objective = RelationshipObjective(*designs, K, standard.offset, unit)
+        else:
+            objective = HLMMObjective(*designs, self.G, standard.offset, unit)
         theta = None
         if given is not None:
             h2 = given_h2 / random_unit if random_unit > 0 else 0.0
             theta = np.append(standard.variance.from_design(given), h2)
         # Log-variances move together by this if V spans the constant, else nearly so.
         level = standard.variance.columns.mean(axis=0)
-        minimum = minimise_random_variance(objective, theta, lambda: _hlm_start(standard), level)
-        return report(standard, minimum, information, random_unit=random_unit)
+        minimum = minimise_random_variance(
+            objective, theta, lambda: _hlm_start(standard), level, tolerance
+        )
+        fit = report(standard, minimum, information, random_unit=random_unit)
+        return fit, None if minimum is None or minimum.degenerate else minimum.evaluation
 
     def at(self, a: ArrayLike | None, b: ArrayLike, h2: float) -> HLMMEvaluation:
         """Evaluate the model with all derivatives, on the designs as they are.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +62,53 @@ class HLMMObjective:
 
     def step_size(self, theta: FloatArray, step: FloatArray) -> float:
         """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
-        log_variance = float(np.abs(self.V @ step[:-1]).max())
-        return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
+        return step_size(self.V, theta, step)
 
 
-class HLMMEvaluation:
+def step_size(V: FloatArray, theta: FloatArray, step: FloatArray) -> float:
+    """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
+    log_variance = float(np.abs(V @ step[:-1]).max())
+    return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
+
+
+class Problem(Protocol):
+    """The data of an objective with random effects, whatever these are given as."""
+
+    @property
+    def y(self) -> FloatArray:
+        """Phenotype, shape (n,)."""
+
+    @property
+    def X(self) -> FloatArray:
+        """Mean design, shape (n, c)."""
+
+    @property
+    def V(self) -> FloatArray:
+        """Log-variance design, shape (n, v)."""
+
+    @property
+    def offset(self) -> float:
+        """Added to every log-variance."""
+
+
+class Covariance(Protocol):
+    """Σ = D + h2·GGᵀ at one D and h2, in coordinates whitened by D^-½."""
+
+    root: FloatArray
+    log_det: float
+
+    def whiten(self, M: FloatArray) -> FloatArray:
+        """Return D^-½M."""
+
+    def quadratic(self, M_white: FloatArray) -> FloatArray:
+        """Return MᵀΣ⁻¹M of a whitened M."""
+
+    @property
+    def leverage(self) -> FloatArray:
+        """p, shape (n,)."""
+
+
+class RandomEffectEvaluation(ABC):
     """Value and derivatives of an HLMM's objective at one point, computed as they are asked for.
 
     Notes
@@ -87,42 +131,32 @@ class HLMMEvaluation:
     (math.md §1; derived there for the unwhitened quantities).
     """
 
-    def __init__(
-        self, objective: HLMMObjective, theta: FloatArray, alpha: FloatArray | None
-    ) -> None:
+    alpha: FloatArray
+    residual_white: FloatArray
+    random_white: FloatArray
+
+    def __init__(self, objective: Problem, theta: FloatArray, alpha: FloatArray | None) -> None:
         self.objective = objective
         self.h2 = float(theta[-1])
         self.log_variance = objective.offset + objective.V @ theta[:-1]
-        cov = LowRankCovariance(self.log_variance, objective.G, self.h2, objective.unit)
-        self.covariance = cov
-        self.X_white = cov.whiten(objective.X)
-        if alpha is None:
-            self.alpha, residual, projected = self._profile_mean(cov.whiten(objective.y))
-        else:
-            self.alpha = alpha
-            residual = cov.whiten(objective.y - objective.X @ alpha)
-            projected = cov.project(residual)
-        self.u = cov.back(projected)
-        self.random_white = cov.G_white @ self.u
-        self.residual_white = residual - self.h2 * self.random_white
-        quadratic = self.residual_white @ self.residual_white + self.h2 * (self.u @ self.u)
-        self.value = float(cov.log_det + quadratic) / len(objective.y)
+        self.covariance = self._make_covariance()
+        self.X_white = self.covariance.whiten(objective.X)
+        self.random_square = self._predict(alpha)
+        quadratic = self.residual_white @ self.residual_white + self.h2 * self.random_square
+        self.value = float(self.covariance.log_det + quadratic) / len(objective.y)
 
-    def _profile_mean(self, y_white: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the generalised least-squares mean effects, whitened residuals r, and Qᵀr.
+    @abstractmethod
+    def _make_covariance(self) -> Covariance:
+        """Factorise Σ."""
 
-        With D^-½X = UR, the weighted least-squares fit U·Uᵀy is corrected by Uδ, where δ solves
-        (I − h2·PᵀP)δ = −h2·PᵀQᵀr₀, P = QᵀU and r₀ are that fit's residuals.
-        """
-        cov = self.covariance
-        U, R = weighted_basis(self.X_white)
-        coefficients = U.T @ y_white
-        residual = y_white - U @ coefficients
-        P = cov.project(np.column_stack((U, residual)))
-        P, t = P[:, :-1], P[:, -1]
-        delta = np.linalg.solve(np.eye(len(R)) - self.h2 * (P.T @ P), -self.h2 * (P.T @ t))
-        alpha = solve_triangular(R, coefficients + delta, check_finite=False)
-        return np.asarray(alpha), residual - U @ delta, t - P @ delta
+    @abstractmethod
+    def _predict(self, alpha: FloatArray | None) -> float:
+        """Work out a, e and D^-½Gu, and return uᵀu."""
+
+    @property
+    @abstractmethod
+    def _traces(self) -> FloatArray:
+        """T, τ and ‖S‖² as one symmetric matrix, shape (v + 1, v + 1)."""
 
     @cached_property
     def _variance_score(self) -> FloatArray:
@@ -133,33 +167,8 @@ class HLMMEvaluation:
     def gradient(self) -> FloatArray:
         """Gradient of `value` with respect to (b, h2), shape (v + 1,)."""
         by_b = self._variance_score @ self.objective.V
-        by_h2 = self.covariance.leverage.sum() - self.u @ self.u
+        by_h2 = self.covariance.leverage.sum() - self.random_square
         return np.append(by_b, by_h2) / len(self.log_variance)
-
-    @cached_property
-    def _traces(self) -> FloatArray:
-        """T, τ and ‖S‖² as one symmetric matrix, shape (v + 1, v + 1)."""
-        cov, V, h2 = self.covariance, self.objective.V, self.h2
-        p = cov.leverage
-        # M_a is a multiple of S for a constant column: only the other products are made.
-        products = [cov.S]
-        combination = np.zeros((V.shape[1] + 1, V.shape[1] + 1))
-        combination[-1, 0] = 1.0
-        for a, constant in enumerate(self.objective.constant):
-            if constant is not None:
-                combination[a, 0] = constant
-            else:
-                combination[a, len(products)] = 1.0
-                products.append(cov.weighted(V[:, a]))
-        combination = combination[:, : len(products)]
-        # The products are symmetric, so the order of their elements in memory does not matter.
-        flat = [product.ravel(order="K") for product in products]
-        inner = combination @ np.array([[f @ g for f in flat] for g in flat]) @ combination.T
-        traces = np.empty(inner.shape)
-        traces[:-1, :-1] = (V.T * (1 - 2 * h2 * p)) @ V + h2**2 * inner[:-1, :-1]
-        traces[:-1, -1] = traces[-1, :-1] = p @ V - h2 * inner[:-1, -1]
-        traces[-1, -1] = inner[-1, -1]
-        return traces
 
     @cached_property
     def observed(self) -> FloatArray:
@@ -196,3 +205,67 @@ class HLMMEvaluation:
     def vanishing(self) -> float:
         """Smallest residual variance of a person without residual."""
         return vanishing_variance(self.log_variance, self.residual_white * self.covariance.root)
+
+
+class HLMMEvaluation(RandomEffectEvaluation):
+    """A :class:`RandomEffectEvaluation` by products with the design of the random effects."""
+
+    objective: HLMMObjective
+    covariance: LowRankCovariance
+
+    def _make_covariance(self) -> LowRankCovariance:
+        problem = self.objective
+        return LowRankCovariance(self.log_variance, problem.G, self.h2, problem.unit)
+
+    def _predict(self, alpha: FloatArray | None) -> float:
+        cov, problem = self.covariance, self.objective
+        if alpha is None:
+            self.alpha, residual, projected = self._profile_mean(cov.whiten(problem.y))
+        else:
+            self.alpha = alpha
+            residual = cov.whiten(problem.y - problem.X @ alpha)
+            projected = cov.project(residual)
+        u = cov.back(projected)
+        self.random_white = cov.G_white @ u
+        self.residual_white = residual - self.h2 * self.random_white
+        return float(u @ u)
+
+    def _profile_mean(self, y_white: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the generalised least-squares mean effects, whitened residuals r, and Qᵀr.
+
+        With D^-½X = UR, the weighted least-squares fit U·Uᵀy is corrected by Uδ, where δ solves
+        (I − h2·PᵀP)δ = −h2·PᵀQᵀr₀, P = QᵀU and r₀ are that fit's residuals.
+        """
+        cov = self.covariance
+        U, R = weighted_basis(self.X_white)
+        coefficients = U.T @ y_white
+        residual = y_white - U @ coefficients
+        P = cov.project(np.column_stack((U, residual)))
+        P, t = P[:, :-1], P[:, -1]
+        delta = np.linalg.solve(np.eye(len(R)) - self.h2 * (P.T @ P), -self.h2 * (P.T @ t))
+        alpha = solve_triangular(R, coefficients + delta, check_finite=False)
+        return np.asarray(alpha), residual - U @ delta, t - P @ delta
+
+    @cached_property
+    def _traces(self) -> FloatArray:
+        cov, V, h2 = self.covariance, self.objective.V, self.h2
+        p = cov.leverage
+        # M_a is a multiple of S for a constant column: only the other products are made.
+        products = [cov.S]
+        combination = np.zeros((V.shape[1] + 1, V.shape[1] + 1))
+        combination[-1, 0] = 1.0
+        for a, constant in enumerate(self.objective.constant):
+            if constant is not None:
+                combination[a, 0] = constant
+            else:
+                combination[a, len(products)] = 1.0
+                products.append(cov.weighted(V[:, a]))
+        combination = combination[:, : len(products)]
+        # The products are symmetric, so the order of their elements in memory does not matter.
+        flat = [product.ravel(order="K") for product in products]
+        inner = combination @ np.array([[f @ g for f in flat] for g in flat]) @ combination.T
+        traces = np.empty(inner.shape)
+        traces[:-1, :-1] = (V.T * (1 - 2 * h2 * p)) @ V + h2**2 * inner[:-1, :-1]
+        traces[:-1, -1] = traces[-1, :-1] = p @ V - h2 * inner[:-1, -1]
+        traces[-1, -1] = inner[-1, -1]
+        return traces

@@ -21,8 +21,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpstrf
 
 Float = NDArray[np.float64]
 
@@ -48,6 +48,9 @@ class Eigenstructure:
         s², the eigenvalues of GᵀG that are not zero to rounding, largest first.
     single : callable, optional
         Returns `columns` in single precision, where they are kept as well.
+    principal : bool, default True
+        Whether FᵀF is diagonal. Where it is not, F is any factor of GGᵀ and `values` are the
+        squares of its columns: enough for whoever weights people and so turns the axes himself.
     """
 
     columns: Float
@@ -56,6 +59,7 @@ class Eigenstructure:
     rotation: Float
     values: Float
     single: Callable[[], NDArray[np.float32]] | None = None
+    principal: bool = True
 
     @classmethod
     def in_own_axes(
@@ -63,10 +67,12 @@ class Eigenstructure:
         factor: Float,
         values: Float,
         single: Callable[[], NDArray[np.float32]] | None = None,
+        *,
+        principal: bool = True,
     ) -> Eigenstructure:
         """Take F itself, shape (n, r), as the columns."""
         r = len(values)
-        return cls(factor, np.arange(r), 1.0, np.eye(r), values, single)
+        return cls(factor, np.arange(r), 1.0, np.eye(r), values, single, principal)
 
     @property
     def n(self) -> int:
@@ -180,13 +186,16 @@ class SharedEigenstructure:
         """ZᵀZ, shape (l, l), or ZZᵀ, shape (n, n), where l > n; Z = `columns`."""
         return _gram(self.columns.T if self.dual else self.columns)
 
-    def without(self, left_out: str) -> Eigenstructure:
+    def without(self, left_out: str, *, principal: bool = True) -> Eigenstructure:
         """Return the random effects that do not lie on one chromosome.
 
         Parameters
         ----------
         left_out : str
             Name in `contigs`; any other, such as ``""``, leaves none out.
+        principal : bool, default True
+            Whether principal axes are needed. Where they are not and l > n, F comes from a
+            Cholesky decomposition, at a twentieth of the time.
 
         Raises
         ------
@@ -201,6 +210,10 @@ class SharedEigenstructure:
             if len(chosen) < len(self.contigs):
                 rest = np.flatnonzero(self.contigs == left_out)
                 kernel = kernel - _gram(np.ascontiguousarray(self.columns[:, rest].T))
+            if not principal:
+                factor = _cholesky_factor(kernel / len(chosen))
+                squares = np.asarray(np.einsum("ij,ij->j", factor, factor))
+                return Eigenstructure.in_own_axes(factor, squares, principal=False)
             values, vectors = _principal(kernel / len(chosen))
             factor = np.ascontiguousarray(vectors * np.sqrt(values))
             return Eigenstructure.in_own_axes(factor, values)
@@ -230,7 +243,16 @@ def _principal(gram: Float) -> tuple[Float, Float]:
     At most half of ε·k times the largest is an error of rounding. What is dropped changes GGᵀ by
     no more than rounding does.
     """
-    values, vectors = eigh(gram, check_finite=False)
+    # numpy's lets other threads of Python run meanwhile, scipy's does not.
+    values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     kept = values > np.finfo(np.float64).eps * len(values) * max(values[0], 0.0)
     return np.ascontiguousarray(values[kept]), np.ascontiguousarray(vectors[:, kept])
+
+
+def _cholesky_factor(kernel: Float) -> Float:
+    """F with FFᵀ = a positive semi-definite matrix, to rounding; as many columns as its rank."""
+    lower, order, rank, _ = dpstrf(kernel.T, lower=1)  # which is the same, in BLAS' own order
+    factor = np.empty((len(kernel), rank))
+    factor[order - 1] = np.tril(lower[:, :rank])
+    return factor

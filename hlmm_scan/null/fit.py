@@ -17,12 +17,21 @@ from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit, Information
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.models.newton import GRADIENT_TOLERANCE
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.null.moments import noise_moments, pooled_moments
+from hlmm_scan.null.work import InTurn, Work, digest_of_parts
+from hlmm_scan.schema import Status
 
 logger = logging.getLogger(__name__)
 
 Float = NDArray[np.float64]
+
+CHROMOSOME_TOLERANCE = 1e-6
+"""Gradient before the last Newton step of a fit that leaves a chromosome out. That step squares
+what is left, to 1e-9 of a standard error or less; to ask for 1e-9 before it would cost one more
+evaluation of about three. No standard errors, which are those before the step, are taken from
+these fits."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,18 @@ class CovariateFit:
         effects = [{k: finite(v) for k, v in asdict(e).items()} for e in self.effects]
         return {**asdict(self), "log_likelihood": finite(self.log_likelihood), "effects": effects}
 
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> CovariateFit:
+        """Return the fit that :meth:`to_json` gave."""
+
+        def number(value: Any) -> Any:
+            return float("nan") if value is None else value
+
+        effects = tuple(Effect(**{k: number(v) for k, v in e.items()}) for e in stored["effects"])
+        return cls(
+            effects, number(stored["log_likelihood"]), str(stored["status"]), str(stored["reason"])
+        )
+
 
 def fit_covariates(
     cohort: Cohort,
@@ -105,6 +126,8 @@ def fit_null(
     *,
     seed_mode: bool,
     left_out: Iterable[str],
+    work: Work | None = None,
+    effects_name: str = "",
 ) -> tuple[NullModel, CovariateFit]:
     """Fit the null model of a scan.
 
@@ -119,6 +142,11 @@ def fit_null(
     left_out : iterable of str
         Chromosomes (:func:`~hlmm_scan.null.model.contig_key`) to leave out of the random effects
         in turn; empty without LOCO.
+    work : Work, optional
+        Does the fits of the chromosomes side by side, or has them from an earlier run. The numbers
+        do not depend on it: all chromosomes start from the fit with all random effects.
+    effects_name : str, default ""
+        Tells `random_effects` from others, for what is kept.
 
     Returns
     -------
@@ -149,6 +177,8 @@ def fit_null(
         fit = _checked(cohort.phenotype, HLM(y, X, V).fit())
         residuals = (y - X @ fit.alpha) * np.exp(-0.5 * (V @ fit.beta))
         fits[ALL_RANDOM_EFFECTS] = _null_fit(fit, pooled_moments(residuals))
+        if not seed_mode:
+            covariates = _in_user_units(cohort, fit, centre, scale)
     else:
         keys = random_effects.set_names(left_out)
         if len(keys) > 1 and len(set(random_effects.contigs)) == 1:
@@ -156,18 +186,34 @@ def fit_null(
                 f"{cohort.phenotype}: all random effects that vary among its people lie on "
                 f"chromosome {keys[1]}, so that leaving it out leaves nothing; use --no-loco"
             )
-        start = None
-        for key in keys:
-            model = HLMM(y, X, V, random_effects.design(key))
-            fitted = _checked(cohort.phenotype, model.fit(start=start))
-            at = model.at(fitted.alpha, fitted.beta, fitted.random_variance)
-            fits[key] = _null_fit(fitted, noise_moments(at))
-            # Every chromosome starts from the fit with all random effects, near its own.
-            if key == ALL_RANDOM_EFFECTS:
-                fit = fitted
-                start = fit.beta, max(fit.random_variance, LEAST_RANDOM_VARIANCE)
-    if not seed_mode:
-        covariates = _in_user_units(cohort, fit, centre, scale)
+        work = work or InTurn()
+        described = digest_of_parts(y, X, V, effects_name, str(seed_mode))
+
+        def with_all() -> dict[str, Any]:
+            found, null_fit = _fit_set(cohort.phenotype, HLMM(y, X, V, design("")))
+            kept = {"fit": _fit_to_json(null_fit)}
+            if not seed_mode:
+                kept["covariates"] = _in_user_units(cohort, found, centre, scale).to_json()
+            return kept
+
+        design = random_effects.design
+        kept = work.kept(cohort.phenotype, digest_of_parts(described, "all"), with_all)
+        fits[ALL_RANDOM_EFFECTS] = whole = _fit_from_json(kept["fit"])
+        if not seed_mode:
+            covariates = CovariateFit.from_json(kept["covariates"])
+        # Every chromosome starts from the fit with all random effects, near its own.
+        start = whole.beta, max(whole.random_variance, LEAST_RANDOM_VARIANCE)
+
+        def without(key: str) -> NullFit:
+            def fit_it() -> dict[str, Any]:
+                model = HLMM(y, X, V, design(key))
+                return _fit_to_json(_fit_set(cohort.phenotype, model, start)[1])
+
+            label = f"{cohort.phenotype} without chromosome {key}"
+            name = digest_of_parts(described, key, start[0], np.array(start[1]))
+            return _fit_from_json(work.kept(label, name, fit_it))
+
+        fits.update(zip(keys[1:], work.each(without, keys[1:]), strict=True))
     model_ = NullModel(
         phenotype=cohort.phenotype,
         samples=cohort.samples,
@@ -206,6 +252,27 @@ def _checked(phenotype: str, fit: Fit) -> Fit:
             f"{fit.status.label} ({fit.reason}); look at its distribution and covariates"
         )
     return fit
+
+
+def _fit_set(
+    phenotype: str, model: HLMM, start: tuple[Float, float] | None = None
+) -> tuple[Fit, NullFit]:
+    """Fit with one set of random effects, from the fit with all of them or from nothing."""
+    tolerance = GRADIENT_TOLERANCE if start is None else CHROMOSOME_TOLERANCE
+    fit, at = model.fit_and_evaluate(start, tolerance=tolerance)
+    _checked(phenotype, fit)
+    assert at is not None
+    return fit, _null_fit(fit, noise_moments(at))
+
+
+def _fit_to_json(fit: NullFit) -> dict[str, Any]:
+    arrays = {"alpha": fit.alpha.tolist(), "beta": fit.beta.tolist()}
+    return {**asdict(fit), **arrays, "status": int(fit.status)}
+
+
+def _fit_from_json(stored: dict[str, Any]) -> NullFit:
+    arrays = {name: np.array(stored[name], dtype=np.float64) for name in ("alpha", "beta")}
+    return NullFit(**{**stored, **arrays, "status": Status(stored["status"])})
 
 
 def _null_fit(fit: Fit, moments: tuple[float, float]) -> NullFit:

@@ -107,16 +107,24 @@ class RandomEffects:
         assert self.columns is not None
         return SharedEigenstructure(self.columns, self.contigs)
 
-    def eigenstructure(self, left_out: str) -> Eigenstructure:
+    def eigenstructure(self, left_out: str, *, principal: bool = True) -> Eigenstructure:
         """Return the eigenstructure of the random effects without one chromosome.
 
         Parameters
         ----------
         left_out : str
             :func:`contig_key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
+        principal : bool, default True
+            Whether its axes must be the principal ones, where it is worked out here.
         """
         found = self.sets.get(left_out)
-        return self._shared.without(left_out) if found is None else found
+        if found is not None:
+            return found
+        return self._shared.without(left_out, principal=principal)
+
+    def prepare(self) -> None:
+        """Work out what all sets share, before they are asked for from several threads."""
+        assert self._shared.gram is not None
 
     def design(self, left_out: str) -> Float:
         """Return G without one chromosome: columns over √(number of columns left).

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.models.hlmm_objective import HLMMEvaluation
+from hlmm_scan.models.hlmm_objective import HLMMEvaluation, RandomEffectEvaluation
+from hlmm_scan.models.relationship import RelationshipEvaluation
 
 Float = NDArray[np.float64]
 
@@ -19,12 +20,12 @@ def pooled_moments(residuals: Float) -> tuple[float, float]:
     return float((residuals**3).mean()), float((residuals**4).mean())
 
 
-def noise_moments(evaluation: HLMMEvaluation) -> tuple[float, float]:
+def noise_moments(evaluation: RandomEffectEvaluation) -> tuple[float, float]:
     """Return the third and fourth moment of the noise beside random effects.
 
     Parameters
     ----------
-    evaluation : HLMMEvaluation
+    evaluation : RandomEffectEvaluation
         At the maximum.
 
     Returns
@@ -44,14 +45,20 @@ def noise_moments(evaluation: HLMMEvaluation) -> tuple[float, float]:
     h2·QQᵀ has l eigenvalues, all below 1. Pairs i ≠ j thus add at most l·max|Mᵢⱼ| to the sum of
     cubes: little where l ≪ n, and there and above 5,000 people only i = j is summed. Relatives
     are the exception that the l ≥ n of a relationship matrix makes; small cohorts have all pairs
-    summed (2n²·l operations, less than one step of the fit takes there).
+    summed (n³ operations or fewer, less than one step of the fit takes there).
     """
     h2, p, s = evaluation.h2, evaluation.covariance.leverage, evaluation.residual_white
     own = 1 - h2 * p
     cubes, fourths = own**3, own**4
-    n, n_random = evaluation.covariance.Q.shape
-    if h2 > 0 and n <= _ALL_PAIRS and n_random > _FEW_RANDOM_EFFECTS * n:
-        cubes, fourths = _all_pairs(evaluation.covariance.Q, h2)
+    n = len(s)
+    if h2 > 0 and n <= _ALL_PAIRS:
+        if isinstance(evaluation, RelationshipEvaluation):
+            others = evaluation.covariance.pair_sums(np.ones((n, 1)), 3, 4)
+            cubes, fourths = cubes + others[0][:, 0], fourths + others[1][:, 0]
+        elif isinstance(evaluation, HLMMEvaluation):
+            Q = evaluation.covariance.Q
+            if Q.shape[1] > _FEW_RANDOM_EFFECTS * n:
+                cubes, fourths = _all_pairs(Q, h2)
     third = float((s**3).sum() / cubes.sum())
     excess = float(((s**4).sum() - 3 * (own**2).sum()) / fourths.sum())
     return third, max(3 + excess, 1 + third**2)

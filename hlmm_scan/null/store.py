@@ -21,6 +21,7 @@ from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.host_cache import StoredArray, digest_of, strips_of
 from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.null.serving import Kind, Serving
+from hlmm_scan.null.work import InTurn, Work, digest_of_parts
 from hlmm_scan.schema import Status
 
 _DESIGNS = ("mean_design", "variance_design")
@@ -165,7 +166,12 @@ def read_serving(group: zarr.Group, n_samples: int) -> Serving:
 
 
 def write_random_effects(
-    parent: zarr.Group, effects: RandomEffects, left_out: Iterable[str]
+    parent: zarr.Group,
+    effects: RandomEffects,
+    left_out: Iterable[str],
+    *,
+    principal: bool = True,
+    work: Work | None = None,
 ) -> str:
     """Write random effects and their eigenstructures, unless the same are there already.
 
@@ -177,6 +183,11 @@ def write_random_effects(
         With columns.
     left_out : iterable of str
         Names of the sets wanted, as :meth:`RandomEffects.set_names` gives them.
+    principal : bool, default True
+        Whether someone needs principal axes: models whose log-variance has no covariates.
+    work : Work, optional
+        Makes several sets at a time. What an earlier run made and `work` kept the name of is
+        taken as it is.
 
     Returns
     -------
@@ -191,25 +202,41 @@ def write_random_effects(
     assert effects.columns is not None
     names = list(left_out)
     described = [_digest(effects.columns), *effects.contigs, "", *effects.variant_ids, "", *names]
+    n, l_random = effects.columns.shape
+    if not principal and l_random > n:
+        described.append("any factor")
     name = hashlib.sha256("\n".join(described).encode()).hexdigest()[:32]
-    if name in parent:
+    group = parent.require_group(name)
+    if "left_out_contig" in group:
         return name
-    group = parent.create_group(name)
+    work = work or InTurn()
+    for left in list(group.array_keys()):  # by a run that was cut off
+        del group[left]
     column = ("random_effect",)
+    if l_random <= n:
+        _put_big(group, "columns", effects.columns, ("sample", *column), single=True)
+    effects.prepare()
+
+    def write_set(position: int) -> None:
+        def write() -> dict[str, Any]:
+            structure = effects.eigenstructure(names[position], principal=principal)
+            part = group.create_group(f"set_{position}", overwrite=True)
+            part.attrs["principal"] = structure.principal
+            _put(part, "values", structure.values, ("axis",))
+            if l_random <= n:
+                _put_big(part, "rotation", structure.rotation, (*column, "axis"))
+            else:
+                _put_big(part, "factor", structure.columns, ("sample", "axis"), single=True)
+            return {}
+
+        label = f"random effects, set {position + 1} of {len(names)}"
+        work.kept(label, digest_of_parts(name, str(position)), write)
+
+    for _ in work.each(write_set, range(len(names))):
+        pass
     _put(group, "contig", _text(effects.contigs), column)
     _put(group, "variant_id", _text(effects.variant_ids), column)
     _put(group, "left_out_contig", _text(names), ("random_effect_set",))
-    n, l_random = effects.columns.shape
-    if l_random <= n:
-        _put_big(group, "columns", effects.columns, ("sample", *column), single=True)
-    for position, key in enumerate(names):
-        structure = effects.eigenstructure(key)
-        part = group.create_group(f"set_{position}")
-        _put(part, "values", structure.values, ("axis",))
-        if l_random <= n:
-            _put_big(part, "rotation", structure.rotation, (*column, "axis"))
-        else:
-            _put_big(part, "factor", structure.columns, ("sample", "axis"), single=True)
     return name
 
 
@@ -255,7 +282,10 @@ class _StoredSets(Mapping[str, Eigenstructure]):
         values = _get(part, "values")
         if "columns" not in self.group:
             single = partial(_mapped_single, part, "factor")
-            return Eigenstructure.in_own_axes(_mapped(part, "factor"), values, single)
+            principal = bool(part.attrs.get("principal", True))
+            return Eigenstructure.in_own_axes(
+                _mapped(part, "factor"), values, single, principal=principal
+            )
         chosen = np.flatnonzero(self.contigs != left_out)
         return Eigenstructure(
             _mapped(self.group, "columns"),

@@ -20,6 +20,7 @@ from hlmm_scan.null.store import (
     write_random_effects,
     write_serving,
 )
+from hlmm_scan.null.work import Work
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.inputs import Inputs
 
@@ -32,6 +33,7 @@ def write_null_models(
     offsets: Offsets | None,
     contigs: list[str],
     store: ResultStore,
+    work: Work,
 ) -> None:
     """Fit and store all null models of a phenotype, the default and those of some chromosomes.
 
@@ -46,6 +48,8 @@ def write_null_models(
         Chromosomes that are left out of the random effects, each in turn, where the scan is LOCO.
     store : ResultStore
         Not yet sealed.
+    work : Work
+        Does it.
 
     Raises
     ------
@@ -64,8 +68,8 @@ def write_null_models(
         if default is not None:
             keys.update(dict.fromkeys(wanted.kinds, wanted.key))
         if default is None or not np.array_equal(people.samples, default.samples):
-            shared, effects = _random_effects(inputs, people, contigs, store)
-        null, covariates = _null_model(inputs, people, contigs, effects, wanted.key)
+            shared, effects = _random_effects(inputs, people, contigs, store, work)
+        null, covariates = _null_model(inputs, people, contigs, (shared, effects), wanted.key, work)
         attributes = {
             **_who_and_what(people, covariates),
             "random_effects": shared,
@@ -80,8 +84,16 @@ def write_null_models(
     write_serving(store.null_group(cohort.phenotype), serving, default.samples)
 
 
+def needs_principal_axes(inputs: Inputs, variance: int) -> bool:
+    """Say whether fits need eigenvectors of the random effects as they are.
+
+    Where the log-variance has covariates they weight people by them, and turn the axes afterwards.
+    """
+    return variance == 1 or inputs.config.covariate_mode == "seed"
+
+
 def _random_effects(
-    inputs: Inputs, cohort: Cohort, contigs: list[str], store: ResultStore
+    inputs: Inputs, cohort: Cohort, contigs: list[str], store: ResultStore, work: Work
 ) -> tuple[str, RandomEffects | None]:
     """Return the random effects of a phenotype as the store has them, after their name there."""
     if inputs.random_effects is None:
@@ -90,7 +102,13 @@ def _random_effects(
     # Of a single chromosome, nothing is left when it is left out: the null fit says so.
     left_out = contigs if inputs.loco and len(set(effects.contigs)) > 1 else ()
     parent = store.group("random_effects")
-    name = write_random_effects(parent, effects, effects.set_names(left_out))
+    name = write_random_effects(
+        parent,
+        effects,
+        effects.set_names(left_out),
+        principal=needs_principal_axes(inputs, cohort.variance_design.matrix.shape[1]),
+        work=work,
+    )
     return name, read_random_effects(store.group(f"random_effects/{name}"))
 
 
@@ -98,14 +116,18 @@ def _null_model(
     inputs: Inputs,
     cohort: Cohort,
     contigs: list[str],
-    effects: RandomEffects | None,
+    named_effects: tuple[str, RandomEffects | None],
     where: str,
+    work: Work,
 ) -> tuple[NullModel, CovariateFit]:
+    name, effects = named_effects
     null, covariates = fit_null(
         cohort,
         effects,
         seed_mode=inputs.config.covariate_mode == "seed",
         left_out=contigs if inputs.loco else (),
+        work=work,
+        effects_name=name,
     )
     logger.info(
         "%s%s: null model fitted, log-likelihood %.2f%s",

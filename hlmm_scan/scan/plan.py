@@ -122,6 +122,10 @@ class Plan:
         The same on chromosome X, where sex makes it larger.
     together : int, default 1
         Phenotypes of one partition; the last of them may have fewer.
+    null_steps : int, default 0
+        Steps in which null models with random effects are fitted; 0 where there are none.
+    null_seconds : float, default 0
+        Rough estimate of their time on one core.
     """
 
     phenotypes: tuple[str, ...]
@@ -136,6 +140,8 @@ class Plan:
     model: ModelSize
     on_x: ModelSize | None = None
     together: int = 1
+    null_steps: int = 0
+    null_seconds: float = 0.0
 
     @property
     def models(self) -> tuple[ModelSize, ...]:

@@ -227,7 +227,11 @@ def predict(load: Workload, cluster: Cluster) -> Prediction:
 
 
 def forecast(
-    plan: Plan, workers: int, cores: int | None = None, stands: Standing | None = None
+    plan: Plan,
+    workers: int,
+    cores: int | None = None,
+    stands: Standing | None = None,
+    threads: int = 1,
 ) -> str:
     """Return the plan in words, and what becomes of it on some workers.
 
@@ -239,10 +243,19 @@ def forecast(
     cores : int, optional
         That they share. Default: one for each.
     stands : Standing, optional
-        As for :meth:`Workload.of`.
+        As for :meth:`Workload.of`. A scan that stands has its null models.
+    threads : int, default 1
+        In which null models are fitted.
     """
-    predicted = predict(Workload.of(plan, stands), Cluster(max(1, workers), cores))
-    return f"{plan.summary(workers)}\n{predicted.summary()}"
+    load, lines = Workload.of(plan, stands), [plan.summary(workers)]
+    if plan.null_steps and stands is None:
+        load = replace(load, prepare_seconds=plan.null_seconds / threads)
+        lines.append(
+            f"null models        {_duration(load.prepare_seconds)} (rough), in "
+            f"{plan.null_steps:,} steps of random effects and chromosomes"
+        )
+    predicted = predict(load, Cluster(max(1, workers), cores))
+    return "\n".join([*lines, predicted.summary()])
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import platform
 import time
@@ -25,15 +26,18 @@ from hlmm_scan.genotypes.ploidy import Ploidy
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.models.relationship import by_relationship
 from hlmm_scan.null.chromosomes import check_sex
+from hlmm_scan.null.cost import fits_seconds, sets_seconds
 from hlmm_scan.null.model import contig_key
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.inputs import Inputs
-from hlmm_scan.scan.null_models import write_null_models
+from hlmm_scan.scan.null_models import needs_principal_axes, write_null_models
 from hlmm_scan.scan.plan import Plan, partition_size, phenotypes_together
+from hlmm_scan.scan.preparation import Preparation, clear
 from hlmm_scan.scan.task import pin_threads
 from hlmm_scan.schema import result_variables
 from hlmm_scan.staging import staged_store
@@ -120,7 +124,27 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         on_x=on_x,
         **sizes,
     )
-    return plan, builder
+    return _with_null_models(inputs, plan), builder
+
+
+def _with_null_models(inputs: Inputs, plan: Plan) -> Plan:
+    """Add to a plan what its null models take, where there are random effects."""
+    effects, model = inputs.random_effects, plan.model
+    if effects is None:
+        return plan
+    contigs = {contig_key(contig) for contig in inputs.genotypes.contigs}
+    sets = 1 + (len(contigs & set(effects.contigs)) if inputs.loco else 0)
+    # People of the same number are nearly always the same.
+    groups = len(set(plan.people))
+    principal = needs_principal_axes(inputs, model.variance)
+    n, n_random = model.people, model.random
+    fits = fits_seconds(n, model.mean, model.variance, n_random, sets)
+    return dataclasses.replace(
+        plan,
+        null_steps=sets * (groups + len(plan.phenotypes)),
+        null_seconds=groups * sets_seconds(n, n_random, sets, principal=principal)
+        + len(plan.phenotypes) * fits,
+    )
 
 
 def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -> int:
@@ -150,15 +174,7 @@ def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -
     if config.cluster is not None:
         return read_cluster_file(config.cluster).most_workers
     wanted = config.workers or available_cores()
-    if config.memory_limit is None:
-        limit = psutil.virtual_memory().available
-    else:
-        try:
-            limit = parse_bytes(config.memory_limit)
-        except ValueError:
-            raise InputError(
-                f"memory_limit must be a size as 16GiB or 500MB, not '{config.memory_limit}'"
-            ) from None
+    limit = _memory_limit(config)
     fitting = int((limit - shared_bytes) // task_bytes)
     if fitting < 1:
         raise InputError(
@@ -169,6 +185,39 @@ def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -
     if fitting < wanted:
         logger.warning("%d instead of %d workers: memory holds no more tasks", fitting, wanted)
     return min(wanted, fitting)
+
+
+def _memory_limit(config: ScanConfig) -> int:
+    """Return how much memory this machine's processes may take."""
+    if config.memory_limit is None:
+        return int(psutil.virtual_memory().available)
+    try:
+        return int(parse_bytes(config.memory_limit))
+    except ValueError:
+        raise InputError(
+            f"memory_limit must be a size as 16GiB or 500MB, not '{config.memory_limit}'"
+        ) from None
+
+
+def preparation_threads(config: ScanConfig, plan: Plan) -> int:
+    """Return how many null fits are done at a time: as cores, workers and memory allow."""
+    model = plan.model
+    if not model.random:
+        return 1
+    here = config.scheduler is None and config.cluster is None and config.workers
+    wanted = min(available_cores(), here or available_cores())
+    return max(1, min(wanted, int(_memory_limit(config) // _fit_bytes(model))))
+
+
+def _fit_bytes(model: ModelSize) -> int:
+    """Memory of one null fit, or of making one set of random effects ready."""
+    n, rank = model.people, min(model.people, model.random)
+    return 8 * 6 * n * (n if by_relationship(n, rank) else rank)
+
+
+def _purpose(plan: Plan) -> str:
+    """Say of what a store is made: one that was left half made of the same is gone on with."""
+    return json.dumps(["scan", plan.to_json(), _software()], sort_keys=True, default=str)
 
 
 def write_store(
@@ -192,7 +241,12 @@ def write_store(
     assert inputs.config.output is not None
     pin_threads()
     output, options = inputs.config.output, fit_options(plan)
-    with staged_store(output, replace=replace) as unfinished:
+    threads = preparation_threads(inputs.config, plan)
+    with (
+        staged_store(output, replace=replace, resume=_purpose(plan)) as unfinished,
+        Preparation(unfinished, threads, plan.null_steps) as work,
+    ):
+        clear(unfinished)
         store = ResultStore.create(
             unfinished,
             phenotypes=plan.phenotypes,
@@ -217,7 +271,7 @@ def write_store(
         contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
         for name in plan.phenotypes:
             cohort, offsets = _cohort(inputs, builder, name, announce=False)
-            write_null_models(inputs, cohort, offsets, contigs, store)
+            write_null_models(inputs, cohort, offsets, contigs, store, work)
         store.seal()
     return ResultStore.open(output)
 
@@ -286,6 +340,14 @@ def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> None:
         )
 
 
+def _software() -> dict[str, str]:
+    return {
+        "hlmm_scan": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _VERSIONED},
+    }
+
+
 def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
     """Return the attributes of the store: what was run, on what, with which software."""
     seed_mode = inputs.config.covariate_mode == "seed"
@@ -314,11 +376,7 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
                 if getattr(inputs.config, name) is not None
             },
         },
-        "software": {
-            "hlmm_scan": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _VERSIONED},
-        },
+        "software": _software(),
         "effects_per": "copy of effect_allele",
         "effect_scale": (
             "null residual over its per-person null standard deviation (covariate mode seed): not "

@@ -24,7 +24,13 @@ from hlmm_scan.scan.faults import storage_error
 from hlmm_scan.scan.inputs import read_inputs
 from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prediction import forecast
-from hlmm_scan.scan.prepare import choose_workers, fit_options, make_plan, write_store
+from hlmm_scan.scan.prepare import (
+    choose_workers,
+    fit_options,
+    make_plan,
+    preparation_threads,
+    write_store,
+)
 from hlmm_scan.scan.progress import ScanProgress
 from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
@@ -76,7 +82,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
         return store
     plan, builder = make_plan(inputs)
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    told = forecast(plan, workers, _cores(config))
+    told = forecast(plan, workers, _cores(config), threads=preparation_threads(config, plan))
     logger.info("plan:\n%s", "\n".join([*inputs.selection.lines, told]))
     if not stands(output):
         return write_store(inputs, plan, builder)
@@ -125,11 +131,12 @@ def dry_run(config: ScanConfig) -> str:
         if not differing(store.plan["parameters"], inputs.parameters()):
             plan = Plan.from_json(store.plan)
             begun = standing(store, plan)
+    threads = preparation_threads(config, plan)
     if config.workers and config.workers > available_cores():
-        told = forecast(plan, config.workers, stands=begun)
+        told = forecast(plan, config.workers, stands=begun, threads=threads)
     else:
         workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-        told = forecast(plan, workers, _cores(config), begun)
+        told = forecast(plan, workers, _cores(config), begun, threads)
     return "\n".join([*inputs.selection.lines, told])
 
 
