@@ -391,8 +391,8 @@ def evaluate(
         if basis.pairs is None:
             off = tile.centred * tile.excess[:, None].astype(dtype)
         else:
-            single = tile.centred.astype(np.float32)
-            off = products.multiply(single, basis.pairs).astype(dtype)
+            centred = tile.centred.astype(np.float32)
+            off = products.multiply(centred, basis.pairs).astype(dtype)
         cubes = (shrunk**3).sum(axis=0)
         scale = (pair_trace - series_at.squares) / basis.pair_sum
         scale_slope = (-2 * cubes - series_at.squares_slope) / basis.pair_sum
