@@ -35,7 +35,7 @@ LANES = 16
 
 # Six rows of so many vectors keep the registers of a processor full: 32 of 16 numbers with AVX-512,
 # 16 of 8 numbers with AVX2, 32 of 4 numbers on aarch64. No sum depends on it.
-_VECTORS = 2 if get_host_cpu_features().get("avx512f") else 1
+_VECTORS = 4 if get_host_cpu_features().get("avx512f") else 1
 _WIDE = LANES * _VECTORS
 _COPIED_ROWS = 24  # from which copying columns side by side pays for itself
 _NEAR = 512  # columns that are copied at a time: they fill a second-level cache
@@ -284,7 +284,7 @@ def _multiply(left: Any, right: Any, out: Any) -> None:  # pragma: no cover
                     source, at, step = near, (j - first) * RUN, _WIDE
                 _wide_columns(left, a, source, at, step, count, flat, j, w)
         j = whole
-        if j + LANES <= w:
+        while j + LANES <= w:
             _columns(left, a, given, start * w + j, w, count, flat, j, w)
             j += LANES
         if j < w:
