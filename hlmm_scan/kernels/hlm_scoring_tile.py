@@ -1,7 +1,7 @@
 """The genotypes that the fast joint HLM kernel has before it: 64 variants, people-major.
 
-A tile always has 64 columns, some of which may stand empty: matrix products of one shape treat
-every column alike, so a variant's sums are the same bit for bit wherever in a tile it stands and
+A tile always has 64 columns, some of which may stand empty: matrix products
+(:mod:`products`) treat every column alike, so a variant's sums are the same bit for bit wherever in a tile it stands and
 whoever its neighbours are.
 """
 

@@ -5,10 +5,11 @@ at an edge, and which order that is depends on the library, on the processor and
 single precision that is 4e-7 of a standard error between a variant and the same variant in another
 block. So kernels multiply in single precision here and nowhere else: every element of a product is
 the same sum, person after person (or covariate after covariate), each term rounded once, in runs of
-:data:`RUN` that are added up in float64. That holds on every processor, to the last bit.
+:data:`RUN` that are added up in float64. That holds to the last bit on every processor with fused
+multiplication, which is all since 2013.
 
-It costs nothing: a tile of a product stays in vector registers as it does in a library, narrow
-matrices are not copied first, and those of kernels are narrow (DESIGN.md).
+It costs next to nothing: a tile of a product stays in vector registers as it does in a library, and
+matrices as narrow as those of kernels need not be copied first (DESIGN.md).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _COPIED_ROWS = 24  # from which copying columns side by side pays for itself
 _NEAR = 512  # columns that are copied at a time: they fill a second-level cache
 _ONE = np.ones(1, np.float32)
 _FAR = 128  # numbers between two rows of a matrix up to which its columns are near anyway
+
+FUSED = bool(get_host_cpu_features().get("fma", True))
+"""Whether terms are rounded once; emulating that would take a hundred times as long."""
 
 cgutils: Any = untyped_cgutils
 _FLOAT = ir.VectorType(ir.FloatType(), LANES)
@@ -142,6 +146,11 @@ def _tile_of(rows: int, vectors: int) -> Any:
                 builder.module, ir.FunctionType(_FLOAT, [_FLOAT] * 3), f"llvm.fma.v{LANES}f32"
             )
 
+            def grow(total: Any, factor: Any, column: Any) -> Any:
+                if FUSED:
+                    return builder.call(fma, [factor, column, total])
+                return builder.fadd(builder.fmul(factor, column), total)
+
             def place(base: Any, row: Any, vector: int, kind: Any) -> Any:
                 at = builder.add(row, ir.Constant(index, LANES * vector))
                 return builder.bitcast(builder.gep(base, [at]), kind.as_pointer())
@@ -166,8 +175,7 @@ def _tile_of(rows: int, vectors: int) -> Any:
                 offset = builder.mul(left_row, ir.Constant(index, row))
                 factor = broadcast(builder.load(builder.gep(at[0], [offset]), align=4))
                 for k in range(vectors):
-                    old = sums[row * vectors + k]
-                    grown.append(builder.call(fma, [factor, columns[k], old]))
+                    grown.append(grow(sums[row * vectors + k], factor, columns[k]))
             following = [
                 builder.add(term, ir.Constant(index, 1)),
                 *(builder.gep(at[k], [step]) for k, step in enumerate((left_term, right_term))),

@@ -60,10 +60,11 @@ def test_rows_and_columns_that_are_alike_have_like_products():
 
 
 def test_terms_are_rounded_once_and_added_in_their_order():
-    left = np.array([[1 + 2.0**-12, 2.0**-23, 1.0]], np.float32)
-    right = np.array([[1 + 2.0**-12], [1.0], [-1.0]], np.float32)
-    # The first product is 1 + 2⁻¹¹ + 2⁻²⁴: rounded, its end is lost; then 2⁻²³ and −1 are added.
-    assert products.multiply(left, right) == 2.0**-11 + 2.0**-23
+    near = 1 + 2.0**-12  # its square is 1 + 2⁻¹¹ + 2⁻²⁴, of which single precision has no end
+    left, right = np.array([[near, 1.0], [1.0, near]], np.float32), np.float32([[near], [-1.0]])
+    assert products.multiply(left[:1], right) == 2.0**-11
+    end = 2.0**-24 if products.FUSED else 0.0
+    assert products.multiply(left[1:], np.float32([[-1.0], [near]])) == 2.0**-11 + end
 
 
 @pytest.mark.parametrize("shape", SHAPES)
