@@ -47,7 +47,8 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "script", ["demo", "test", "calibrate", "accuracy", "relatedness", "storm", "picture"]
+    "script",
+    ["demo", "test", "test_blas", "calibrate", "accuracy", "relatedness", "storm", "picture"],
 )
 @pytest.mark.parametrize(
     ("fails_on", "words"),

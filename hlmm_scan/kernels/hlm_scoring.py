@@ -14,9 +14,9 @@ deviation, times the step; limited-memory BFGS learns some of it from the gradie
 approached, not where it is. Most variants of a scan need one sweep or two. Genotypes with a strong
 variance effect get their Hessian anew on the way (math.md §4).
 
-**A variant's numbers do not depend on its block.** Matrix products always have 64 columns, which
-BLAS treats alike, and so do the loops of vectors between them: sums are the same bit for bit
-wherever in a tile a variant stands. Decisions (metric, halved steps, stop) are taken per variant.
+**A variant's numbers do not depend on its block.** Matrix products (:mod:`products`) treat all
+columns alike, and so do the loops of vectors between them: sums are the same bit for bit wherever
+in a tile a variant stands. Decisions (metric, halved steps, stop) are taken per variant.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.hlm_joint import JointDesign
 from hlmm_scan.kernels.hlm_scoring_lanes import (
     PROJECTED_SUMS,
@@ -128,15 +129,15 @@ class Start:
         x, squares, cubes = np.empty((3, rows, TILE), np.float32)
         absent = np.empty((rows if missing else 0, TILE), np.float32)
         centre = tile.centre.astype(np.float32)
-        products = (columns.start, columns.powers, columns.powers, columns.absent)
-        sums = [np.zeros((a.shape[1], TILE)) for a in products]
+        factors = (columns.start, columns.powers, columns.powers, columns.absent)
+        sums = [np.zeros((a.shape[1], TILE)) for a in factors]
         for s in strips(n):
             size = len(tile.g[s])
             parts = [x[:size], squares[:size], cubes[:size], absent[:size]]
             centred(tile.g[s], centre, *parts)
-            for total, factor, part in zip(sums, products, parts, strict=True):
+            for total, factor, part in zip(sums, factors, parts, strict=True):
                 if len(part):
-                    total += factor[s].T @ part
+                    products.add_product(factor[s].T, part, total)
         return cls(*(total.T.copy() for total in sums))
 
 
@@ -180,11 +181,11 @@ class Sweep:
         for s in strips(n):
             X, V, g = columns.mean[s], columns.variance[s], tile.g[s]
             es, rs = e[: len(g)], r[: len(g)]
-            np.matmul(V, variance, out=es)
-            np.matmul(X, mean, out=rs)
+            products.multiply(V, variance, es)
+            products.multiply(X, mean, rs)
             weigh(es.ravel(), rs.ravel(), g.ravel(), parameters, sums.reshape(-1))
-            Xwr += X[:, 1:].T @ rs
-            Vk += V[:, 1:].T @ es
+            products.add_product(X[:, 1:].T, rs, Xwr)
+            products.add_product(V[:, 1:].T, es, Vk)
         gradient = np.concatenate([-Xwr, 0.5 * Vk, -sums[:1], 0.5 * sums[1:2]])[:, :m].T.copy()
         value = 0.5 * (tile.people - sums[2] - sums[3])
         return cls(gradient, value[:m], sums[4:, :m])
@@ -236,10 +237,10 @@ class Projected:
         for s in strips(n):
             X, V, g = columns.mean[s], columns.variance[s], tile.g[s]
             e, r, px, qv = work[:, : len(g)]
-            np.matmul(V, variance, out=e)
-            np.matmul(X, mean, out=r)
-            np.matmul(X[:, 1:], on_X, out=px)
-            np.matmul(V[:, 1:], on_V, out=qv)
+            products.multiply(V, variance, e)
+            products.multiply(X, mean, r)
+            products.multiply(X[:, 1:], on_X, px)
+            products.multiply(V[:, 1:], on_V, qv)
             flat = (e.ravel(), r.ravel(), g.ravel(), px.ravel(), qv.ravel())
             weigh_projected(*flat, parameters, sums.reshape(-1))
         found = sums[:, :m]

@@ -1,8 +1,8 @@
 """The genotypes that the fast joint HLM kernel has before it: 64 variants, people-major.
 
-A tile always has 64 columns, some of which may stand empty: matrix products of one shape treat
-every column alike, so a variant's sums are the same bit for bit wherever in a tile it stands and
-whoever its neighbours are.
+A tile always has 64 columns, some of which may stand empty: loops of vectors go over all of them,
+and treat every column alike, as matrix products (:mod:`products`) do. So a variant's sums are the
+same bit for bit wherever in a tile it stands and whoever its neighbours are.
 """
 
 from __future__ import annotations

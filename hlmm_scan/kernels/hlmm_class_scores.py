@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.bit_planes import BITS, Words, add_shared, words_of
 from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.hlmm_products import PEOPLE_PER_STRIP, WIDTH, plain
@@ -265,7 +266,7 @@ def _products(design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float) 
                 s = slice(first, min(first + PEOPLE_PER_STRIP, n))
                 part = h[:, : s.stop - first]
                 _centred(packed[rows], samples[s], mean[rows], part)
-                linear += (part @ design.columns[s]).astype(np.float64)
+                products.add_product(part, design.columns[s], linear)
             found[:, rows] = design.eigen.rotate(linear.T)[:, :size]
             continue
         shared = np.zeros((BITS * lattice.rows.shape[1], 3 * WIDTH), np.int32)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.bit_planes import BITS, Words, add_shared, words_of
 from hlmm_scan.kernels.class_sums import plan_class_sums
 from hlmm_scan.kernels.hlmm_quasi_basis import REFINED_WIDTH, TERMS, QuasiBasis
@@ -173,7 +174,7 @@ def quasi_sums(
     counts, residuals, squares = np.moveaxis(plan.sums(packed)[0], -1, 0)
     called = counts.sum(axis=1)
     centre = (counts @ np.arange(3.0)) / np.maximum(called, 1)
-    sums, products = np.zeros((m, 3, r)), np.zeros((m, 3, r))
+    sums, on_residual = np.zeros((m, 3, r)), np.zeros((m, 3, r))
     series, probed = np.zeros((m, 4, TERMS)), np.zeros(m)
     phi = 1 / (1 + basis.kappa * basis.eigen.values)
     for missing in (False, True):
@@ -186,16 +187,16 @@ def quasi_sums(
             )
             # The rotation is the same product whatever the neighbours.
             F, S = (_by_variant(basis.eigen.rotate(x), len(rows)) for x in (weighted, indicators))
-            sums[rows, 1:], products[rows, 1:] = S[:, :2], F[:, :2]
-            sums[rows, 0], products[rows, 0] = basis.sums, basis.products
+            sums[rows, 1:], on_residual[rows, 1:] = S[:, :2], F[:, :2]
+            sums[rows, 0], on_residual[rows, 0] = basis.sums, basis.products
             series[rows, 1 : 3 + missing] = _by_variant(coefficients, len(rows))
             if missing:
                 sums[rows, 0] -= S[:, 2]
-                products[rows, 0] -= F[:, 3]
+                on_residual[rows, 0] -= F[:, 3]
             # In rows: numpy adds up in an order that depends on how an array is laid out.
             probed[rows] = (np.ascontiguousarray(F[:, 2]) ** 2 * phi).sum(axis=1)
     sums[:, 0] -= sums[:, 1] + sums[:, 2]
-    products[:, 0] -= products[:, 1] + products[:, 2]
+    on_residual[:, 0] -= on_residual[:, 1] + on_residual[:, 2]
     series[:, 0] = -(series[:, 1] + series[:, 2] + series[:, 3])
     spread = (counts * (np.arange(3) - centre[:, None]) ** 2).sum(axis=1)
     mean = _mean_square(basis)
@@ -206,7 +207,7 @@ def quasi_sums(
         np.ascontiguousarray(residuals),
         np.ascontiguousarray(squares),
         sums,
-        products,
+        on_residual,
         series,
         ratio,
         np.broadcast_to(basis.beta, (m, r)),
@@ -246,7 +247,7 @@ def refine_sums(
     beta = sums.beta + shift
     shift = beta - basis.beta
     packed, samples, residual = plain(packed), plain(samples), plain(basis.residual)
-    products = np.empty((m, 3, r))
+    on_residual = np.empty((m, 3, r))
     elementary = np.zeros((m, 4, 2))
     totals = basis.products - basis.eigen.values * shift
     for start in range(0, m, REFINED_WIDTH):
@@ -263,19 +264,19 @@ def refine_sums(
                 packed[rows],
                 samples[strip],
                 residual[strip],
-                columns @ spread,
+                products.multiply(columns, spread),
                 part,
                 elementary[rows],
             )
-            linear += columns.T @ part
+            products.add_product(columns.T, part, linear)
         F = basis.eigen.rotate(linear).reshape(r, REFINED_WIDTH, 3).transpose(1, 2, 0)[:size]
-        products[rows, 1:] = F[:, :2]
-        products[rows, 0] = totals[rows] - F.sum(axis=1)
+        on_residual[rows, 1:] = F[:, :2]
+        on_residual[rows, 0] = totals[rows] - F.sum(axis=1)
     return replace(
         sums,
         residuals=elementary[:, _CODES, 0],
         squares=elementary[:, _CODES, 1],
-        products=products,
+        products=on_residual,
         beta=beta,
         refined=True,
     )
@@ -334,11 +335,12 @@ def _multiplied(
             words,
         )
         # People along the rows of the one and down the other: a tenth faster than any other way.
-        linear += weighted.reshape(-1, strip_size)[:, :size] @ basis.columns[strip]
+        filled = weighted.reshape(-1, strip_size)[:, :size]
+        products.add_product(filled, basis.columns[strip], linear)
         ones = indicators.reshape(-1, strip_size)[:, :size]
-        series += ones @ basis.series[strip]
+        products.add_product(ones, basis.series[strip], series)
         if lattice is None:
-            sums += ones @ basis.columns[strip]
+            products.add_product(ones, basis.columns[strip], sums)
         else:
             people = np.arange(start, strip.stop)
             add_shared(lattice.planes(people), plain(words.reshape(len(ones), -1)), shared)

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.hlmm_products import PEOPLE_PER_STRIP, QuasiSums, plain
 from hlmm_scan.kernels.hlmm_quasi import QuasiFits
 from hlmm_scan.kernels.hlmm_quasi_basis import REFINED_WIDTH, QuasiBasis
@@ -158,7 +159,7 @@ def sandwich_covariances(
                 plain(samples[strip]),
                 plain(basis.residual[strip]),
                 plain(prediction[strip]),
-                basis.columns[strip] @ spread,
+                products.multiply(basis.columns[strip], spread),
                 plain(mean[rows]),
                 moments[rows],
             )

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, joined, take
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.hlmm_screen_design import (
@@ -217,24 +218,24 @@ def _first_product(design: RandomScreenDesign, genotypes: GenotypeBlock) -> _Var
     variants = _Variants(
         genotypes, middle, empty, empty, empty, none, none, none, none, none.astype(bool)
     )
-    products, thin = np.zeros((_TILE, design.R.shape[1])), np.zeros((_TILE, design.thin.shape[1]))
+    on_R, thin = np.zeros((_TILE, design.R.shape[1])), np.zeros((_TILE, design.thin.shape[1]))
     spread, total = np.zeros(_TILE), np.zeros(_TILE)
     for s in strips(n):
         h = variants.centred(design.samples[s])
-        products += h.astype(np.float32) @ design.R[s]
+        products.add_product(h.astype(np.float32), design.R[s], on_R)
         thin += h @ design.thin[s]
         _squares(h, design.w[s], spread)
         _squares(h, design.diagonal[s], total)
     if design.squares is not None:  # all people are in one strip
-        total = np.einsum("mn,mn->m", h, h.astype(np.float32) @ design.squares)
+        total = np.einsum("mn,mn->m", h, products.multiply(h.astype(np.float32), design.squares))
     Xh, uh = thin[:, :c], thin[:, c:-1]
     with np.errstate(all="ignore"):
         gamma, delta = Xh @ design.mean, 0.5 * uh @ design.variance
-        whole = spread - h2 * (products**2).sum(axis=1)
+        whole = spread - h2 * (on_R**2).sum(axis=1)
         I_a = whole - (gamma * Xh).sum(axis=1)
         I_b = 0.5 * (total - (delta * uh).sum(axis=1))
         rest = np.minimum(I_a / whole, 2 * I_b / total)
-        projected = products - gamma @ design.RX.T
+        projected = on_R - gamma @ design.RX.T
         random = h2 * (projected**2).sum(axis=1)
         return replace(
             variants,
@@ -270,17 +271,18 @@ def _put(
             h = variants.centred(design.samples[s])
             derivative = h * design.diagonal[s]
             if design.squares is not None:
-                derivative = (h.astype(np.float32) @ design.squares).astype(np.float64)
-            random = np.broadcast_to(np.float32(0), h.shape)
+                single = h.astype(np.float32)
+                derivative = products.multiply(single, design.squares).astype(np.float64)
+            random = np.zeros(h.shape, np.float32)
             if exactly:
-                random = coefficients @ design.R[s].T
+                random = products.combine(coefficients, design.R[s])
             _people(
                 h,
                 variants.gamma @ design.X[s].T,
                 variants.delta[:, :v] @ design.V[s].T,
                 variants.delta @ design.u[s].T,
                 derivative,
-                np.ascontiguousarray(random),
+                random,
                 np.ones(_TILE) if exactly else 1 - variants.phi,
                 1 / np.sqrt(design.w[s]),
                 design.own[s],

@@ -38,6 +38,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, LeverageTerms, WeightedBasis
 
 Float = NDArray[np.float64]
@@ -349,16 +350,16 @@ def evaluate(
     sums = np.zeros((m, columns.shape[1]))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for s in strips(n):
-            work = np.matmul(minus_b, V[:, s])
+            work = products.multiply(minus_b, V[:, s])
             _log_weights(s.start, work, tile.g, tile.called, reference[s], b_g, log_variance)
             np.exp(work, out=work)
             change = np.empty_like(work)
             _residuals(
-                s.start, work, tile.g, tile.called, alpha @ X[:, s], tile.random, residual[s],
-                start[s], unit[s], a_g, tile.left, change, weight_sum,
+                s.start, work, tile.g, tile.called, products.multiply(alpha, X[:, s]), tile.random,
+                residual[s], start[s], unit[s], a_g, tile.left, change, weight_sum,
             )  # fmt: skip
             tile.weight[:, s] = work
-            sums += change @ columns[s]
+            products.add_product(change, columns[s], sums)
         mean = weight_sum / n
         kappa = h2 * mean
         series_at = LeverageTerms.of(basis.leverage, kappa)
@@ -377,8 +378,8 @@ def evaluate(
         terms, slopes = series_at.terms.T.astype(dtype), series_at.slopes.T.astype(dtype)
         level, level_slope = (trace / n).astype(dtype), (-pair_trace / n).astype(dtype)
         for s in strips(n):
-            np.matmul(spread, columns[s].T, out=tile.step[:, s])
-            R = terms @ series[:, s] + level[:, None]
+            tile.step[:, s] = products.combine(spread, columns[s])
+            R = products.multiply(terms, series[:, s]) + level[:, None]
             _spread(s.start, tile.weight, tile.step, R, single, kappa_, tile.centred, square)
         # Of J: half its slope along the step, and half its curvature, both times h2.
         along = (shift * (h2 * product - beta)).sum(axis=0)
@@ -390,7 +391,8 @@ def evaluate(
         if basis.pairs is None:
             off = tile.centred * tile.excess[:, None].astype(dtype)
         else:
-            off = (tile.centred.astype(np.float32) @ basis.pairs).astype(dtype)
+            centred = tile.centred.astype(np.float32)
+            off = products.multiply(centred, basis.pairs).astype(dtype)
         cubes = (shrunk**3).sum(axis=0)
         scale = (pair_trace - series_at.squares) / basis.pair_sum
         scale_slope = (-2 * cubes - series_at.squares_slope) / basis.pair_sum
@@ -398,8 +400,8 @@ def evaluate(
         parts, outer = np.zeros((7, m)), np.zeros((3, m))
         by_alpha, by_b, weighted = np.zeros((m, c)), np.zeros((m, v)), np.zeros((m, v))
         for s in strips(n):
-            R = terms @ series[:, s] + level[:, None]
-            slope = slopes @ series[:, s] + level_slope[:, None]
+            R = products.multiply(terms, series[:, s]) + level[:, None]
+            slope = products.multiply(slopes, series[:, s]) + level_slope[:, None]
             _determinant(
                 s.start, tile.weight, tile.left, tile.random, tile.step, length_, R, slope,
                 tile.centred, off, single, kappa_, scale_, tile.leverage, parts,
@@ -409,9 +411,9 @@ def evaluate(
                 s.start, tile.weight, tile.left, tile.leverage, tile.g, tile.called, unit[s], h2_,
                 score, mean_score, outer,
             )  # fmt: skip
-            by_alpha += mean_score @ X[:, s].T
-            by_b += score @ V[:, s].T
-            weighted += tile.weight[:, s] @ V[:, s].T
+            products.add_product(mean_score, X[:, s].T, by_alpha)
+            products.add_product(score, V[:, s].T, by_b)
+            products.add_product(tile.weight[:, s], V[:, s].T, weighted)
         tile.beta += length * shift
         u = np.where(h2 > 0, (beta + length * shift) / h2, product + mean * values[:, None] * beta)
         u_square = (u**2).sum(axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.hlmm_weighted_basis import STRIP, LeverageTerms, WeightedBasis
 from hlmm_scan.kernels.hlmm_weighted_exact import ExactDeterminant
@@ -187,9 +188,12 @@ def covariances(
     before = LeverageTerms.of(basis.leverage, kappa - away)
     bend = (series_at.slopes - before.slopes) / (2 * away)
     series = basis.series_rows
-    R = series_at.terms.T.astype(dtype) @ series + (first / n).astype(dtype)
-    slope = series_at.slopes.T.astype(dtype) @ series - (second / n).astype(dtype)
-    curvature = bend.T.astype(dtype) @ series + (third / n).astype(dtype)
+    R, slope, curvature = (
+        products.multiply(of_kappa.T.astype(dtype), series) + level.astype(dtype)
+        for of_kappa, level in (
+            (series_at.terms, first / n), (series_at.slopes, -second / n), (bend, third / n)
+        )
+    )  # fmt: skip
     scale = (second[:, 0] - series_at.squares) / basis.pair_sum
     per_mean, kappa_, h2_ = (x.astype(dtype) for x in (1 / mean, kappa, h2))
     spread, M, sums = np.empty_like(g), np.empty_like(g), np.zeros((8, m))
@@ -212,7 +216,7 @@ def covariances(
             vectors += constant[:, None].astype(dtype)
     else:
         for vectors in (across_g, across_1):
-            found = vectors.astype(np.float32) @ basis.pairs
+            found = products.multiply(vectors.astype(np.float32), basis.pairs)
             vectors[:] = found * scale[:, None]
     u_g, u_h, level_row, inner = (*(np.empty_like(g) for _ in range(3)), np.zeros((3, m)))
     _operate(
@@ -233,7 +237,7 @@ def covariances(
             hh[k] = ((called[k] - M[k]).sum() - h2[k] * u_h[k].sum()) / h2[k] ** 2
             gg[k], gh[k] = g[k] @ u_g[k], g[k] @ u_h[k]
     X, V, unit, *_ = basis.rows
-    gV, hV, VV_level = (x @ V.T for x in (u_g, u_h, level_row))
+    gV, hV, VV_level = (products.multiply(x, V.T) for x in (u_g, u_h, level_row))
     square = M * M
     moments = _Moments.of(basis, square, weight * M, weight)
     across_null = basis.null_across
@@ -252,10 +256,9 @@ def covariances(
 
     # What of the genotype the covariates explain would ask for XᵀΣ⁻¹X exactly: little is left.
     x = g * unit
-    gamma = np.linalg.solve(moments.XX, ((weight * M * x) @ X.T)[:, :, None].astype(np.float64))[
-        :, :, 0
-    ]
-    x -= (gamma.astype(dtype) @ X) * called
+    weighted = products.multiply(weight * M * x, X.T)
+    gamma = np.linalg.solve(moments.XX, weighted[:, :, None].astype(np.float64))[:, :, 0]
+    x -= products.multiply(gamma.astype(dtype), X) * called
     # How much less each refinement does than the one before: at most the norm of κΛ₀^-½ΔΛ₀^-½.
     decay = np.ones(m)
     if basis.pairs is None:
@@ -263,7 +266,7 @@ def covariances(
         of_person = np.maximum(series_at.squares, 0) / n + np.abs(excess)
         decay = np.minimum(kappa**2 * of_person * deviations, 1.0)
     own, left = _mean_part(basis, x, weight, h2, decay)
-    cross = (weight * left) @ X.T
+    cross = products.multiply(weight * left, X.T)
     A = basis.information[:c, :c] + moments.change
     explained = np.linalg.solve(A, cross[:, :, None].astype(np.float64))[:, :, 0]
     efficient = own - np.einsum("mi,mi->m", cross, explained)
@@ -282,13 +285,15 @@ def covariances(
         if not finished.held[k]:
             out.random_variance_variance[k] = C[-2, -2]
     e = coefficients.astype(dtype)
-    u = square * (e[:, :v] @ V) + (ratio[:, None].astype(dtype) * e[:, :v]) @ across_null
+    u = square * products.multiply(e[:, :v], V)
+    u += products.multiply(ratio[:, None].astype(dtype) * e[:, :v], across_null)
     for k, exact_V in operated.items():
         u[k] = exact_V @ e[k, :v]
     u += u_g * e[:, -1:] + u_h * e[:, v : v + 1]
     u *= called
     scores = basis.null_fitted
-    efficient_x = np.sqrt(weight) * (left - explained.astype(dtype) @ scores)
+    in_scores = products.multiply(explained.astype(dtype), scores)
+    efficient_x = np.sqrt(weight) * (left - in_scores)
     efficient_x /= efficient[:, None].astype(dtype)
     third_moment, fourth_moment = basis.moments
     squared = np.einsum("mi,mi->m", u, u)[:count]
@@ -302,14 +307,15 @@ def covariances(
         0.5 * third_moment * np.einsum("mi,mi->m", efficient_x, u)[:count]
     )
     if sandwich:
-        by_row = x - (explained.astype(dtype) @ X) * called
+        by_row = x - products.multiply(explained.astype(dtype), X) * called
         random = basis.fitted_random + tile.random[rows]
         score = weight * tile.left[rows]
         add = (by_row / efficient[:, None] * score)[:count]
         excess = score * tile.left[rows] + h2[:, None] * weight * leverage - called
         per_h2 = 1 / np.where(h2 > 0, h2, 1.0)[:, None]
         by_h2 = score * random * per_h2 - weight * leverage
-        var = 0.5 * ((e[:, :v] @ V + e[:, -1:] * g) * excess + e[:, v : v + 1] * by_h2)[:count]
+        effects = products.multiply(e[:, :v], V) + e[:, -1:] * g
+        var = 0.5 * (effects * excess + e[:, v : v + 1] * by_h2)[:count]
         out.add_variance_sandwich[:] = np.einsum("mi,mi->m", add, add)
         out.var_variance_sandwich[:] = np.einsum("mi,mi->m", var, var)
         out.add_var_covariance_sandwich[:] = np.einsum("mi,mi->m", add, var)
@@ -344,12 +350,13 @@ class _Moments:
         for design, rows in ((V, square), (X, W), (scores, weight - null)):
             k = len(design)
             upper = np.triu_indices(k)
-            sums = np.zeros((len(rows), len(upper[0])))
+            sums = np.zeros((len(upper[0]), len(rows)))
             for start in range(0, basis.n, STRIP):
                 strip = design[:, start : start + STRIP]
-                sums += rows[:, start : start + STRIP] @ (strip[upper[0]] * strip[upper[1]]).T
+                pairs = strip[upper[0]] * strip[upper[1]]
+                products.add_product(pairs, rows[:, start : start + STRIP].T, sums)
             whole = np.empty((len(rows), k, k))
-            whole[:, upper[0], upper[1]] = whole[:, upper[1], upper[0]] = sums
+            whole[:, upper[0], upper[1]] = whole[:, upper[1], upper[0]] = sums.T
             made.append(whole)
         return cls(*made)
 
@@ -365,9 +372,9 @@ def _mean_part(
     left, value = x.copy(), (weight * x * x).sum(axis=1, dtype=np.float64)
     unsettled = np.ones(len(x), bool)
     for _ in range(_MAX_REFINEMENTS):
-        product = basis.back((weight * left) @ basis.columns)
+        product = basis.back(products.multiply(weight * left, basis.columns))
         shift = h * phi * (product + mean * values * coefficients) - coefficients
-        step = basis.forward(shift) @ basis.columns.T
+        step = products.combine(basis.forward(shift), basis.columns)
         along = (shift * (h * product - coefficients)).sum(axis=1)
         curvature = (shift**2).sum(axis=1)
         curvature += h2 * (weight * step * step).sum(axis=1, dtype=np.float64)

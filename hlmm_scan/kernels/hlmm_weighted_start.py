@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import products
 from hlmm_scan.kernels.hlm_scoring_steps import UNIQUE
 from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
 
@@ -88,20 +89,27 @@ class Start:
         kappa = float(basis.theta[-1] * basis.weight.mean())
         phi = 1 / (1 + kappa * basis.values)
         scores, squares, spread = basis.start
-        linear = (g @ scores).astype(np.float64)
-        total, D_a, D_b, own = (np.square(g) @ squares).astype(np.float64).T
-        back = basis.back((g * (basis.unit * basis.weight).astype(dtype)) @ basis.columns)
+        linear, of_squares = np.zeros((width, scores.shape[1])), np.zeros((width, 4))
+        products.add_product(g, scores, linear)
+        products.add_product(np.square(g), squares, of_squares)
+        total, D_a, D_b, own = of_squares.T
+        in_mean = (basis.unit * basis.weight).astype(dtype)
+        back = basis.back(products.multiply(g * in_mean, basis.columns))
         D_a = D_a - basis.theta[-1] * (back**2 @ phi)
         excess = np.zeros(width)
         if basis.pairs is None:
-            found = [basis.back((g * probe) @ basis.columns) for probe in basis.probes.T]
+            found = [
+                basis.back(products.multiply(g * probe, basis.columns)) for probe in basis.probes.T
+            ]
             estimate = np.mean([x**2 @ phi for x in found], axis=0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 excess = np.where(total > 0, (estimate - own) / total, 0.0)
             D_b = D_b + 0.5 * kappa**2 * excess * total
         else:
             weighted = (g * spread).astype(np.float32)
-            D_b = D_b + 0.5 * kappa**2 * (weighted * (weighted @ basis.pairs)).sum(axis=1)
+            D_b = D_b + 0.5 * kappa**2 * (weighted * products.multiply(weighted, basis.pairs)).sum(
+                axis=1
+            )
 
         gradient = np.zeros((width, p))
         gradient[:, -2:] = linear[:, -2:]
