@@ -360,30 +360,32 @@ def _variance_factor(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _largest_mean(
-    bins: Any, N: Any, g: Any, sign: float
-) -> tuple[float, float]:  # pragma: no cover
-    """Return the largest Σgs·sign that an allocation can have, and the log of its probability.
+    bins: Any, N: Any, g: Any, sign: float, probability: bool
+) -> float:  # pragma: no cover
+    """Return the largest Σgs·sign that an allocation can have; or the log of its probability.
 
     Bins are sorted by s. The classes of most copies take the people of largest s·sign.
     """
     k, size = len(N), bins.shape[1]
     order = np.argsort(g)
-    n = 0.0
-    log_p = 0.0
-    for c in range(k):
-        n += N[c]
-        log_p += math.lgamma(N[c] + 1.0)
-    log_p -= math.lgamma(n + 1.0)
-    at, value, place = 0, 0.0, k - 1
+    value = log_p = n = 0.0
+    if probability:
+        for c in range(k):
+            n += N[c]
+            log_p += math.lgamma(N[c] + 1.0)
+        log_p -= math.lgamma(n + 1.0)
+    place = k - 1
     left = N[order[place]]
     for b in range(size):
         at = size - 1 - b if sign > 0 else b
         people = bins[0, at]
-        log_p += math.lgamma(people + 1.0)
+        if probability:
+            log_p += math.lgamma(people + 1.0)
         while people > 1e-9:
             taken = min(people, left)
             value += taken * g[order[place]] * bins[1, at] * sign
-            log_p -= math.lgamma(taken + 1.0)
+            if probability:
+                log_p -= math.lgamma(taken + 1.0)
             people -= taken
             left -= taken
             if left <= 1e-9:
@@ -391,7 +393,7 @@ def _largest_mean(
                     break
                 place -= 1
                 left = N[order[place]]
-    return value, log_p
+    return log_p if probability else value
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -474,7 +476,8 @@ def mean_and_joint(
         Natural log of the one-sided p of the mean's score where that is the largest that there
         is; else NaN.
     opposite : float
-        Natural log of the smallest one-sided p on the other side.
+        Natural log of the smallest one-sided p on the other side where scores do not go so far
+        there; else −∞.
     flags : int
         1 where z_a is that of the farthest score that was reached, 2 where z_b is.
 
@@ -506,11 +509,12 @@ def mean_and_joint(
     scale[k], scale[k + 1] = math.sqrt(G[2]), math.sqrt(variance * G[2])
     x, start = np.zeros(k + 2), np.zeros(k + 2)
     mean, C = np.empty(k + 3), np.empty((k + 3, k + 3))
-    flags, bound = 0, math.nan
-    most, log_p = _largest_mean(bins, N, g, 1.0 if U_a > 0 else -1.0)
-    if abs(U_a) >= most * (1.0 - 1e-9):
-        bound = log_p
-    opposite = _largest_mean(bins, N, g, -1.0 if U_a > 0 else 1.0)[1]
+    flags, bound, opposite = 0, math.nan, -math.inf
+    sign = 1.0 if U_a > 0 else -1.0
+    if abs(U_a) >= _largest_mean(bins, N, g, sign, False) * (1.0 - 1e-9):
+        bound = _largest_mean(bins, N, g, sign, True)
+    if abs(U_a) > _largest_mean(bins, N, g, -sign, False):
+        opposite = _largest_mean(bins, N, g, -sign, True)
     start[k] = U_a / G[2]
     share = _staged(1, bins, log_n, d, h, G, target[: k + 1], scale, start, x, room, bits, mean, C)
     if share < 1.0:

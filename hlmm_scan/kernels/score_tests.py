@@ -72,12 +72,22 @@ class ScoreTests:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _one(
-    table: Any, moments: Any, N: Any, copies: Any, U: Any, room: Any, bits: Any, out: Any
+    whole: Any,
+    moments: Any,
+    share: float,
+    N: Any,
+    copies: Any,
+    U: Any,
+    own: Any,
+    room: Any,
+    bits: Any,
+    out: Any,
 ) -> int:  # pragma: no cover
     """Fill z of the mean, of the variance, of the variance given the mean, and two log p.
 
     The latter are those of the mean at its bound, and at the bound of the other side.
 
+    `whole` is the table of bins, of which `share` of the people are called, `own` room for one;
     `N` and `copies` are of all classes; `U` are the scores Σgs, Σgq and the variance's with the
     additive effect taken out. Returns the flags.
     """
@@ -121,7 +131,7 @@ def _one(
     fourth = abs(kurtosis * moments[1]) * plain_a**4 / 24.0
     tail = abs(plain_a) > _TAIL and (abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH)
     by_mean = change_a > _MUCH or tail
-    by_joint = False
+    by_joint = by_variance = False
     flags = 0
     if unknown:
         flags = _VAR_UNKNOWN
@@ -150,10 +160,17 @@ def _one(
             abs(plain_b) * change_b > _LITTLE or fourth > _LITTLE_FOURTH
         )
         out[1] = z_b
-        if change_b > _MUCH or tail:
-            out[1], found = variance(table, people, g, U[2], room, bits)
-            if found:
-                flags |= _VAR_AT_BOUND
+        by_variance = change_b > _MUCH or tail
+    table = whole
+    if share < 1.0 and (by_mean or by_joint or by_variance):
+        # People without a call are missing from every bin alike.
+        table = own
+        for i in range(len(own)):
+            own[i] = whole[i] if i in (1, 2) else share * whole[i]
+    if not unknown and by_variance:
+        out[1], found = variance(table, people, g, U[2], room, bits)
+        if found:
+            flags |= _VAR_AT_BOUND
     out[0] = z_a
     if by_mean or by_joint:
         z_a, z_given, out[3], out[4], found = mean_and_joint(
@@ -177,11 +194,7 @@ def _all(
     room = np.empty((2 * N.shape[1] + 5, table.shape[1]))
     bits = np.empty(table.shape[1], np.int64)
     for j in range(len(N)):
-        # People without a call are missing from every bin alike.
-        for i in range(table.shape[0]):
-            for b in range(table.shape[1]):
-                own[i, b] = table[i, b] * (1.0 if i in (1, 2) else share[j])
-        flags[j] = _one(own, moments, N[j], copies[j], U[j], room, bits, out[j])
+        flags[j] = _one(table, moments, share[j], N[j], copies[j], U[j], own, room, bits, out[j])
 
 
 def score_tests(bins: ResidualBins, people: Float, copies: Float, scores: Float) -> ScoreTests:
