@@ -63,8 +63,9 @@ def to_frame(
             return frame
         limit = -np.log10(below)
         found = np.logical_or.reduce([test.neg_log10_p(block) > limit for test in chosen])
-        return frame.loc[found & (status < Status.NOT_CONVERGED)]
+        some: pd.DataFrame = frame.loc[found & (status < Status.NOT_CONVERGED)]
+        return some
 
     frames = [kept(block) for block in rows.by_phenotype()]
-    some = [frame for frame in frames if len(frame)] or frames[:1]
-    return pd.concat(some, ignore_index=True) if some else pd.DataFrame(columns=rows.columns)
+    frames = [frame for frame in frames if len(frame)] or frames[:1]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=rows.columns)
