@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
+from scipy.stats import t as student
 
 from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
 from hlmm_scan.analysis.rows import (
@@ -33,15 +34,15 @@ INFO_EDGES = (0.0, 0.3, 0.6, 0.8, 0.9, np.inf)
 LEVELS = (0.5, 1e-3, 1e-4)
 """Levels at which rejection is counted; at 0.5 it is another word for λ."""
 
-_BLOCKS = 100
-"""Runs of neighbouring variants by which chance in the counts is judged: neighbours in linkage
-reject together, and one true locus may be hundreds of them."""
+_BLOCKS = 20
+"""Runs of neighbouring variants, as long as chromosomes, by which chance in the counts is judged:
+neighbours in linkage reject together, and one true locus may be hundreds of them."""
 
 _ALPHA = 5e-4
 """Binomial probability below which a count is more, or less, than chance allows."""
 
-_SPREADS = {0.5: 3.3, 1e-3: 2.5, 1e-4: 2.5}
-"""Of what the runs vary by, a count must also be so many off."""
+_SPREAD_ALPHA = {0.5: 1e-4, 1e-3: 0.01, 1e-4: 0.01}
+"""Probability of Student's t below which a count must also lie, by what the runs vary by."""
 
 _MATERIAL = {0.5: (0.98, 1.02), 1e-3: (0.7, 1.2), 1e-4: (0.6, 1.4)}
 """Rejection over its nominal rate that does not matter, however certain; at 0.5 that is λ within
@@ -84,6 +85,7 @@ COLUMNS = (
     "test",
     "variants",
     "tests",
+    "worth",
     "λ",
     "(95%)",
     *(what for level in LEVELS if level < 0.5 for what in (f"p < {level:g}", "(95%)")),
@@ -101,10 +103,11 @@ class Rejection:
     level : float
     observed : int
     expected, lower, upper : float
-        Without effects, and the binomial band that holds 95%.
+        Without effects, and the binomial band that holds 95%, of as many independent tests as
+        these are worth.
     beyond : {-1, 0, 1}
-        1 where more reject than chance allows, −1 where fewer do: outside 99.9% of the binomial
-        distribution, farther than counts in 100 runs of neighbouring variants vary, and by so much
+        1 where more reject than chance allows, −1 where fewer do: outside 99.9% of that binomial
+        distribution, farther than counts in 20 runs of neighbouring variants vary, and by so much
         that it matters.
     """
 
@@ -132,10 +135,13 @@ class CalibratedTest:
     bin : Bin
     n : int
         Tests in it; those with a status of 5 or more, or without a p, are left out.
+    alike : float
+        How many of them are as good as one, for linkage: what p < 0.5 varies by in 20 runs of
+        neighbouring variants, over what it would of independent tests.
     lambda_gc : float
         Median χ² over that of the null distribution.
     lambda_band : tuple of float
-        What holds it with probability 95% where n independent tests have no effect.
+        What holds it with probability 95% where n / alike independent tests have no effect.
     rejections : tuple of Rejection
         At each of :data:`LEVELS`.
     rank : ndarray of int64, shape (k,)
@@ -147,6 +153,7 @@ class CalibratedTest:
     test: str
     bin: Bin
     n: int
+    alike: float
     lambda_gc: float
     lambda_band: tuple[float, float]
     rejections: tuple[Rejection, ...]
@@ -155,6 +162,11 @@ class CalibratedTest:
     expected: Float
     lower: Float
     upper: Float
+
+    @property
+    def independent(self) -> float:
+        """How many independent tests they are as good as."""
+        return self.n / self.alike
 
     @property
     def beyond(self) -> int:
@@ -170,6 +182,7 @@ class CalibratedTest:
             self.test,
             self.bin.words,
             f"{self.n:,}",
+            f"{self.independent:,.0f}",
             f"{self.lambda_gc:.3f}" if self.n else "–",
             "{:.2f}–{:.2f}".format(*self.lambda_band) if self.n else "",
             *(
@@ -195,6 +208,7 @@ class CalibratedTest:
                 "high": None if np.isinf(self.bin.high) else self.bin.high,
             },
             "n": self.n,
+            "independent": self.independent,
             "lambda_gc": _number(self.lambda_gc),
             "lambda_band": [_number(x) for x in self.lambda_band],
             "rejections": [asdict(r) for r in self.rejections],
@@ -400,6 +414,7 @@ def minor_allele_count(columns: dict[str, NDArray[Any]]) -> Float:
 
 def _summary(test: ReportedTest, which: Bin, seen: _Seen) -> CalibratedTest:
     values = seen.values
+    alike = _alike(seen.tests, seen.below[0])
     ranks = values.ranks_to_show()
     expected, lower, upper = expected_neg_log10_p(ranks, values.n)
     return CalibratedTest(
@@ -407,9 +422,10 @@ def _summary(test: ReportedTest, which: Bin, seen: _Seen) -> CalibratedTest:
         bin=which,
         n=values.n,
         lambda_gc=values.lambda_gc(test.df),
-        lambda_band=_lambda_band(values.n, test.df),
+        alike=alike,
+        lambda_band=_lambda_band(values.n / alike, test.df),
         rejections=tuple(
-            _rejection(level, seen.tests, below)
+            _rejection(level, seen.tests, below, alike)
             for level, below in zip(LEVELS, seen.below, strict=True)
         ),
         rank=ranks,
@@ -420,7 +436,7 @@ def _summary(test: ReportedTest, which: Bin, seen: _Seen) -> CalibratedTest:
     )
 
 
-def _lambda_band(n: int, df: int) -> tuple[float, float]:
+def _lambda_band(n: float, df: int) -> tuple[float, float]:
     """Return what holds λ of n independent tests without effects with probability 95%."""
     if not n:
         return np.nan, np.nan
@@ -429,21 +445,42 @@ def _lambda_band(n: int, df: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _rejection(level: float, tests: NDArray[np.int64], below: NDArray[np.int64]) -> Rejection:
+def _spread(tests: NDArray[np.int64], below: NDArray[np.int64]) -> float:
+    """Return the standard error of a count, from what it is in each block."""
+    blocks = int((tests > 0).sum())
+    if blocks < 2:
+        return np.inf
+    rest = below - tests * (below.sum() / tests.sum())
+    return float(np.sqrt((rest**2).sum() * blocks / (blocks - 1)))
+
+
+def _alike(tests: NDArray[np.int64], halves: NDArray[np.int64]) -> float:
+    """Return how many tests are as good as one, by how p < 0.5 varies from block to block."""
+    n = int(tests.sum())
+    spread = _spread(tests, halves) if n else np.inf
+    return float(np.clip(spread**2 / (0.25 * n), 1.0, n)) if np.isfinite(spread) else 1.0
+
+
+def _rejection(
+    level: float, tests: NDArray[np.int64], below: NDArray[np.int64], alike: float
+) -> Rejection:
     """Count rejections at a level; tests and rejections are those of each block."""
     n, observed = int(tests.sum()), int(below.sum())
     expected = n * level
-    lower, upper = (float(binom.ppf(q, n, level)) if n else 0.0 for q in (0.025, 0.975))
-    # Neighbours are alike: what the blocks' counts vary by, about the rate they have together.
-    blocks = int((tests > 0).sum())
-    rest = below - tests * (observed / n if n else 0.0)
-    spread = np.sqrt((rest**2).sum() * blocks / max(blocks - 1, 1))
-    least, (low, high) = _SPREADS[level] * float(spread), _MATERIAL[level]
+    lower, upper = (
+        alike * float(binom.ppf(q, round(n / alike), level)) if n else 0.0 for q in (0.025, 0.975)
+    )
+    spread, blocks = _spread(tests, below) if n else np.inf, int((tests > 0).sum())
+    least = float(student.isf(_SPREAD_ALPHA[level], max(blocks - 1, 1))) * spread
+    low, high = _MATERIAL[level]
+    # Those that are alike make one event, be they tests in linkage or one locus.
+    alike = max(alike, spread**2 / observed if observed and np.isfinite(spread) else 1.0)
+    events, chances = observed / alike, round(n / alike)
     beyond = 0
     if observed - expected > least and observed > high * expected:
-        beyond = int(binom.sf(observed - 1, n, level) < _ALPHA)
+        beyond = int(binom.sf(np.ceil(events) - 1, chances, level) < _ALPHA)
     elif expected - observed > least and observed < low * expected:
-        beyond = -int(binom.cdf(observed, n, level) < _ALPHA)
+        beyond = -int(binom.cdf(np.floor(events), chances, level) < _ALPHA)
     return Rejection(level, observed, expected, lower, upper, beyond)
 
 

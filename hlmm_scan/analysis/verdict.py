@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import poisson
+from scipy.stats import binom
 
 if TYPE_CHECKING:
     from hlmm_scan.analysis.calibration import CalibratedTest
@@ -117,7 +118,8 @@ class Verdict:
     causes : tuple of Cause
         The likely causes, the plainest first; empty unless doubtful.
     shown_to : float
-        Smallest p down to which rejection was counted: ten tests are expected below it.
+        Smallest p down to which rejection was counted: ten independent tests are expected below
+        it.
     facts : Facts
     text : str
         All this in a few sentences.
@@ -163,9 +165,11 @@ def judge(tests: Sequence[CalibratedTest], facts: Facts) -> Verdict:
     * ``skew``: they do, and residuals are far from normal.
     """
     default = [t for t in tests if t.test in _WORDS or not any(x.test in _WORDS for x in tests)]
+    # The variance of a trait of two values has no test.
+    default = [t for t in default if t.n]
     whole = [t for t in default if t.bin.of == "all"]
     n = max((t.n for t in whole), default=0)
-    shown_to = 10 / n if n else 1.0
+    shown_to = 10 / max((t.independent for t in whole), default=10.0)
     if not n:
         text = "No verdict: no variant was tested."
         return Verdict("none", 0, (), shown_to, facts, text)
@@ -175,14 +179,15 @@ def judge(tests: Sequence[CalibratedTest], facts: Facts) -> Verdict:
             f"chance ({FEWEST_TESTS:,} at least)."
         )
         return Verdict("too_few", n, (), shown_to, facts, text)
-    causes = tuple(_causes(default, facts))
+    causes = tuple(_causes([t for t in default if t.n >= FEWEST_TESTS], facts))
     if causes:
         text = f"Not as expected without effects in {n:,} tests of {facts.people_words}: "
         text += " ".join(_sentence(c) for c in causes)
         return Verdict("doubtful", n, causes, shown_to, facts, text)
     text = (
         f"As expected without effects in {n:,} tests of {facts.people_words}: {_summary(whole)}. "
-        f"So many tests show rejection down to p near {shown_to:.1e}, and nothing below."
+        f"So many tests show how often p comes by chance down to some {shown_to:.1g}, and nothing "
+        "below."
     )
     if facts.far_from_normal:
         text += f" The {facts.shape}: ranks (--rint) or the logarithm may find more."
@@ -301,15 +306,20 @@ def _worse(test: CalibratedTest, tests: Sequence[CalibratedTest], of: str) -> bo
     if limit is None:
         return False
     better = [t for t in tests if t.test == test.test and t.bin.of == of and t.bin.low >= limit]
-    for rejection in test.rejections:
-        expected = sum(t.at(rejection.level).expected for t in better)
-        observed = sum(t.at(rejection.level).observed for t in better)
-        # One more than is seen, so that a handful of common variants is no ground.
-        there = max((observed + 1) / expected, 1.0) if expected >= 1 else 1.0
-        if rejection.beyond > 0 and rejection.level < 0.5 and rejection.ratio > _WORSE * there:
-            like_them = poisson.sf(rejection.observed - 1, rejection.expected * there)
-            if like_them < _ALPHA:
-                return True
+    for here in test.rejections:
+        if here.level == 0.5 or here.beyond <= 0:
+            continue
+        expected = sum(t.at(here.level).expected for t in better)
+        if expected < 1:
+            return True  # nothing to hold it against but the nominal rate
+        observed = sum(t.at(here.level).observed for t in better)
+        # Were rates alike, all would be shared out as expected ones are; events, not tests.
+        share = here.expected / (here.expected + expected)
+        events = math.ceil(here.observed / test.alike)
+        both = math.ceil((here.observed + observed) / test.alike)
+        more = here.ratio > _WORSE * observed / expected
+        if more and binom.sf(events - 1, both, share) < _ALPHA:
+            return True
     return False
 
 

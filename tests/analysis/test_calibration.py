@@ -75,7 +75,7 @@ def test_numbers_are_those_of_all_rows_at_once(store):
             rejection = line.at(level)
             assert rejection.observed == (p > -np.log10(level)).sum()
             assert rejection.expected == pytest.approx(len(p) * level)
-            band = stats.binom.ppf([0.025, 0.975], len(p), level)
+            band = line.alike * stats.binom.ppf([0.025, 0.975], round(line.independent), level)
             assert [rejection.lower, rejection.upper] == band.tolist()
     frequency = dataset["effect_allele_frequency"].values[ok]
     count = 2 * dataset["n"].values[ok] * np.minimum(frequency, 1 - frequency)
@@ -159,7 +159,9 @@ def test_what_is_as_expected_is_said_with_its_limits(tmp_path, seed):
     assert found.state == "held"
     assert "As expected without effects" in found.text
     assert "40,000 tests of 3,000 people" in found.text
-    assert "down to p near 2.5e-04, and nothing below" in found.text
+    assert found.shown_to == pytest.approx(10 / TESTED, rel=1)
+    assert "down to some 0.000" in found.text
+    assert "and nothing below" in found.text
     assert "trusted" not in found.text
     skewed = verdict(made(tmp_path / "s", seed=seed, moments=(6.0, 80.0)))
     assert skewed.state == "held"
@@ -218,7 +220,8 @@ def test_poor_imputation(tmp_path):
 
 
 def test_too_many_covariates(tmp_path):
-    store = made(tmp_path / "r", shape=inflated(1.3, "var"), people=433, covariates=24)
+    shape, counts = inflated(1.3, "var"), np.resize([30, 70, 150, 300], TESTED)
+    store = made(tmp_path / "r", counts=counts, shape=shape, people=433, covariates=24)
     assert causes(store) == ["few_people_per_covariate"]
     text = verdict(store).text
     assert "433 people (18 to a covariate)" in text
@@ -240,6 +243,15 @@ def test_too_few_rejections_lose_power(tmp_path):
     store = made(tmp_path / "r", shape=inflated(0.6, "var"), moments=(6.0, 80.0))
     assert causes(store) == ["too_few_rejections"]
     assert "some are missed" in verdict(store).text
+
+
+def test_a_trait_of_two_values_is_judged_by_its_other_tests(tmp_path):
+    store = made(tmp_path / "r", columns={"var_neg_log10_p": np.full(TESTED, np.nan)})
+    found = verdict(store)
+    assert found.state == "held"
+    assert "nan" not in found.text
+    assert "(mean)" in found.text
+    assert "(variance)" not in found.text
 
 
 def test_one_true_locus_is_no_inflation(tmp_path):
