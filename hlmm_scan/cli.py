@@ -377,6 +377,7 @@ def calibration(
     results: storage.Place, phenotype: Sequence[str], tests: Sequence[str], as_json: bool
 ) -> None:
     """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
+    from hlmm_scan.analysis.calibration import COLUMNS
     from hlmm_scan.analysis.calibration import calibration as calibrate
     from hlmm_scan.results.store import ResultStore
 
@@ -386,10 +387,11 @@ def calibration(
         return
     for one in found:
         click.echo(f"{one.phenotype}, {one.people:,} people. {one.verdict.text}")
-        click.echo(f"  {'test':<20}{'frequency':<14}{'tests':>12}{'lambda':>9}")
-        for line in one.tests:
-            bounds = "all" if line.frequency is None else "{:g} to {:g}".format(*line.frequency)
-            click.echo(f"  {line.test:<20}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}")
+        lines = [COLUMNS, *(test.cells for test in one.tests)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+            click.echo(f"  {'  '.join(padded).rstrip()}")
 
 
 def _fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -541,7 +543,8 @@ def hits(
     asked = chosen_tests(store, options["tests"])
     for hit in table.to_dict("records"):
         p = ", ".join(f"{test.name} {hit[test.column]:.2f}" for test in asked)
-        flags = f"  ({hit['flags']})" if hit["flags"] else ""
+        flags = ",".join(filter(None, (hit["flags"], hit["calibration_flags"])))
+        flags = f"  ({flags})" if flags else ""
         click.echo(
             f"{hit['phenotype']}  {hit['test']:<4}{hit['variant_id']}  "
             f"{hit['contig']}:{hit['position']:,}  -log10 p: {p}{flags}"

@@ -301,7 +301,7 @@ def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: s
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
     header += [f"−log₁₀\u00a0p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
     doubtful = any(lead.doubt for lead in leads)
-    header += ["may be"] * doubtful
+    header += ["doubts"] * doubtful
     rows = []
     for lead, place in zip(leads, places, strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()

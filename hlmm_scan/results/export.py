@@ -120,7 +120,8 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
             return write_tabix(FinishedRows(store, chosen, tests=tests), scratch)
         if kind == "regenie":
             variables = {v for t in tests for v in t.variables}
-            rows = FinishedRows(store, chosen, ("n", "effect_allele_frequency", *sorted(variables)))
+            variables |= {"n", "effect_allele_frequency", "test_flags"}
+            rows = FinishedRows(store, chosen, sorted(variables))
             first = header(REGENIE_COLUMNS, " ")
             return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
         rows = FinishedRows(store, chosen, tests=tests)
