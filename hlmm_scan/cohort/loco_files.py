@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.samples import SampleIds
 
 FloatArray = NDArray[np.float64]
@@ -23,7 +23,9 @@ FloatArray = NDArray[np.float64]
 _LOCO_HEADER = "FID_IID"
 
 
-def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
+def read_loco(
+    path: Path, samples: SampleIds, autosomes: int = HUMAN_AUTOSOMES
+) -> dict[str, FloatArray]:
     """Read a .loco file.
 
     Parameters
@@ -34,11 +36,14 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
     samples : SampleIds
         The n_samples people of the genotypes. Where their FIDs are not the file's, those whose
         FID there is their IID or 0 are found as well.
+    autosomes : int, default 22
+        Of the species.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (n_samples,)
-        By chromosome; NaN for people who are not in the file or have no number.
+        By :func:`~hlmm_scan.genotypes.chromosomes.chromosome`; NaN for people who are not in the
+        file or have no number.
 
     Raises
     ------
@@ -63,7 +68,7 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
                 raise InputError(
                     f"{path}, line {number}: expected {len(header):,} fields, found {len(cells):,}"
                 )
-            contig = re.sub(r"\.0$", "", _decoded(path, number, cells[0])).lstrip("0")
+            contig = chromosome(_decoded(path, number, cells[0]), autosomes)
             if contig in rows:
                 raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
             values = np.append(_numbers(path, number, cells[1:], people), np.nan)

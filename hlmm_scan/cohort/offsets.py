@@ -23,6 +23,7 @@ from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import X, chromosome, is_autosome
 from hlmm_scan.genotypes.samples import SampleIds
 
 logger = logging.getLogger(__name__)
@@ -94,13 +95,11 @@ class Offsets:
         """
         if EVERYWHERE in self.rows:
             return EVERYWHERE
-        bare = re.sub(r"^chr", "", contig, flags=re.IGNORECASE).lstrip("0")
-        if bare in self.rows:
-            return bare
-        whole = str(self.autosomes + 1)
-        autosome = bare.isdecimal() and int(bare) <= self.autosomes
-        if not autosome and whole in self.rows:
-            return whole
+        one = chromosome(contig, self.autosomes)
+        if one in self.rows:
+            return one
+        if X in self.rows and not is_autosome(contig, self.autosomes):
+            return X
         raise InputError(
             f"{self.path}: no predictions for chromosome {contig} (there are those for "
             f"{', '.join(self.rows)})"
@@ -216,7 +215,7 @@ class OffsetSource:
         path = self.path
         if self.table is None:
             path = self.files[phenotype]
-            rows = read_loco(path, self.samples)
+            rows = read_loco(path, self.samples, self.autosomes)
         else:
             at = match(self.samples, self.table)
             values = self.table.values[at, self.table.index(phenotype)]

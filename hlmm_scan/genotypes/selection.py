@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.joined import Genotypes
 
 _TABLE_ROWS = 65_536
@@ -159,8 +160,14 @@ class VariantChoice:
             "region": sorted(map(str, self.regions)) or None,
         }
 
-    def rows_of(self, genotypes: Genotypes) -> Selection:
+    def rows_of(self, genotypes: Genotypes, autosomes: int = HUMAN_AUTOSOMES) -> Selection:
         """Choose variants of a dataset, or of several.
+
+        Parameters
+        ----------
+        genotypes : GenotypeDataset or JoinedGenotypes
+        autosomes : int, default 22
+            Of the species.
 
         Raises
         ------
@@ -173,7 +180,7 @@ class VariantChoice:
         taken = np.ones(n, dtype=bool)
         lines = []
         if self.regions:
-            inside = self._inside(genotypes)
+            inside = self._inside(genotypes, autosomes)
             taken &= inside
             named = ", ".join(map(str, self.regions))
             lines.append(f"region             {inside.sum():,} of {n:,} variants in {named}")
@@ -194,11 +201,12 @@ class VariantChoice:
         lines.append(f"variants           {len(rows):,} of {n:,} are scanned")
         return Selection(rows, tuple(lines))
 
-    def _inside(self, genotypes: Genotypes) -> NDArray[np.bool_]:
+    def _inside(self, genotypes: Genotypes, autosomes: int) -> NDArray[np.bool_]:
         """Return whether each variant lies in a region."""
         by_contig: dict[str, list[Region]] = {}
         for region in self.regions:
-            by_contig.setdefault(_contig(region.contig, genotypes.contigs), []).append(region)
+            for contig in _named(region.contig, genotypes.contigs, autosomes):
+                by_contig.setdefault(contig, []).append(region)
         inside = np.zeros(genotypes.n_variants, dtype=bool)
         contigs = np.array([contig in by_contig for contig in genotypes.contigs])
         candidate = contigs[genotypes.variant_contig()]
@@ -215,21 +223,16 @@ class VariantChoice:
         return inside
 
 
-def _contig(name: str, contigs: Sequence[str]) -> str:
-    """Return a chromosome as the dataset names it; ``chr`` before the name makes no difference."""
-    if name in contigs:
-        return name
-    same = [contig for contig in contigs if _bare(contig) == _bare(name)]
-    if len(same) == 1:
-        return same[0]
+def _named(name: str, contigs: Sequence[str], autosomes: int) -> list[str]:
+    """Return all that a dataset has of a chromosome, whatever it is called there."""
+    wanted = chromosome(name, autosomes)
+    same = [contig for contig in contigs if chromosome(contig, autosomes) == wanted]
+    if same:
+        return same
     raise InputError(
         f"region '{name}': no such chromosome{nearest(name, contigs)} "
         f"(there are {', '.join(contigs[:30])})"
     )
-
-
-def _bare(contig: str) -> str:
-    return contig[3:] if contig[:3].lower() == "chr" else contig
 
 
 def _listed(genotypes: Genotypes, ids: frozenset[str]) -> tuple[NDArray[np.bool_], int]:

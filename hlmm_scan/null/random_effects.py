@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from hlmm_scan.cohort.align import match
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.calls import decode_samples, join_blocks
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.null.model import RandomEffects, contig_key
+from hlmm_scan.null.model import RandomEffects
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import ObjectPath, Place
 
@@ -34,13 +35,15 @@ class RandomEffectSource:
         Variants in the order of their dataset; packed hard calls or dosages.
     variant_ids : tuple of str, length l
     contigs : tuple of str, length l
-        :func:`~hlmm_scan.null.model.contig_key` of each.
+        :func:`~hlmm_scan.genotypes.chromosomes.linkage_group` of each.
     rows : ndarray of int64, shape (n_scan,)
         Sample of the genotypes for each sample of the scan; −1 where there is none.
     positions : ndarray of int64, shape (l,), or None
         Variants in the scan's own dataset; None where they come from another dataset.
     fingerprint : str
         Of the list or dataset, compared on resume.
+    autosomes : int, default 22
+        Of the species.
     """
 
     genotypes: GenotypeBlock
@@ -49,6 +52,7 @@ class RandomEffectSource:
     rows: NDArray[np.int64]
     positions: NDArray[np.int64] | None
     fingerprint: str
+    autosomes: int = HUMAN_AUTOSOMES
 
     @property
     def available(self) -> NDArray[np.bool_]:
@@ -109,11 +113,15 @@ class RandomEffectSource:
             columns=np.ascontiguousarray((columns[kept] / deviation[kept, None]).T),
             contigs=tuple(self.contigs[k] for k in kept),
             variant_ids=tuple(self.variant_ids[k] for k in kept),
+            autosomes=self.autosomes,
         )
 
 
 def load_random_effects(
-    path: Place, genotypes: Genotypes | None, samples: SampleIds
+    path: Place,
+    genotypes: Genotypes | None,
+    samples: SampleIds,
+    autosomes: int = HUMAN_AUTOSOMES,
 ) -> RandomEffectSource:
     """Read the random-effect variants a user named.
 
@@ -126,6 +134,8 @@ def load_random_effects(
         Needed for a list.
     samples : SampleIds
         The people who may be analysed: of the scan's dataset, or of a phenotype table.
+    autosomes : int, default 22
+        Of the species.
 
     Raises
     ------
@@ -152,8 +162,9 @@ def load_random_effects(
         own_people = samples is dataset.samples
         rows = np.arange(len(samples)) if own_people else match(samples, dataset.samples)
         fingerprint, own = hashlib.sha256(content).hexdigest(), positions
-    block, ids, contigs = _gather(dataset, positions)
-    return RandomEffectSource(block, ids, contigs, rows, own, fingerprint)
+    block, ids, names = _gather(dataset, positions)
+    contigs = tuple(linkage_group(name, autosomes) for name in names)
+    return RandomEffectSource(block, ids, contigs, rows, own, fingerprint, autosomes)
 
 
 def _read_ids(path: Path, content: bytes) -> list[str]:
@@ -195,7 +206,7 @@ def _gather(
         blocks.append(block.take(chosen) if isinstance(block, Dosages) else block[chosen])
         table = dataset.variants(start, stop)
         ids.extend(str(v) for v in table.variant_id[chosen])
-        contigs.extend(contig_key(str(c)) for c in table.contig[chosen])
+        contigs.extend(str(c) for c in table.contig[chosen])
     units = [block.unit for block in blocks if isinstance(block, Dosages)]
     joined = join_blocks(blocks, dataset.n_samples, units[0] if units else FINEST)
     return joined, tuple(ids), tuple(contigs)

@@ -68,13 +68,16 @@ def test_exclude_leaves_them(genotypes, ids):
         (["1"], range(60)),
         (["chr1:15-40"], [1, 2, 3]),
         (["1:20-20", "1:20", "X:1,010-2,000"], [1, 100]),
-        (["x:605-620"], None),
+        (["x:605-620"], [60, 61]),
+        (["chr01:15-40"], [1, 2, 3]),
+        (["23:605-620", "NC_000001.11:20"], [1, 60, 61]),
+        (["7:605-620"], None),
         (["chrX:611-620", "1:585-9999"], [58, 59, 61]),
     ],
 )
 def test_regions_are_added_up_and_chr_makes_no_difference(genotypes, regions, rows):
     if rows is None:
-        with pytest.raises(InputError, match="'x': no such chromosome"):
+        with pytest.raises(InputError, match="'7': no such chromosome"):
             chosen(genotypes, regions=regions)
     else:
         assert chosen(genotypes, regions=regions).rows.tolist() == list(rows)
