@@ -6,6 +6,7 @@ are compared, and the empty block that must end a BGZF file is looked for.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,12 +16,14 @@ from typing import Any
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.source import needs, unreadable
+from hlmm_scan.textfiles import decoded
 
-_READ = 1 << 20
+_READ = 1 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BGZF_HEADER = 12
 _MOST_LINE = 1 << 31
+_BLANKS = re.compile("[ \t\r\n\f\v]+")
 
 
 class ByteStream:
@@ -185,7 +188,7 @@ class ByteStream:
         """Unpack the members of a file one after the other, each by a new unpacker."""
         at, unpacker = 0, fresh()
         pending = b""
-        while raw := pending or self._file.read(_READ >> 4):
+        while raw := pending or self._file.read(_READ):
             pending = b""
             if unpacker.eof:
                 unpacker = fresh()
@@ -218,10 +221,14 @@ def _block_size(extra: bytes) -> int | None:
     return None
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def text_lines(path: Path, tabs_from: int = 1 << 30) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of each line that is not blank, of a plain or packed table.
 
-    Cells are parted by white space.
+    Parameters
+    ----------
+    path : Path
+    tabs_from : int, optional
+        A line that has so many tabs is parted by tabs alone, all others by white space.
 
     Raises
     ------
@@ -232,9 +239,17 @@ def text_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     with ByteStream(path) as stream:
         while line := stream.readline():
             number += 1
-            try:
-                cells = line.decode().split()
-            except UnicodeDecodeError:
-                raise InputError(f"{path}, line {number}: not text in UTF-8") from None
+            text = decoded(line, number, path)
+            # Of a line parted by tabs a cell may hold a blank, or nothing.
+            cells = split_cells(text, tabs=text.count("\t") >= tabs_from)
             if cells:
                 yield number, cells
+
+
+def split_cells(line: str, *, tabs: bool) -> list[str]:
+    """Return the cells of a line, parted by tabs or by any white space; of a blank one none."""
+    if not tabs:
+        # Other white space, as that which does not break, may be part of a name.
+        return line.split() if line.isascii() else _BLANKS.split(line.strip(" \t\r\n\f\v"))
+    cells = [cell.strip() for cell in line.split("\t")]
+    return cells if any(cells) else []

@@ -20,10 +20,9 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dosages import MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.lines import text_lines
-from hlmm_scan.genotypes.oxford_samples import SEXES
 from hlmm_scan.genotypes.packing import pack, packed_width
 from hlmm_scan.genotypes.plink import MAGIC, parse_position
-from hlmm_scan.genotypes.samples import SampleIds, repeated_id
+from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
 from hlmm_scan.genotypes.source import changed, needs, unreadable
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
@@ -205,11 +204,15 @@ def read_psam(path: Path) -> SampleIds:
     family: list[str] = []
     individual: list[str] = []
     sex: list[int] = []
+    words = SexWords(path)
     for number, cells in text_lines(path):
         if cells[0].startswith("#"):
             names = [cells[0][1:], *cells[1:]]
             if names[0] in ("FID", "IID") and "IID" in names:
-                columns = {name: k for k, name in enumerate(names)}
+                columns = {
+                    "SEX" if name.lower() in SEX_COLUMNS else name: k
+                    for k, name in enumerate(names)
+                }
             elif individual or not cells[0].startswith("##"):
                 raise InputError(f"{path}, line {number}: neither #FID nor #IID begins its header")
             continue
@@ -222,7 +225,8 @@ def read_psam(path: Path) -> SampleIds:
             )
         individual.append(cells[columns["IID"]])
         family.append(cells[columns["FID"]] if "FID" in columns else "0")
-        sex.append(SEXES.get(cells[columns["SEX"]], 0) if "SEX" in columns else 0)
+        sex.append(words.code(cells[columns["SEX"]], number) if "SEX" in columns else 0)
+    words.tell()
     if not individual:
         raise InputError(f"{path}: no people in it")
     if again := repeated_id(

@@ -31,9 +31,7 @@ from hlmm_scan.genotypes.chromosomes import (
 from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING, MISSING_BYTE, pack_reference, packed_width
 from hlmm_scan.genotypes.packing import unpack_reference as _unpacked
-
-MALE, FEMALE = 1, 2
-"""PLINK's codes of sex."""
+from hlmm_scan.genotypes.samples import MALE
 
 BUILDS = ("GRCh37", "GRCh38")
 

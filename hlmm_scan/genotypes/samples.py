@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 StrArray = NDArray[np.object_]
+
+MALE, FEMALE, UNKNOWN = 1, 2, 0
+"""PLINK's codes of sex."""
+
+SEX_COLUMNS = frozenset({"sex", "gender"})
+"""Names, in small letters, of columns that hold it."""
+
+_SEX = {
+    **dict.fromkeys(("1", "m", "male", "man", "men", "boy"), MALE),
+    **dict.fromkeys(("2", "f", "female", "woman", "women", "girl"), FEMALE),
+    **dict.fromkeys(
+        ("0", "-9", "", ".", "-", "?", "na", "n/a", "nan", "none", "null", "u"),
+        UNKNOWN,
+    ),
+    **dict.fromkeys(
+        ("unk", "unknown", "ambiguous", "missing", "other", "not available", "undetermined"),
+        UNKNOWN,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -44,3 +67,50 @@ def repeated_id(ids: StrArray) -> str | None:
             return str(name)
         seen.add(name)
     return None
+
+
+def sex_code(word: str) -> int | None:
+    """Return PLINK's code of a sex, however it is written; None for what is none.
+
+    1, M and male are male, 2, F and female female, in small letters or capitals, numbers also as
+    1.0; 0, −9, NA, nothing and the like are unknown.
+    """
+    plain = word.strip().lower().replace("_", " ")
+    whole, dot, zeros = plain.partition(".")
+    if dot and whole and not zeros.strip("0"):
+        plain = whole
+    return _SEX.get(plain)
+
+
+class SexWords:
+    """Sex as the cells of a genotype file's table of people say it; other words are told of once.
+
+    Parameters
+    ----------
+    path : Path
+        For the message.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unknown: list[tuple[int, str]] = []
+
+    def code(self, cell: str, line: int) -> int:
+        """Return PLINK's code; 0 for a word that is no sex."""
+        code = sex_code(cell)
+        if code is None:
+            self._unknown.append((line, cell))
+        return code or UNKNOWN
+
+    def tell(self) -> None:
+        """Warn of words that are no sex."""
+        if self._unknown:
+            line, cell = self._unknown[0]
+            logger.warning(
+                "%s: the sex of %d people is none that is known (line %d: '%s'), and taken as "
+                "unknown; write 1 or male, 2 or female, 0 or NA",
+                self.path,
+                len(self._unknown),
+                line,
+                cell[:40],
+            )
