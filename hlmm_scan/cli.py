@@ -65,6 +65,10 @@ def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
     show_default=True,
     help="Of BGEN files: second where the reference allele is first (UK Biobank).",
 )
+@click.option(
+    "--id-delim",
+    help="What parts FID and IID where the file has them as one id: _ in what plink2 exports.",
+)
 @click.option("--workers", type=int, help="Processes. Default: all cores.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, instead of --workers.")
 def convert(
@@ -74,6 +78,7 @@ def convert(
     overwrite: bool,
     sample: Path | None,
     bgen_effect_allele: Any,
+    id_delim: str | None,
     workers: int | None,
     scheduler: str | None,
 ) -> None:
@@ -83,6 +88,7 @@ def convert(
     chromosome. A conversion that was killed goes on when the same command is given again.
     """
     from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.genotypes.dataset import summary
     from hlmm_scan.genotypes.sources import SourceOptions
     from hlmm_scan.scan.conversion import pool_of
     from hlmm_scan.scan.executors import available_cores
@@ -97,11 +103,11 @@ def convert(
             chunk_variants=chunk_variants,
             overwrite=overwrite,
             progress=progress,
-            options=SourceOptions(sample, bgen_effect_allele),
+            options=SourceOptions(sample, bgen_effect_allele, id_delim),
             workers=workers or available_cores(),
             pool=None if scheduler is None else pool_of(scheduler),
         )
-    click.echo(f"{output}: {dataset.n_variants:,} variants of {dataset.n_samples:,} people")
+    click.echo(f"{output}: {summary(dataset)}")
 
 
 @cli.command()

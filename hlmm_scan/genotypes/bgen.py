@@ -25,7 +25,7 @@ from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.oxford_samples import people_of
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.source import MARKED_EVERY, needs, unreadable
+from hlmm_scan.genotypes.source import MARKED_EVERY, FinerDosagesError, needs, unreadable
 from hlmm_scan.genotypes.spans import as_file
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
@@ -35,6 +35,7 @@ ZLIB, ZSTD = 1, 2
 _HEADER = 20  # bytes of a header block without free text
 _MOST_ALLELES = 1000
 _MOST_TEXT = 1 << 20
+PROBABILITIES = "genotype probabilities"
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class BgenReader:
             self._decode_others(others, start, codes, info)
         if self.effect == "first":
             codes = flipped(codes, self.unit)
-        return Calls(Dosages(codes, self.unit), info)
+        return Calls(Dosages(codes, self.unit), info, {PROBABILITIES: stop - start})
 
     def _decode_others(
         self,
@@ -327,7 +328,10 @@ class BgenReader:
                     body = walker.probabilities(record, compression, n)
                     bits = body[9 + n]
                     if unit_of(bits) < self.unit:
-                        raise walker.wrong(f"{bits} bits a probability, the first has fewer")
+                        raise FinerDosagesError(
+                            f"{self.path}: variant {number + 1} has {bits} bits a probability, "
+                            "the first has fewer"
+                        )
                     file.seek(record.offset)
                     yield file.read(record.data - record.offset - 4), body
         except OSError as error:

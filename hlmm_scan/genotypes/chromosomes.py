@@ -17,6 +17,9 @@ from functools import lru_cache
 
 HUMAN_AUTOSOMES = 22
 
+NUMBERS_STAY = 1 << 30
+"""Autosomes beyond any number a chromosome has: 23 stays 23, whether or not it is X."""
+
 X, Y, XY, MT = "X", "Y", "XY", "MT"
 """XY: the pseudo-autosomal regions of X and Y, where everybody has two copies."""
 

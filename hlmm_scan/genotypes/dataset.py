@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from hlmm_scan import schema
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
-from hlmm_scan.genotypes.calls import join_blocks
+from hlmm_scan.genotypes.calls import HARD_CALLS, join_blocks
+from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
@@ -129,6 +130,16 @@ class GenotypeDataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GenotypeDataset.open, (self.path,)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the store says of itself."""
+        return dict(self._arrays.group.attrs)
+
+    @property
+    def taken_from(self) -> str:
+        """What of the store its genotypes are, for messages."""
+        return CALLS if self._hard_calls and not self._dosages else DOSAGES
 
     @property
     def paths(self) -> tuple[Place, ...]:
@@ -309,6 +320,28 @@ class GenotypeDataset:
         """Yield the ids of all variants, a bounded number at a time."""
         for start in range(0, self.n_variants, _IDS_AT_ONCE):
             yield self.variant_ids(start, min(start + _IDS_AT_ONCE, self.n_variants))
+
+
+def summary(dataset: GenotypeDataset) -> str:
+    """Say in one line what was converted: variants, from what, chromosomes, people, their sex."""
+    attributes = dataset.attributes
+    m, soft = dataset.n_variants, int(attributes.get("variants_with_dosages", 0))
+    fields = attributes.get("variants_by_source", {})
+    told = ", ".join(
+        name if len(fields) == 1 else f"{name} {count:,}" for name, count in fields.items()
+    )
+    kinds = [f"{m - soft:,} of hard calls"] if m > soft else []
+    kinds += [f"{soft:,} of dosages"] if soft else []
+    if told and told != HARD_CALLS:
+        kinds[-1] += f" (from {told})"
+    counts = np.bincount(dataset.samples.sex, minlength=3).tolist()
+    sexes = [f"{counts[1]:,} male", f"{counts[2]:,} female", f"{counts[0]:,} of unknown sex"]
+    named = [words for words, count in zip(sexes, (*counts[1:3], counts[0]), strict=True) if count]
+    several = "s" if len(dataset.contigs) > 1 else ""
+    return (
+        f"{m:,} variants of {dataset.n_samples:,} people; {', '.join(kinds)}; chromosome{several} "
+        f"{in_words(dataset.contigs, NUMBERS_STAY)}; {', '.join(named)}"
+    )
 
 
 def is_genotype_dataset(path: Place) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.calls import HARD_CALLS as HARD_CALL_RECORDS
 from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dosages import MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.lines import text_lines
@@ -163,8 +164,10 @@ class PgenReader:
                 if pgen.get_variant_ct() != self.n_variants:
                     raise changed(self.path)
                 if self.unit:
-                    return Calls(self._dosages(pgen, start, stop))
-                return Calls(self._hard_calls(pgen, start, stop))
+                    dosages = self._dosages(pgen, start, stop)
+                    return Calls(dosages, fields={"dosages": stop - start})
+                hard = self._hard_calls(pgen, start, stop)
+                return Calls(hard, fields={HARD_CALL_RECORDS: stop - start})
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{self.path}: variants {start + 1} to {stop} cannot be read ({error}); the file "

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 StrArray = NDArray[np.object_]
@@ -57,6 +59,49 @@ class SampleIds:
 
     def __len__(self) -> int:
         return len(self.individual_id)
+
+
+def parted(samples: SampleIds, delimiter: str, path: Path) -> SampleIds:
+    """Take ids apart that are FID and IID in one, as plink2's VCF export writes them.
+
+    Parameters
+    ----------
+    samples : SampleIds
+        Without family ids.
+    delimiter : str
+        One character. Where it stands in an id more than once, FID and IID must be the same.
+    path : Path
+        For messages.
+
+    Raises
+    ------
+    InputError
+        If there are family ids already, or an id cannot be taken apart without doubt.
+    """
+    if len(delimiter) != 1:
+        raise InputError(f"id_delim must be one character, as _, not '{delimiter}'")
+    if samples.family_id is not None:
+        raise InputError(f"{path}: its people have FID and IID apart already; leave --id-delim out")
+    pairs = [halves(name, delimiter) for name in samples.individual_id.tolist()]
+    for name, pair in zip(samples.individual_id.tolist(), pairs, strict=True):
+        if pair is None:
+            raise InputError(
+                f"{path}: --id-delim {delimiter}: '{name}' is not an FID and an IID with one "
+                f"'{delimiter}' between them"
+            )
+    family = np.array([pair[0] for pair in pairs if pair], dtype=object)
+    individual = np.array([pair[1] for pair in pairs if pair], dtype=object)
+    return SampleIds(individual, family, samples.sex)
+
+
+def halves(name: str, delimiter: str) -> tuple[str, str] | None:
+    """Return the FID and IID of an id that is both; None where it cannot be told."""
+    middle = len(name) // 2
+    same = name[:middle], name[middle + 1 :]
+    if same[0] and same[0] == same[1] and name[middle] == delimiter:
+        return same
+    family, _, individual = name.partition(delimiter)
+    return (family, individual) if family and individual and name.count(delimiter) == 1 else None
 
 
 def repeated_id(ids: StrArray) -> str | None:

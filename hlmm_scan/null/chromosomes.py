@@ -20,7 +20,8 @@ from hlmm_scan.cohort.sex import Sex
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import autosomes_seen
 from hlmm_scan.genotypes.joined import Genotypes, parts_of
-from hlmm_scan.genotypes.ploidy import MALE, HaploidRegions, Ploidy
+from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy
+from hlmm_scan.genotypes.samples import MALE
 from hlmm_scan.null.serving import DEFAULT, Kind
 
 logger = logging.getLogger(__name__)

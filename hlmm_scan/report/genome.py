@@ -12,13 +12,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.chromosomes import AFTER_AUTOSOMES, MT, XY, X, Y, chromosome
+from hlmm_scan.genotypes.chromosomes import AFTER_AUTOSOMES, MT, NUMBERS_STAY, XY, X, Y, chromosome
 
 GAP = 0.006
 """Space between two chromosomes, of the whole axis; less where there are over 30 of them."""
-
-_NUMBERS_STAY = 1 << 30
-"""Autosomes beyond any number a chromosome has: 23 follows 22, whether or not it is X."""
 
 
 def contig_order(name: str) -> tuple[Any, ...]:
@@ -26,7 +23,7 @@ def contig_order(name: str) -> tuple[Any, ...]:
 
     However it is written; digits within other names sort as numbers.
     """
-    bare = chromosome(name, _NUMBERS_STAY)
+    bare = chromosome(name, NUMBERS_STAY)
     if bare.isdecimal():
         return 0, int(bare), name
     if bare in AFTER_AUTOSOMES:

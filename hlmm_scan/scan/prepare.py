@@ -292,7 +292,8 @@ def fit_options(plan: Plan) -> FitOptions:
         screen=p["screen"],
         refine_below=p["refine_below"] or 0.0,
         # What a store of before does not know of was not asked for.
-        min_info=p.get("min_info") or 0.0,
+        # Information may be negative; where none was asked for it filters nobody.
+        min_info=-np.inf if p.get("min_info") is None else p["min_info"],
         min_hwe_p=p.get("hwe") or 0.0,
         info=plan.model.dosages or p.get("min_info") is not None,
         hwe=p.get("hwe") is not None,
