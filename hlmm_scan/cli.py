@@ -5,9 +5,11 @@ Heavy imports stand inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -688,6 +690,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         Default: those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of another encoding lacks
     try:
         with signals.heard():
             cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)

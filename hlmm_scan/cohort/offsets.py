@@ -25,6 +25,7 @@ from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import X, chromosome, is_autosome
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.textfiles import as_text, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -258,14 +259,10 @@ def load_offsets(
     InputError
         If a file is missing or unreadable, or a phenotype has no predictions.
     """
-    content = _content(path)
-    try:
-        first = content.decode().split(maxsplit=1)
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError:
-        first, lines = [], []  # perhaps a table that is compressed
-    packed = content.startswith(b"\x1f\x8b")
-    if packed or (first and re.split(r"[,\s]", first[0])[0].lower() in _HEADERS):
+    content = read_bytes(path)
+    text = as_text(content, path)
+    first, lines = text.split(maxsplit=1), text.split("\n")
+    if first and re.split(r"[,\s]", first[0])[0].lower() in _HEADERS:
         table = read_table(path, missing_values=missing_values)
         for name in phenotypes:
             table.index(name, "phenotype of predictions")
@@ -307,13 +304,6 @@ def _loco_path(path: Path, name: str) -> Path:
         return beside
     moved = path.parent / named.name
     return moved if moved.exists() else beside
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
 def _digest(path: Path) -> bytes:

@@ -229,8 +229,8 @@ class BgenFile:
             contig=text_column([r.contig for r in records]),
             position=np.array([r.position for r in records], dtype=np.int32),
             variant_id=text_column([r.variant_id for r in records]),
-            other_allele=text_column([r.alleles[other % len(r.alleles)] for r in records]),
-            effect_allele=text_column([r.alleles[effect % len(r.alleles)] for r in records]),
+            other_allele=text_column([_allele(r, other) for r in records]),
+            effect_allele=text_column([_allele(r, effect) for r in records]),
         )
 
     def reader(self) -> BgenReader:
@@ -243,6 +243,10 @@ class BgenFile:
             effect=self.effect,
             marks=np.array(self.marks, dtype=np.int64),
         )
+
+
+def _allele(record: _Record, number: int) -> str:
+    return record.alleles[number % len(record.alleles)] or "."
 
 
 @dataclass(frozen=True, eq=False)

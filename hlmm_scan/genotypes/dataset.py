@@ -23,7 +23,8 @@ from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import StrArray, VariantTable, find_ids
+from hlmm_scan.genotypes.variant_names import VariantName, find_variants
+from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, place
 
 MARK = "hlmm_scan"
@@ -297,12 +298,13 @@ class GenotypeDataset:
         missing = self._arrays.read("variant_missing_count", start, stop)
         return np.column_stack([called, missing]).astype(np.int64)
 
-    def find_variants(self, ids: Iterable[str]) -> NDArray[np.int64]:
+    def find_variants(self, ids: Iterable[str | VariantName]) -> NDArray[np.int64]:
         """Return where variants of these ids stand.
 
         Parameters
         ----------
-        ids : iterable of str
+        ids : iterable of str or VariantName
+            Also ``chromosome:position:other:effect`` and ``row:17``.
 
         Returns
         -------
@@ -314,7 +316,7 @@ class GenotypeDataset:
         InputError
             If ids are unknown, or stand at more than one variant; the first few are named.
         """
-        return find_ids(ids, self.id_blocks(), str(self.path))
+        return find_variants(ids, self.n_variants, self.variant_ids, self.variants, str(self.path))
 
     def id_blocks(self) -> Iterator[StrArray]:
         """Yield the ids of all variants, a bounded number at a time."""

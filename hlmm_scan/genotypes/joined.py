@@ -22,7 +22,8 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds, StrArray
-from hlmm_scan.genotypes.variants import VariantTable, concatenate, find_ids
+from hlmm_scan.genotypes.variant_names import VariantName, find_variants
+from hlmm_scan.genotypes.variants import VariantTable, concatenate
 from hlmm_scan.storage import Place
 
 FEWEST_VARIANTS = 64
@@ -262,9 +263,10 @@ class JoinedGenotypes:
             raise InputError(f"variants {start}:{stop} have dosages, not hard calls")
         return block
 
-    def find_variants(self, ids: Iterable[str]) -> NDArray[np.int64]:
+    def find_variants(self, ids: Iterable[str | VariantName]) -> NDArray[np.int64]:
         """Return where variants of these ids stand, as `GenotypeDataset.find_variants`."""
-        return find_ids(ids, self.id_blocks(), ", ".join(map(str, self.paths)))
+        where = ", ".join(map(str, self.paths))
+        return find_variants(ids, self.n_variants, self.variant_ids, self.variants, where)
 
     def id_blocks(self) -> Iterator[StrArray]:
         """Yield the ids of all variants, a bounded number at a time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.genotypes.variant_names import VariantName, listed, read_variant_names
+from hlmm_scan.textfiles import read_bytes
 
 _TABLE_ROWS = 65_536
 _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))?)?")
@@ -23,47 +24,26 @@ _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))
 
 @dataclass(frozen=True)
 class IdList:
-    """Variant ids of a file, one a line.
+    """Variants that a file names.
 
     Attributes
     ----------
     path : Path
-    ids : frozenset of str
+    names : tuple of VariantName
+        Each once.
     sha256 : str
         Of the file's content.
     """
 
     path: Path
-    ids: frozenset[str]
+    names: tuple[VariantName, ...]
     sha256: str
 
     @classmethod
     def read(cls, path: Path) -> IdList:
-        """Read a file, gzipped where its name ends in ``.gz``; ids may stand there repeatedly.
-
-        Raises
-        ------
-        InputError
-            If it cannot be read, or a line holds more than an id.
-        """
-        try:
-            content = path.read_bytes()
-            text = gzip.decompress(content) if path.suffix == ".gz" else content
-            lines = text.decode().splitlines()
-        except (OSError, EOFError) as error:
-            words = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: cannot be read: {words}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not a text file of variant ids, one a line") from None
-        ids = set()
-        for number, line in enumerate(lines, start=1):
-            words = line.split()
-            if len(words) > 1:
-                raise InputError(
-                    f"{path}, line {number}: expected one variant id, found {len(words)} words"
-                )
-            ids.update(words)
-        return cls(path, frozenset(ids), hashlib.sha256(content).hexdigest())
+        """Read a file; see :func:`~hlmm_scan.genotypes.variant_names.read_variant_names`."""
+        names = tuple(dict.fromkeys(read_variant_names(path)))
+        return cls(path, names, hashlib.sha256(read_bytes(path)).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -187,12 +167,12 @@ class VariantChoice:
         for name, given in (("extract", self.extract), ("exclude", self.exclude)):
             if given is None:
                 continue
-            listed, known = _listed(genotypes, given.ids)
-            taken &= listed if name == "extract" else ~listed
-            unknown = len(given.ids) - known
+            here, known = listed(given.names, n, genotypes.variant_ids, genotypes.variants)
+            taken &= here if name == "extract" else ~here
+            unknown = len(given.names) - known
             lines.append(
-                f"{name:<19}{listed.sum():,} of {n:,} variants are in {given.path}, {unknown:,} of "
-                f"its {len(given.ids):,} ids unknown"
+                f"{name:<19}{here.sum():,} of {n:,} variants are in {given.path}, {unknown:,} of "
+                f"its {len(given.names):,} ids unknown"
             )
         rows = np.flatnonzero(taken)
         if not len(rows):
@@ -233,14 +213,3 @@ def _named(name: str, contigs: Sequence[str], autosomes: int) -> list[str]:
         f"region '{name}': no such chromosome{nearest(name, contigs)} "
         f"(there are {', '.join(contigs[:30])})"
     )
-
-
-def _listed(genotypes: Genotypes, ids: frozenset[str]) -> tuple[NDArray[np.bool_], int]:
-    """Return whether each variant's id is listed, and how many of the ids are known."""
-    found: set[str] = set()
-    parts = []
-    for block in genotypes.id_blocks():
-        listed = np.fromiter((i in ids for i in block), dtype=bool, count=len(block))
-        found.update(block[listed])
-        parts.append(listed)
-    return np.concatenate([np.zeros(0, bool), *parts]), len(found)

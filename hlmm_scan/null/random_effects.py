@@ -18,9 +18,11 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
 from hlmm_scan.null.model import RandomEffects
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.textfiles import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ def load_random_effects(
     Parameters
     ----------
     path : Path or ObjectPath
-        A list of variant ids of `genotypes`, one a line, or another genotype dataset, all of
+        A list of variants of `genotypes`, one a line, or another genotype dataset, all of
         whose variants are taken. A list is a file of this machine.
     genotypes : GenotypeDataset, JoinedGenotypes or None
         Needed for a list.
@@ -157,37 +159,29 @@ def load_random_effects(
         if genotypes is None:
             raise InputError(f"{path}: a list of variant ids needs --genotypes to find them in")
         dataset = genotypes
-        content = path.read_bytes()
-        positions = np.sort(dataset.find_variants(_read_ids(path, content)))
+        names = _read_names(path)
+        positions = dataset.find_variants(names)
+        first = dict(zip(positions[::-1].tolist(), range(len(names) - 1, -1, -1), strict=True))
+        for k, position in enumerate(positions.tolist()):
+            if first[position] != k:
+                raise InputError(
+                    f"{path}, line {names[k].line}: variant {names[k]} stands already on line "
+                    f"{names[first[position]].line}; name each random effect once"
+                )
+        positions = np.sort(positions)
         own_people = samples is dataset.samples
         rows = np.arange(len(samples)) if own_people else match(samples, dataset.samples)
-        fingerprint, own = hashlib.sha256(content).hexdigest(), positions
-    block, ids, names = _gather(dataset, positions)
-    contigs = tuple(linkage_group(name, autosomes) for name in names)
+        fingerprint, own = hashlib.sha256(read_bytes(path)).hexdigest(), positions
+    block, ids, named = _gather(dataset, positions)
+    contigs = tuple(linkage_group(name, autosomes) for name in named)
     return RandomEffectSource(block, ids, contigs, rows, own, fingerprint, autosomes)
 
 
-def _read_ids(path: Path, content: bytes) -> list[str]:
-    try:
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file of variant ids, one a line") from None
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) > 1:
-            raise InputError(f"{path}, line {number}: expected one variant id, found {len(words)}")
-        if words[0] in first_line:
-            raise InputError(
-                f"{path}, line {number}: variant {words[0]} stands already on line "
-                f"{first_line[words[0]]}; name each random effect once"
-            )
-        first_line[words[0]] = number
-    if not first_line:
+def _read_names(path: Path) -> list[VariantName]:
+    names = read_variant_names(path)
+    if not names:
         raise InputError(f"{path}: no variant ids in it")
-    return list(first_line)
+    return names
 
 
 def _gather(

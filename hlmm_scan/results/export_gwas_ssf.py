@@ -31,6 +31,7 @@ from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import Status
+from hlmm_scan.textfiles import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def read_metadata(path: Path | None) -> dict[str, Any]:
             "(or what it is)"
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -160,7 +161,8 @@ def write_gwas_ssf(
         for table in tables:
             _report(name, table)
             described = _describe(store, name, table, metadata, in_order)
-            table.path.with_name(f"{table.path.name}-meta.yaml").write_text(described)
+            beside = table.path.with_name(f"{table.path.name}-meta.yaml")
+            beside.write_text(described, encoding="utf-8")
             total += table.rows
     return total
 
