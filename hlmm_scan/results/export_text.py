@@ -55,6 +55,11 @@ def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
     return text
 
 
+def unbroken(column: Sequence[str]) -> list[str]:
+    """Return cells for a table parted by blanks: none holds a blank, none is empty."""
+    return ["_".join(cell.split()) or "NA" for cell in column]
+
+
 def lines(columns: Sequence[Sequence[str]], separator: str = "\t") -> list[str]:
     """Return the rows of columns of text, each ended."""
     ended = [*columns[:-1], [f"{cell}\n" for cell in columns[-1]]]
@@ -109,7 +114,7 @@ def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
     numbers = chromosome_numbers(rows["contig"])
     contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
     variant = [
-        cells(column)
+        unbroken(cells(column))
         for column in (
             contig,
             rows["position"],
