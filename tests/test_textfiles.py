@@ -31,7 +31,7 @@ def test_marks_line_ends_and_packing_are_no_part_of_the_text(tmp_path, encoding,
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "text: no such file"),
+        (None, "text: No such file or directory"),
         (b"a\nM\xfcller\n", "text, line 2: not text in UTF-8; if it is in latin-1, iconv"),
         (b"a\0b", "text is not a text file"),
         (b"\xff\xfea", "text is not a text file in UTF-16"),
@@ -64,11 +64,9 @@ def by_locale(source: str) -> list[int]:
         modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
         modes += [k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)]
         text_mode = any(isinstance(m, str) and set(m) <= set("rwaxt+") and m for m in modes)
-        if (
-            (owner and name in ("read_text", "write_text") and len(node.args) < 2)
-            or (name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile") and text_mode)
-            or name == "FileHandler"
-        ):
+        opens = name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile") and text_mode
+        whole = owner and name in ("read_text", "write_text") and len(node.args) < 2
+        if opens or whole or name == "FileHandler":
             found.append(node.lineno)
     return found
 

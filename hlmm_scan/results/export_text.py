@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES
 from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns
@@ -105,13 +106,15 @@ def seed_rows(rows: Columns) -> str:
     return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
 
 
-def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
+def regenie_rows(
+    rows: Columns, tests: Sequence[ReportedTest], autosomes: int = HUMAN_AUTOSOMES
+) -> str:
     """Return regenie's columns, a row for each test of each variant.
 
     ALLELE1 is the effect allele; joint tests have no BETA and SE, and a CHISQ of 2 df; EXTRA holds
     the status where it is not plain ``ok``.
     """
-    numbers = chromosome_numbers(rows["contig"])
+    numbers = chromosome_numbers(rows["contig"], autosomes)
     contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
     variant = [
         unbroken(cells(column))

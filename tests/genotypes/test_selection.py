@@ -138,7 +138,7 @@ def test_lists_may_be_gzipped_and_are_hashed(tmp_path, ids):
     [
         (b"a\nb c\n", "line 2: expected one variant id, found 2 words"),
         (b"\xff\xfe\x00", "not a text file in UTF-16"),
-        (None, "no such file"),
+        (None, "No such file"),
     ],
 )
 def test_files_that_are_no_lists_are_refused(tmp_path, content, words):
