@@ -127,9 +127,8 @@ def test_names_that_are_not_known_are_said_once(cohort, caplog):
 def test_another_species_is_not_asked_for_its_human_build(cohort, tmp_path):
     """Mouse: 19 autosomes, and X where the pseudo-autosomal regions of humans are."""
     contigs = [*map(str, range(1, 20)), "X"]
-    bim = pd.DataFrame(
-        {"c": contigs, "id": [f"v{c}" for c in contigs], "cm": 0, "p": 2_000_000, "a": "A", "b": "G"}
-    )  # fmt: skip
+    names = [f"v{c}" for c in contigs]
+    bim = pd.DataFrame({"c": contigs, "id": names, "cm": 0, "p": 2_000_000, "a": "A", "b": "G"})
     copies = np.tile(cohort.copies, (2, 1))[: len(contigs)]
     convert([Fileset(copies, bim, cohort.fam).write(tmp_path / "m")], tmp_path / "m.zarr")
     with pytest.raises(InputError, match=r"another species: say --autosomes 19"):
