@@ -23,6 +23,7 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BGZF_HEADER = 12
 _MOST_LINE = 1 << 31
+_MOST_TEXT_LINE = 1 << 26
 _BLANKS = re.compile("[ \t\r\n\f\v]+")
 
 
@@ -117,6 +118,29 @@ class ByteStream:
             if end or length > _MOST_LINE:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield all further lines without their line feeds, faster than `readline` one by one.
+
+        Raises
+        ------
+        InputError
+            If one is longer than any text has.
+        """
+        pending: list[bytes] = []
+        while self._at < len(self._block) or self._next():
+            first, *rest = self._block[self._at :].split(b"\n")
+            self._at = len(self._block)
+            pending.append(first)
+            if rest:
+                yield b"".join(pending)
+                *whole, last = rest
+                yield from whole
+                pending = [last]
+            elif sum(map(len, pending)) > _MOST_TEXT_LINE:
+                raise InputError(f"{self.path}: a line of more than {_MOST_TEXT_LINE:,} bytes")
+        if any(pending):
+            yield b"".join(pending)
 
     # Kinds --------------------------------------------------------------------------------
 
@@ -235,13 +259,15 @@ def text_lines(path: Path, tabs_from: int = 1 << 30) -> Iterator[tuple[int, list
     InputError
         With file and place, if it cannot be read, is cut short, or is no text in UTF-8.
     """
-    number = 0
     with ByteStream(path) as stream:
-        while line := stream.readline():
-            number += 1
-            text = decoded(line, number, path)
+        for number, line in enumerate(stream.lines(), start=1):
+            plain = number > 1 and line.isascii()
+            text = line.decode("ascii") if plain else decoded(line, number, path)
             # Of a line parted by tabs a cell may hold a blank, or nothing.
-            cells = split_cells(text, tabs=text.count("\t") >= tabs_from)
+            n_tabs = text.count("\t")
+            cells = text.split() if plain else split_cells(text, tabs=False)
+            if n_tabs >= tabs_from and (len(cells) != n_tabs + 1 or " " in text):
+                cells = split_cells(text, tabs=True)
             if cells:
                 yield number, cells
 
