@@ -21,8 +21,8 @@ from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
 from hlmm_scan.genotypes.chromosomes import linkage_group
+from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
 from hlmm_scan.genotypes.ploidy import Ploidy
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
