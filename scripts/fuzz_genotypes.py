@@ -217,12 +217,15 @@ def child(folder: Path, kind: str, first: int, last: int, seed: int, workers: in
     command += ["--seed", str(seed), "--workers", str(workers)]
     limit = 120 + 2 * LONGEST * (last - first)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
-        lines, code = done.stdout.splitlines(), done.returncode
+        done = subprocess.run(command, capture_output=True, check=False, timeout=limit)
+        output, words, code = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
-        lines, code = (error.stdout or b"").decode().splitlines(), None
+        output, words, code = error.stdout or b"", b"", None
+    lines = output.decode(errors="replace").splitlines()  # libraries print what they read
     found: list[dict] = []
     for line in lines:
+        if not line.startswith('{"'):
+            continue
         record = json.loads(line)
         if "number" in record:
             found.append(record)
@@ -231,7 +234,7 @@ def child(folder: Path, kind: str, first: int, last: int, seed: int, workers: in
     if found and "outcome" not in found[-1]:
         found[-1]["outcome"] = "HANG" if code is None else "crashed alone"
     elif len(found) < last - first:
-        stop(f"a child ended with {code} before its work: {done.stderr[-500:]}")
+        stop(f"a child ended with {code} before its work: {words[-500:].decode(errors='replace')}")
     return found
 
 
@@ -283,6 +286,7 @@ def main() -> None:
         folder = Path(scratch)
         make_files(folder)
         for kind in KINDS:
+            print(f"{kind} …", flush=True)
             records += storm(folder, kind, -(-mutations // len(KINDS)), given.seed)
     counts = {kind: Counter(r["outcome"] for r in records if r["kind"] == kind) for kind in KINDS}
     bad = [r for r in records if r["outcome"].isupper()]
