@@ -26,8 +26,11 @@ X, Y, XY, MT = "X", "Y", "XY", "MT"
 AFTER_AUTOSOMES = (X, Y, XY, MT)
 """What PLINK's numbers after the last autosome mean."""
 
+_MOST_DIGITS = 9
+_MOST_NAMED, _MOST_SHOWN = 6, 40  # names in a message, and characters of each
+
 _PREFIX = re.compile(r"^(?:chromosome|chrom|chr)[ _.:-]?(?=.)", re.IGNORECASE)
-_NUMBER = re.compile(r"0*(\d{1,9})(?:\.0*)?")
+_NUMBER = re.compile(r"0*([0-9]{1,9})(?:\.0*)?")
 _WORDS = re.compile(
     r"""0*(?:
     (?P<XY>xy|par[ _.-]?[12]?|[xy][ _.-]?par[ _.-]?[12]?)
@@ -96,8 +99,14 @@ def linkage_group(name: str, autosomes: int = HUMAN_AUTOSOMES) -> str:
 
 def is_autosome(name: str, autosomes: int = HUMAN_AUTOSOMES) -> bool:
     """Return whether a name is that of a numbered autosome."""
-    one = chromosome(name, autosomes)
-    return one.isdecimal() and 1 <= int(one) <= autosomes
+    number = number_of(chromosome(name, autosomes))
+    return number is not None and 1 <= number <= autosomes
+
+
+def number_of(one: str) -> int | None:
+    """Return the number that :func:`chromosome` gave; None of other names, endless ones too."""
+    plain = one.isascii() and one.isdecimal() and len(one) <= _MOST_DIGITS
+    return int(one) if plain else None
 
 
 def unknown_names(names: Iterable[str], autosomes: int = HUMAN_AUTOSOMES) -> list[str]:
@@ -120,8 +129,8 @@ def autosomes_seen(names: Iterable[str]) -> int | None:
     int or None
         None where that is not clear, or as in humans.
     """
-    bare = [chromosome(name, 0) if _lettered(name) else _plain_number(name) for name in names]
-    numbers = {int(name) for name in bare if name.isdecimal()} - {0}
+    bare = [chromosome(name, NUMBERS_STAY) for name in names]
+    numbers = {number for name in bare if (number := number_of(name))}
     last = max(numbers, default=0)
     lettered = any(name in (X, Y) for name in bare)
     if lettered and last >= 10 and last != HUMAN_AUTOSOMES and len(numbers) == last:
@@ -129,19 +138,10 @@ def autosomes_seen(names: Iterable[str]) -> int | None:
     return None
 
 
-def _lettered(name: str) -> bool:
-    return _NUMBER.fullmatch(_PREFIX.sub("", name.strip())) is None
-
-
-def _plain_number(name: str) -> str:
-    number = _NUMBER.fullmatch(_PREFIX.sub("", name.strip()))
-    return "" if number is None else str(int(number[1]))
-
-
 def in_words(names: Sequence[str], autosomes: int = HUMAN_AUTOSOMES) -> str:
     """Return chromosomes for a message: neighbouring numbers as a range, others by name."""
     ones = list(dict.fromkeys(chromosome(name, autosomes) for name in names))
-    numbers = sorted(int(one) for one in ones if one.isdecimal())
+    numbers = sorted(n for one in ones if (n := number_of(one)) is not None)
     words: list[str] = []
     while numbers:
         run = 1
@@ -150,10 +150,7 @@ def in_words(names: Sequence[str], autosomes: int = HUMAN_AUTOSOMES) -> str:
         first, last = numbers[0], numbers[run - 1]
         words += [f"{first}-{last}"] if run > 2 else [str(n) for n in numbers[:run]]
         del numbers[:run]
-    others = [one or "(no name)" for one in ones if not one.isdecimal()]
+    others = [one[:_MOST_SHOWN] or "(no name)" for one in ones if number_of(one) is None]
     if len(others) > _MOST_NAMED:
         others = [*others[:_MOST_NAMED], f"{len(others) - _MOST_NAMED:,} more"]
     return ", ".join([*words, *others])
-
-
-_MOST_NAMED = 6

@@ -27,6 +27,7 @@ from hlmm_scan.genotypes.chromosomes import (
     Y,
     autosomes_seen,
     chromosome,
+    number_of,
 )
 from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING, MISSING_BYTE, pack_reference, packed_width
@@ -135,8 +136,7 @@ class HaploidRegions:
         last = self.autosomes + len(AFTER_AUTOSOMES)
         names = list(contigs)
         for contig in names:
-            one = chromosome(contig, self.autosomes)
-            if one.isdecimal() and int(one) > last:
+            if (number_of(chromosome(contig, self.autosomes)) or 0) > last:
                 raise InputError(
                     f"there is a chromosome {contig}, but with {self.autosomes} autosomes the "
                     f"last number is {last} (MT): give the species' number with --autosomes, or "

@@ -19,6 +19,7 @@ from hlmm_scan.genotypes.variant_names import VariantName, listed, read_variant_
 from hlmm_scan.textfiles import read_bytes
 
 _TABLE_ROWS = 65_536
+_MOST_DIGITS = 15  # of a position, commas among them
 _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))?)?")
 
 
@@ -75,6 +76,8 @@ class Region:
             raise InputError(f"region '{text}' is not chromosome, or chromosome:from-to")
         if match["start"] is None:
             return cls(match["contig"], 0, np.iinfo(np.int32).max)
+        if max(len(match["start"]), len(match["stop"] or "")) > _MOST_DIGITS:
+            raise InputError(f"region '{text[:60]}' lies beyond the end of any chromosome")
         start = int(match["start"].replace(",", "") or 0)
         stop = int((match["stop"] or match["start"]).replace(",", "") or 0)
         if stop < start:

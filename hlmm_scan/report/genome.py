@@ -12,7 +12,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.chromosomes import AFTER_AUTOSOMES, MT, NUMBERS_STAY, XY, X, Y, chromosome
+from hlmm_scan.genotypes.chromosomes import (
+    AFTER_AUTOSOMES,
+    MT,
+    NUMBERS_STAY,
+    XY,
+    X,
+    Y,
+    chromosome,
+    number_of,
+)
 
 GAP = 0.006
 """Space between two chromosomes, of the whole axis; less where there are over 30 of them."""
@@ -24,11 +33,12 @@ def contig_order(name: str) -> tuple[Any, ...]:
     However it is written; digits within other names sort as numbers.
     """
     bare = chromosome(name, NUMBERS_STAY)
-    if bare.isdecimal():
-        return 0, int(bare), name
+    number = number_of(bare)
+    if number is not None:
+        return 0, number, name
     if bare in AFTER_AUTOSOMES:
         return 1, (X, XY, Y, MT).index(bare), name
-    parts = re.split("([0-9]+)", bare.casefold())
+    parts = re.split("([0-9]{1,9})", bare.casefold())
     return 2, tuple(int(part) if k % 2 else part for k, part in enumerate(parts)), name
 
 

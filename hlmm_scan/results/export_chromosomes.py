@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, MT, XY, X, Y, chromosome
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, MT, XY, X, Y, chromosome, number_of
 
 _HUMAN = {X: 23, Y: 24, XY: 23, MT: 25}
 """The GWAS catalog's numbers. PLINK's own 25 and 26, pseudo-autosomal and mitochondrial, are
@@ -39,6 +39,7 @@ def chromosome_numbers(
 
 def _number(contig: str, autosomes: int) -> int:
     one = chromosome(contig, autosomes)
-    if one.isdecimal():
-        return int(one) if 1 <= int(one) <= autosomes else -1
+    number = number_of(one)
+    if number is not None:
+        return number if 1 <= number <= autosomes else -1
     return _HUMAN.get(one, -1) if autosomes == HUMAN_AUTOSOMES else -1

@@ -78,4 +78,6 @@ def test_unknown_names_and_other_species_are_seen():
 def test_chromosomes_in_words():
     names = ["2", "chr1", "03", "7", "8", "X", "23", "PAR1", ""]
     assert in_words(names) == "1-3, 7, 8, X, XY, (no name)"
+    assert in_words(["1", "9" * 5000]) == f"1, {'9' * 40}"
+    assert not is_autosome("9" * 5000)
     assert in_words([f"s{k}" for k in range(9)]) == "s0, s1, s2, s3, s4, s5, 3 more"

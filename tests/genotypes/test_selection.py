@@ -83,6 +83,11 @@ def test_regions_are_added_up_and_chr_makes_no_difference(genotypes, regions, ro
         assert chosen(genotypes, regions=regions).rows.tolist() == list(rows)
 
 
+def test_an_endless_region_is_refused():
+    with pytest.raises(InputError, match="beyond the end"):
+        Region.parse("1:" + "9" * 5000)
+
+
 def test_all_options_must_take_a_variant(genotypes, ids):
     selection = chosen(
         genotypes,
