@@ -5,9 +5,11 @@ Heavy imports stand inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -65,6 +67,10 @@ def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
     show_default=True,
     help="Of BGEN files: second where the reference allele is first (UK Biobank).",
 )
+@click.option(
+    "--id-delim",
+    help="What parts FID and IID where the file has them as one id: _ in what plink2 exports.",
+)
 @click.option("--workers", type=int, help="Processes. Default: all cores.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, instead of --workers.")
 def convert(
@@ -74,6 +80,7 @@ def convert(
     overwrite: bool,
     sample: Path | None,
     bgen_effect_allele: Any,
+    id_delim: str | None,
     workers: int | None,
     scheduler: str | None,
 ) -> None:
@@ -83,6 +90,7 @@ def convert(
     chromosome. A conversion that was killed goes on when the same command is given again.
     """
     from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.genotypes.dataset import summary
     from hlmm_scan.genotypes.sources import SourceOptions
     from hlmm_scan.scan.conversion import pool_of
     from hlmm_scan.scan.executors import available_cores
@@ -97,11 +105,11 @@ def convert(
             chunk_variants=chunk_variants,
             overwrite=overwrite,
             progress=progress,
-            options=SourceOptions(sample, bgen_effect_allele),
+            options=SourceOptions(sample, bgen_effect_allele, id_delim),
             workers=workers or available_cores(),
             pool=None if scheduler is None else pool_of(scheduler),
         )
-    click.echo(f"{output}: {dataset.n_variants:,} variants of {dataset.n_samples:,} people")
+    click.echo(f"{output}: {summary(dataset)}")
 
 
 @cli.command()
@@ -685,6 +693,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         Default: those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of another encoding lacks
     try:
         with signals.heard():
             cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)

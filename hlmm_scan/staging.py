@@ -109,15 +109,13 @@ def stands(target: Place) -> bool:
 
 
 @contextmanager
-def staged_text(target: Path, encoding: str | None = None) -> Iterator[IO[str]]:
+def staged_text(target: Path) -> Iterator[IO[str]]:
     """Open a text file to write that stands at its name once it is whole, or not at all.
 
     Parameters
     ----------
     target : Path
-        Line ends are written as they are given.
-    encoding : str, optional
-        As for `open`.
+        UTF-8, whatever the locale; line ends are written as they are given.
 
     Raises
     ------
@@ -126,7 +124,7 @@ def staged_text(target: Path, encoding: str | None = None) -> Iterator[IO[str]]:
     """
     scratch = target.with_name(f".{target.name}.partial")
     try:
-        with scratch.open("w", newline="", encoding=encoding) as file:
+        with scratch.open("w", newline="", encoding="utf-8") as file:
             yield file
         scratch.replace(target)
     except OSError as error:

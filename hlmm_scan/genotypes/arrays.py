@@ -104,8 +104,25 @@ class StoredArrays:
             ) from error
 
     def text(self, name: str, start: int = 0, stop: int | None = None) -> StrArray:
-        """Read rows of an array of text."""
-        return self.read(name, start, stop).astype(object)
+        """Read rows of an array of text; some programs store it as bytes.
+
+        Raises
+        ------
+        DamagedError
+            As :meth:`read`, or if it is no UTF-8.
+        """
+        values = self.read(name, start, stop).astype(object)
+        if not any(isinstance(value, bytes) for value in values.flat):
+            return values
+        try:
+            text = [v.decode() if isinstance(v, bytes) else v for v in values.flat]
+        except UnicodeDecodeError as error:
+            raise DamagedError(
+                f"{self.path}: {name} is not text in UTF-8; {self.remedy}"
+            ) from error
+        found = np.empty(len(text), dtype=object)
+        found[:] = text
+        return found.reshape(values.shape)
 
     def _misses(self, chunk: str) -> DamagedError:
         return DamagedError(

@@ -14,6 +14,7 @@ import json
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -351,12 +352,21 @@ class DatasetWriter:
             "source": f"hlmm_scan-{__version__}",
             # Names only: where files lay on the machine that converted is nobody's business.
             "source_files": [source.path.name for source in self.source.sources],
+            "variants_by_source": dict(sorted(self._fields().items())),
+            "variants_with_dosages": sum(record.uncertain for record in self.done),
         }
         self.group.attrs.update(attributes)
         with warnings.catch_warnings():
             # Zarr says that other readers may not know consolidated metadata; they need not.
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self.group.store)
+
+    def _fields(self) -> Counter[str]:
+        """Count variants by what of the sources they were taken from."""
+        fields = Counter[str]()
+        for record in self.done:
+            fields.update(record.fields)
+        return fields
 
     def _last_file(self) -> Path:
         return self.source.sources[-1].path

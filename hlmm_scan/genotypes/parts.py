@@ -6,8 +6,9 @@ that no two parts write the same file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,6 +104,10 @@ class PartRecord:
     hard_chunks, dosage_chunks : int
         Chunks written of either kind.
     has_info : bool
+    fields : mapping of str to int
+        Variants by what of the source they were taken from.
+    uncertain : int
+        Variants of which somebody has a dosage that is no whole number.
     """
 
     index: int
@@ -113,6 +118,8 @@ class PartRecord:
     hard_chunks: int
     dosage_chunks: int
     has_info: bool
+    fields: Mapping[str, int] = field(default_factory=dict)
+    uncertain: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -158,14 +165,17 @@ def convert_part(part: Part) -> PartRecord:
     counts = np.empty((m, 4), dtype=np.int64)
     frequency, info = np.empty(m), np.full(m, np.nan)
     dosages = np.zeros(m, dtype=bool)
-    digest = hard_chunks = dosage_chunks = 0
+    digest = hard_chunks = dosage_chunks = uncertain = 0
+    fields = Counter[str]()
     has_info = False
     for a in range(part.start, part.stop, part.chunk):
         b = min(a + part.chunk, part.stop)
         calls = _read(part, a, b)
+        fields.update(calls.fields)
         block = calls.block
         if isinstance(block, Dosages):
             whole = whole_rows(block)
+            uncertain += int(np.count_nonzero(~whole))
             if whole.all():
                 block = best_guess(block)
         rows = slice(a - part.start, b - part.start)
@@ -198,6 +208,8 @@ def convert_part(part: Part) -> PartRecord:
         hard_chunks=hard_chunks,
         dosage_chunks=dosage_chunks,
         has_info=has_info,
+        fields=dict(sorted(fields.items())),
+        uncertain=uncertain,
     )
 
 
@@ -215,10 +227,13 @@ def _read(part: Part, a: int, b: int) -> Calls:
     block = join_blocks([calls.block for calls in read], part.n_samples, unit)
     if isinstance(block, Dosages):
         block = as_dosages(block, part.n_samples, unit)
+    fields = Counter[str]()
+    for calls in read:
+        fields.update(calls.fields)
     if all(calls.info is None for calls in read):
-        return Calls(block)
+        return Calls(block, fields=fields)
     info = [np.full(len(c.block), np.nan) if c.info is None else c.info for c in read]
-    return Calls(block, np.concatenate(info))
+    return Calls(block, np.concatenate(info), fields)
 
 
 def _put(group: zarr.Group, name: str, start: int, stop: int, values: NDArray[Any]) -> None:

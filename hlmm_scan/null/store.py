@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.host_cache import StoredArray, digest_of, strips_of
@@ -212,6 +213,7 @@ def write_random_effects(
     work = work or InTurn()
     for left in list(group.array_keys()):  # by a run that was cut off
         del group[left]
+    group.attrs["autosomes"] = effects.autosomes
     column = ("random_effect",)
     if l_random <= n:
         _put_big(group, "columns", effects.columns, ("sample", *column), single=True)
@@ -258,6 +260,7 @@ def read_random_effects(group: zarr.Group) -> RandomEffects:
             np.array(contigs, dtype=object),
             tuple(str(name) for name in _get(group, "left_out_contig")),
         ),
+        autosomes=int(cast(int, group.attrs.get("autosomes", HUMAN_AUTOSOMES))),
     )
 
 

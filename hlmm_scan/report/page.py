@@ -119,7 +119,7 @@ def write_report(
     names = [test.name for test in shown.values()]
     find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)
     text = _page(store, numbers, names, threshold, partial(find, checks=checks))
-    with staged_text(output, encoding="utf-8") as file:
+    with staged_text(output) as file:
         file.write(text)
     size = len(text.encode())
     if size > LARGE:

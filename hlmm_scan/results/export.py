@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
 from hlmm_scan.results.export_parquet import write_parquet
 from hlmm_scan.results.export_rows import Columns, FinishedRows
@@ -123,7 +124,8 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
             variables |= {"n", "effect_allele_frequency", "test_flags"}
             rows = FinishedRows(store, chosen, sorted(variables))
             first = header(REGENIE_COLUMNS, " ")
-            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
+            autosomes = autosomes_of(store.attributes)
+            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests, autosomes))
         rows = FinishedRows(store, chosen, tests=tests)
         if kind == "seed":
             return _write_text(rows, scratch, header(SEED_COLUMNS), seed_rows)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES
 from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns
@@ -55,6 +56,11 @@ def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
     return text
 
 
+def unbroken(column: Sequence[str]) -> list[str]:
+    """Return cells for a table parted by blanks: none holds a blank, none is empty."""
+    return ["_".join(cell.split()) or "NA" for cell in column]
+
+
 def lines(columns: Sequence[Sequence[str]], separator: str = "\t") -> list[str]:
     """Return the rows of columns of text, each ended."""
     ended = [*columns[:-1], [f"{cell}\n" for cell in columns[-1]]]
@@ -100,16 +106,18 @@ def seed_rows(rows: Columns) -> str:
     return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
 
 
-def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
+def regenie_rows(
+    rows: Columns, tests: Sequence[ReportedTest], autosomes: int = HUMAN_AUTOSOMES
+) -> str:
     """Return regenie's columns, a row for each test of each variant.
 
     ALLELE1 is the effect allele; joint tests have no BETA and SE, and a CHISQ of 2 df; EXTRA holds
     the status where it is not plain ``ok``, and ``at_bound`` where p is a bound.
     """
-    numbers = chromosome_numbers(rows["contig"])
+    numbers = chromosome_numbers(rows["contig"], autosomes)
     contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
     variant = [
-        cells(column)
+        unbroken(cells(column))
         for column in (
             contig,
             rows["position"],

@@ -353,7 +353,7 @@ class ResultStore:
         else:
             scratch = root.with_name(f"{ROOT}.partial")
             try:
-                scratch.write_text(changed(root.read_bytes()))
+                scratch.write_text(changed(root.read_bytes()), encoding="utf-8")
                 scratch.replace(root)
             finally:
                 scratch.unlink(missing_ok=True)

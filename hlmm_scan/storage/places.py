@@ -142,9 +142,9 @@ class ObjectPath:
         """
         return self.read()[0]
 
-    def read_text(self) -> str:
+    def read_text(self, encoding: str = "utf-8") -> str:
         """Return the object as text."""
-        return self.read_bytes().decode()
+        return self.read_bytes().decode(encoding)
 
     def read(self) -> tuple[bytes, Version]:
         """Return the object and its version, for :meth:`replace`."""
@@ -327,7 +327,7 @@ def read_json(where: Place) -> Any:
         If an object store does not answer, or refuses.
     """
     try:
-        return json.loads(where.read_text())
+        return json.loads(where.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError:

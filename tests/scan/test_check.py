@@ -310,7 +310,7 @@ def test_the_command_takes_ids_and_tables(store, tmp_path, capsys):
     command = ["check", str(store.path), "--permutations", "20", "--phenotype", "normal"]
     output = tmp_path / "checked.tsv"
     for name in ("ids.txt", "hits.tsv"):
-        assert read_variants(tmp_path / name) == ["v3", "v0"]
+        assert list(map(str, read_variants(tmp_path / name))) == ["v3", "v0"]
         assert main([*command, "--variants", str(tmp_path / name), "-o", str(output)]) == 0
         assert list(pd.read_csv(output, sep="\t")["variant_id"]) == ["v3", "v0"]
     capsys.readouterr()
