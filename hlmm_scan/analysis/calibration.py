@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
@@ -283,12 +282,12 @@ def _of_phenotype(
         for (test, frequency_bin), values in found.items()
         if values.n or frequency_bin is None
     ]
-    group = store.null_group(store.phenotypes[number])
-    y = np.asarray(cast(zarr.Array[Any], group["y"])[:], np.float64)
+    name = store.phenotypes[number]
+    y = np.asarray(store.null_array(name, "y")[:], np.float64)
     skewness, excess = _shape(y)
-    third, fourth = np.asarray(cast(zarr.Array[Any], group["moments"])[0], np.float64)
+    third, fourth = np.asarray(store.null_array(name, "moments")[0], np.float64)
     return Calibration(
-        store.phenotypes[number],
+        name,
         len(y),
         skewness,
         excess,

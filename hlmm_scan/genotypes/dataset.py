@@ -24,9 +24,7 @@ from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import StrArray, VariantTable, find_ids
 from hlmm_scan.storage import Place, place
-
-MARK = "hlmm_scan"
-"""Root attribute that says a store is ours."""
+from hlmm_scan.storage.places import MARK
 
 KIND = "genotypes"
 

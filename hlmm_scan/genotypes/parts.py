@@ -7,7 +7,7 @@ that no two parts write the same file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,8 @@ from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
 from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.source import Reader
 from hlmm_scan.storage import Place, zarr_store
+from hlmm_scan.storage.arrays import CheckedArray
+from hlmm_scan.storage.checksums import CHUNK
 
 COUNTS = (
     "variant_genotype_counts",
@@ -103,6 +105,8 @@ class PartRecord:
     hard_chunks, dosage_chunks : int
         Chunks written of either kind.
     has_info : bool
+    chunks : dict of str to int
+        Checksums of the chunks written, by key.
     """
 
     index: int
@@ -113,6 +117,7 @@ class PartRecord:
     hard_chunks: int
     dosage_chunks: int
     has_info: bool
+    chunks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -151,9 +156,8 @@ def convert_part(part: Part) -> PartRecord:
     OSError
         If they cannot be written.
     """
-    group = zarr.open_group(
-        zarr_store(part.store), mode="r+", zarr_format=3, use_consolidated=False
-    )
+    store = zarr_store(part.store)
+    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     m = part.stop - part.start
     counts = np.empty((m, 4), dtype=np.int64)
     frequency, info = np.empty(m), np.full(m, np.nan)
@@ -189,6 +193,7 @@ def convert_part(part: Part) -> PartRecord:
     if part.unit:
         _put(group, HAS_DOSAGES, start, stop, dosages)
         _put(group, INFO, start, stop, info)
+    store.flush()  # a journal that is on the disk must not speak of what is not
     return PartRecord(
         index=part.index,
         start=start,
@@ -198,6 +203,7 @@ def convert_part(part: Part) -> PartRecord:
         hard_chunks=hard_chunks,
         dosage_chunks=dosage_chunks,
         has_info=has_info,
+        chunks={key: checksum for key, checksum in store.written.items() if CHUNK in key},
     )
 
 
@@ -224,5 +230,4 @@ def _read(part: Part, a: int, b: int) -> Calls:
 def _put(group: zarr.Group, name: str, start: int, stop: int, values: NDArray[Any]) -> None:
     array = group[name]
     assert isinstance(array, zarr.Array)
-    # Chunks that hold only fill values are written too: one that is absent is damage.
-    array.with_config({"write_empty_chunks": True})[start:stop] = values
+    CheckedArray(array)[start:stop] = values

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ from hlmm_scan.scan.prepare import (
 from hlmm_scan.scan.progress import ScanProgress
 from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
+from hlmm_scan.scan.wholeness import look_at_partitions, revocations
 from hlmm_scan.schema import Status
 from hlmm_scan.staging import stands, sweep
 from hlmm_scan.storage import ObjectPath, Place
@@ -311,16 +313,38 @@ def finalise(store: ResultStore) -> ResultStore:
             "the store is damaged, start anew with --overwrite"
         )
     try:
-        store.complete(
-            {
-                "run_status": "complete",
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "status_counts": dict(state.statuses),
-            }
-        )
+        chunks = look_at_partitions(store, plan)
+        if chunks.damaged:
+            _revoke(store, plan, chunks.damaged)
+        attributes: dict[str, Any] = {
+            "run_status": "complete",
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "status_counts": dict(state.statuses),
+        }
+        if state.software:
+            attributes["software_of_partitions"] = dict(state.software)
+        store.complete(attributes, chunks.checksums)
     except OSError as error:
         raise storage_error(store.path, error) from error
     return store
+
+
+def _revoke(store: ResultStore, plan: Plan, damaged: Mapping[int, str]) -> NoReturn:
+    """Take back that partitions are done, so that they can be done again.
+
+    Raises
+    ------
+    IncompleteError
+        Always.
+    """
+    with store.ledger.lock(), store.ledger.writer() as journal:
+        for record in revocations(store, damaged):
+            journal.append(record)
+    raise IncompleteError(
+        f"{store.path}: {len(damaged)} of {plan.n_partitions} partitions do not hold what was "
+        f"written ({listed(damaged)}); the first: {next(iter(damaged.values()))}; run the same "
+        "scan with --retry-failed to do these again"
+    )
 
 
 def _wanting(state: ScanState) -> str:
