@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.genotypes.arrays import CHECKSUMS
-from hlmm_scan.genotypes.dataset import KIND, GenotypeDataset
+from hlmm_scan.genotypes.dataset import DATASET_FORMAT, KIND, GenotypeDataset
 from hlmm_scan.genotypes.fingerprint import fingerprint_of
 from hlmm_scan.genotypes.vcf_zarr import VcfZarrDataset
 from hlmm_scan.results.recorded import checksums_by_key, chunk_key, chunk_place
@@ -18,6 +18,7 @@ from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.scan.state import standing, verify
+from hlmm_scan.schema import STORE_FORMAT
 from hlmm_scan.staging import read_error, stands
 from hlmm_scan.storage import ObjectPath, Place, place
 from hlmm_scan.storage.checksums import CHUNK, MANIFEST, Manifest, read_document
@@ -70,6 +71,12 @@ def verify_store(where: Place | str) -> Verdict:
     attributes = (root or {}).get("attributes")
     mark = attributes.get(MARK) if isinstance(attributes, dict) else None
     kind = mark.get("kind") if isinstance(mark, dict) else None
+    known = {KIND: (DATASET_FORMAT,), "results": (STORE_FORMAT,)}
+    if mark and kind in known and mark.get("format") not in known[kind]:
+        raise InputError(
+            f"{where}: {kind} of format {mark.get('format')}, this version verifies "
+            f"{known[kind][0]}; do it with the version that wrote it"
+        )
     try:
         if kind == KIND:
             return _verify_dataset(where, checked=bool(mark and mark.get(CHECKSUMS)))
@@ -112,6 +119,9 @@ def _verify_results(where: Place) -> Verdict:
     files = 0
     try:
         store = ResultStore.open(where)
+    except InputError as error:
+        return Verdict(str(where), 0, (_without(where, error),))
+    try:
         plan = Plan.from_json(store.plan)
         if store.manifest is not None:
             files, damage = _look_at(where, _listed(store.manifest))
