@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
@@ -302,9 +303,10 @@ class ResultStore:
             other = SCORE_TESTS if self.of_wald_tests else ()
             # Of a store with a manifest without a word to Zarr, within whose reads this is asked.
             known = self._group if self.manifest is None else self._listed_arrays
-            self._variables = tuple(
-                v for v in ALL_RESULTS if v.name in known and v.name not in other
-            )
+            with self._reading_metadata():
+                self._variables = tuple(
+                    v for v in ALL_RESULTS if v.name in known and v.name not in other
+                )
         return self._variables
 
     @property
@@ -335,8 +337,19 @@ class ResultStore:
     def array(self, name: str) -> CheckedArray:
         """Return an array of the root; opened once."""
         if name not in self._arrays:
-            self._arrays[name] = CheckedArray(cast(zarr.Array[Any], self._group[name]))
+            with self._reading_metadata():
+                self._arrays[name] = CheckedArray(cast(zarr.Array[Any], self._group[name]))
         return self._arrays[name]
+
+    @contextmanager
+    def _reading_metadata(self) -> Iterator[None]:
+        """Say in one line that metadata of a store without checksums make no sense."""
+        try:
+            yield
+        except (ValueError, TypeError, zarr.errors.MetadataValidationError) as error:
+            raise InputError(
+                f"{self.path}: its metadata are damaged ({error}); {REMEDY}"
+            ) from error
 
     def dataset(self, **options: Any) -> xr.Dataset:
         """Open the results lazily; in a folder the same as ``xarray.open_zarr(path, **options)``.
@@ -402,7 +415,9 @@ class ResultStore:
         def put(name: str) -> None:
             self.array(name)[phenotype, start:stop] = stored[name]
 
-        self._each(names, put)
+        # The status last: rows that are not whole, meanwhile or after a kill, read as pending.
+        self._each([name for name in names if name != "status"], put)
+        put("status")
         return checksum(stored, names)
 
     def chunk_checksums(self, phenotype: int, start: int) -> dict[str, str]:
