@@ -17,7 +17,14 @@ from hlmm_scan.genotypes.variants import StrArray
 from hlmm_scan.staging import read_error, stands
 from hlmm_scan.storage import ObjectPath, Place, transient, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
-from hlmm_scan.storage.checksums import MANIFEST, Checks, Manifest, read_document
+from hlmm_scan.storage.checksums import (
+    MANIFEST,
+    Checks,
+    Manifest,
+    every_chunk,
+    no_chunk,
+    read_document,
+)
 from hlmm_scan.storage.places import MARK, ROOT
 
 logger = logging.getLogger(__name__)
@@ -153,7 +160,7 @@ def _checks(path: Place, root: Mapping[str, Any], whole: bool, remedy: str) -> C
         path,
         remedy,
         manifest=partial(Manifest.read, path, key) if checked else None,
-        whole=lambda key: whole,
+        whole=every_chunk if whole else no_chunk,
         own=(ROOT,) if checked else (),
     )
 

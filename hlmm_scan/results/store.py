@@ -46,7 +46,6 @@ from hlmm_scan.storage.checksums import (
     Checks,
     Manifest,
     document_is_whole,
-    read_document,
     sealed,
 )
 from hlmm_scan.storage.durable import write_durably
@@ -171,10 +170,10 @@ class ResultStore:
         if not stands(path):
             raise InputError(f"{path}: no such result store")
         mark = read_mark(path)
-        if mark is None and (path / ROOT).is_file() and _root(path) is None:
-            raise InputError(f"{path}: {ROOT} is damaged; {REMEDY}")
         if mark is None or mark.get("kind") != "results":
-            raise InputError(f"{path}: not a result store of hlmm-scan")
+            damaged = mark is None and (path / ROOT).is_file() and _root(path) is None
+            or_damaged = f", or {ROOT} is damaged" if damaged else ""
+            raise InputError(f"{path}: not a result store of hlmm-scan{or_damaged}")
         if mark.get("format") not in (WALD_FORMAT, STORE_FORMAT):
             raise InputError(
                 f"{path}: result store of format {mark.get('format')}, this version reads "
@@ -675,23 +674,21 @@ def group_name(phenotype: str) -> str:
 
 
 def read_mark(path: Place) -> dict[str, Any] | None:
-    """Return our mark on a Zarr group, or None where there is none.
+    """Return our mark on a Zarr group, or None where there is none; damaged groups have it too.
 
     Raises
     ------
     HlmmScanError
-        If an object store does not answer, or refuses, or the group's metadata are damaged.
+        If an object store does not answer, or refuses.
     """
     metadata = _root(path)
-    attributes = (metadata or {}).get("attributes")
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
     mark = attributes.get(MARK) if isinstance(attributes, dict) else None
     return mark if isinstance(mark, dict) else None
 
 
-def _root(path: Place) -> dict[str, Any] | None:
+def _root(path: Place) -> Any:
     try:
-        return read_document(path)
+        return read_json(path / ROOT)
     except OSError as error:
-        if not isinstance(path, ObjectPath):
-            return None
         raise read_error(path, error) from error

@@ -17,6 +17,7 @@ from hlmm_scan import storage
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.null import host_cache
+from hlmm_scan.results.ledger import ledger_at
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
@@ -91,7 +92,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
         return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
-    with ResultStore.open(output).ledger.lock():
+    with ledger_at(output, "").lock():  # it may be too damaged to be opened
         return write_store(inputs, plan, builder, replace=True)
 
 

@@ -224,6 +224,16 @@ def _nothing(key: str) -> None:
     """Know nothing of any chunk."""
 
 
+def every_chunk(key: str) -> bool:
+    """Say that every chunk must exist."""
+    return True
+
+
+def no_chunk(key: str) -> bool:
+    """Say that no chunk need exist."""
+    return False
+
+
 class Checks:
     """Looks at what was read from a store before anybody uses it.
 
@@ -253,7 +263,7 @@ class Checks:
         *,
         manifest: Callable[[], Manifest] | None = None,
         recorded: Recorded = _nothing,
-        whole: Callable[[str], bool] = lambda key: False,
+        whole: Callable[[str], bool] = no_chunk,
         own: Collection[str] = (),
         thorough: bool = False,
     ) -> None:

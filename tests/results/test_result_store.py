@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,13 @@ def test_phenotypes_of_any_name_have_a_null_group_of_their_own(tmp_path):
     folders = [p for p in (store.path / "null").iterdir() if p.is_dir()]
     assert len(folders) == len(AWKWARD)
     assert [str(p) for p in xr.open_zarr(store.path)["phenotype"].values] == AWKWARD
+
+
+def test_a_lazy_dataset_travels(store):
+    values = stores.chunk_values(3, seed=1)
+    store.write_partition(0, 0, 3, values)
+    sent = pickle.loads(pickle.dumps(ResultStore.open(store.path).dataset(chunks={})))
+    assert (sent["add"].values[0, :3] == values["add"]).all()
 
 
 def test_the_plan_comes_back(store):

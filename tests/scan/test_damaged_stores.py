@@ -142,6 +142,14 @@ def test_damaged_metadata_of_an_array_is_one_error_not_one_for_each_partition(be
     assert scan_state(ResultStore.open(store.path)).failed == {}
 
 
+def test_a_damaged_store_can_be_overwritten(bench, store):
+    flip(store / "zarr.json", 300)
+    with pytest.raises(InputError, match=r"zarr\.json is damaged"):
+        ResultStore.open(store)
+    run.prepare(bench.config(store), overwrite=True)
+    assert ResultStore.open(store).attributes["run_status"] == "incomplete"
+
+
 class Halfway(SerialExecutor):
     """Stops after seven partitions."""
 
