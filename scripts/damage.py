@@ -125,6 +125,8 @@ def make_world(folder: Path, base: Place) -> World:
     )
     for name, read in READERS.items():
         world.right[name] = read(world)
+    for store in OF_STORE:
+        assert not verify_store(getattr(world, store)).damage
     return world
 
 
@@ -151,7 +153,7 @@ def lines_of_hits(world: World) -> Any:
 
 def page(world: World) -> Any:
     output = world.folder / "page.html"
-    write_report(ResultStore.open(world.complete), output, (), kind="robust", genotypes=None)
+    write_report(ResultStore.open(world.complete), output)
     return len(output.read_bytes()) > 0 and tables_of(output.read_text())
 
 
@@ -226,15 +228,6 @@ def stand(world: World) -> Any:
     return state["tests"], state["complete"], state["path"]
 
 
-def verified(world: World) -> Any:
-    """Verify all; damage is an error."""
-    for where in (world.genotypes, world.complete, world.partial, world.prepared):
-        verdict = verify_store(where)
-        if verdict.damage:
-            raise HlmmScanError(verdict.damage[0])
-    return True
-
-
 def lazily(world: World) -> Any:
     data = ResultStore.open(world.complete).dataset(chunks=None)
     return {name: plain(data[name].values) for name in ("add", "var_se", "status", "position")}
@@ -258,7 +251,6 @@ READERS: dict[str, Callable[[World], Any]] = {
     "scan": resumed,
     "dispersion": dispersed,
     "report": page,
-    "verify": verified,
 }
 SLOW = ("report", "scan", "dispersion")
 OF_STORE = {
@@ -346,8 +338,9 @@ def corrupt(
         slower = [r for r in OF_STORE[of] if r in SLOW and chance.random() < slow]
         for reader in [*chance.sample(quick, min(readers, len(quick))), *slower]:
             yield what, reader, outcome(world, reader)
-        if outcome(world, "verify") != ERROR:
-            yield what, "verify", WRONG
+        # Of a store that is not complete nobody knows how long its ledger was.
+        if not what.startswith("partial/") or "/ledger/" not in what:
+            yield what, "verify", ERROR if verify_store(store).damage else WRONG
         for name in which:
             restore(getattr(world, name), kept[name])
 
@@ -379,7 +372,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build"))
     asked = parser.parse_args()
     if asked.quick:
-        asked.corruptions, asked.objects, asked.cuts = 40, 3, 2
+        asked.corruptions, asked.objects, asked.cuts = 30, 3, 2
     logging.getLogger("hlmm_scan").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()

@@ -136,9 +136,13 @@ def _verify_results(where: Place) -> Verdict:
         torn = store.ledger.damaged_lines()
         if torn:
             damage.append(f"run/ledger: {torn} damaged records")
+        complete = store.attributes["run_status"] == "complete"
+        unrecorded = int((~standing(store, plan).done).sum()) if complete else 0
+        if unrecorded:
+            damage.append(f"run/ledger: no record of {unrecorded} finished partitions")
         if not damage:
             chunks = look_at_partitions(store, plan)
-            files += 0 if store.attributes["run_status"] == "complete" else chunks.files
+            files += 0 if complete else chunks.files
             damage = [f"partition {k}: {reason}" for k, reason in chunks.damaged.items()]
         if not damage:
             damage = [
