@@ -23,7 +23,7 @@ from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.null.work import InTurn, Work, digest_of_parts
 from hlmm_scan.schema import Status
-from hlmm_scan.storage.arrays import CheckedArray, compressors
+from hlmm_scan.storage.arrays import CheckedArray, compressors, flush
 
 _DESIGNS = ("mean_design", "variance_design")
 
@@ -228,6 +228,7 @@ def write_random_effects(
                 _put_big(part, "rotation", structure.rotation, (*column, "axis"))
             else:
                 _put_big(part, "factor", structure.columns, ("sample", "axis"), single=True)
+            flush(part)  # what is kept as done must outlast a power cut
             return {}
 
         label = f"random effects, set {position + 1} of {len(names)}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -45,6 +46,7 @@ from hlmm_scan.storage.checksums import (
     MANIFEST,
     Checks,
     Manifest,
+    checksum_of,
     document_is_whole,
     sealed,
 )
@@ -233,13 +235,24 @@ class ResultStore:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self._group.store)
-        files = dict(self._files.written)
+        files = {**self._of_earlier_runs(), **self._files.written}
         for key in (ROOT, _PLAN):
             del files[key]
             put_bytes(self._files, key, sealed(json.loads(get_bytes(self._files, key))))
         of = str(self.attributes.get("run_id", ""))
         put_bytes(self._files, _MANIFEST, Manifest.of_files(of, files).to_document())
         self._growing = False
+
+    def _of_earlier_runs(self) -> dict[str, int]:
+        """Return checksums of random effects that a run made which was cut off."""
+        if not isinstance(self.path, Path):
+            return {}
+        written, found = self._files.written, {}
+        for file in (self.path / "random_effects").rglob("*"):
+            key = file.relative_to(self.path).as_posix()
+            if key not in written and file.is_file():
+                found[key] = checksum_of(key, file.read_bytes())
+        return found
 
     # Reading ------------------------------------------------------------------------------
 

@@ -37,6 +37,13 @@ def put_bytes(store: ZarrFiles | ZarrObjects, key: str, data: bytes) -> None:
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
 
 
+def flush(group: zarr.Group) -> None:
+    """Have on the disk all that was written to a group's store."""
+    store = group.store
+    if isinstance(store, ZarrFiles | ZarrObjects):
+        store.flush()
+
+
 def compressors(level: int = 0) -> list[Any]:
     """Return how every chunk of ours is stored: by zstd, and with a checksum at its end."""
     return [ZstdCodec(level=level), Crc32cCodec()]

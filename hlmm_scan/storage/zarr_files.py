@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,8 @@ from zarr.storage import LocalStore
 
 from hlmm_scan.storage.checksums import Checks, bytes_of, checksum_of
 from hlmm_scan.storage.durable import sync
+
+_FLUSHING = threading.Lock()
 
 
 class ZarrFiles(LocalStore):
@@ -85,8 +88,28 @@ class ZarrFiles(LocalStore):
             await super().set_if_not_exists(key, value)
             self._note(key, value)
 
+    async def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._forget(key)
+        await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove a folder."""
+        self._forget(prefix)
+        await super().delete_dir(prefix)
+
+    def _forget(self, key: str) -> None:
+        below = f"{key.rstrip('/')}/" if key else ""
+        for gone in [k for k in list(self.written) if k == key or k.startswith(below)]:
+            del self.written[gone]
+            self._unsynced.discard(gone)
+
     def flush(self) -> None:
         """Have on the disk all that was written since this was last called."""
+        with _FLUSHING:  # another thread may be at what this one wrote
+            self._flush()
+
+    def _flush(self) -> None:
         keys = [self._unsynced.pop() for _ in range(len(self._unsynced))]
         paths = [self.root / key for key in keys]
         folders = {path.parent for path in paths}
