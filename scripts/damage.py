@@ -405,6 +405,8 @@ def corruptions(folder: Path, asked: Any) -> dict[tuple[str, str], list[int]]:
         seen: Counter[str] = Counter()
         for what, reader, came in corrupt(world, number, random.Random(seed), readers, slow):
             results.setdefault((where, reader), [0, 0, 0, 0])[order.index(came)] += 1
+            if seen[what] == 0 and len(seen) % 50 == 0:
+                print(f"{where}: {len(seen)} corruptions", file=sys.stderr, flush=True)
             seen[what] += 1
             if came in (WRONG, TRACEBACK):
                 print(f"{where}: {what}: {reader}: {came}", file=sys.stderr, flush=True)

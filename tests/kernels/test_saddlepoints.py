@@ -46,9 +46,7 @@ def compiled(bins: ResidualBins, people, copies, U_a, U_2, U_b):
     g = centred(people, copies)
     order = np.argsort(-people, kind="stable")
     people, g = people[order], g[order]
-    z_a, z_given, bound, _, flags = mean_and_joint(
-        bins.table, people, g, U_a, U_2, True, room, bits
-    )
+    z_a, z_given, bound, _, flags = mean_and_joint(bins.table, people, g, U_a, U_2, True, room, bits)
     z_b, more = variance(bins.table, people, g, U_b, room, bits)
     return z_a, z_b, z_given, flags | more, bound
 
