@@ -22,8 +22,8 @@ from hlmm_scan.schema import STORE_FORMAT
 from hlmm_scan.staging import read_error, stands
 from hlmm_scan.storage import ObjectPath, Place, place
 from hlmm_scan.storage.checksums import CHUNK, MANIFEST, Manifest, read_document
-from hlmm_scan.storage.rereading import MISSING, File, look
 from hlmm_scan.storage.places import MARK, ROOT
+from hlmm_scan.storage.rereading import MISSING, File, look
 
 
 @dataclass(frozen=True)
