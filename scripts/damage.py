@@ -340,9 +340,19 @@ def corrupt(
             yield what, reader, outcome(world, reader)
         # Of a store that is not complete nobody knows how long its ledger was.
         if not what.startswith("partial/") or "/ledger/" not in what:
-            yield what, "verify", ERROR if verify_store(store).damage else WRONG
+            yield what, "verify", verified(store)
         for name in which:
             restore(getattr(world, name), kept[name])
+
+
+def verified(store: Place) -> str:
+    try:
+        return ERROR if verify_store(store).damage else WRONG
+    except HlmmScanError:  # without its root it is not known for ours
+        return ERROR
+    except Exception:
+        traceback.print_exc()
+        return TRACEBACK
 
 
 def outcome(world: World, reader: str) -> str:
