@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -257,6 +258,12 @@ class ScanConfig:
     cluster: Path | None = _option(
         None, "path", "YAML file that describes workers in SLURM jobs or Kubernetes pods."
     )
+    dashboard: bool | None = _option(
+        None,
+        "yes_no",
+        "Show the work of --workers on a page of Dask's, whose address is logged and which every "
+        "account of this machine can look at. Default: no.",
+    )
     partition_variants: int | None = _option(
         None, "whole", "Variants per task, a multiple of the genotype chunk. Default: chosen."
     )
@@ -321,12 +328,14 @@ class ScanConfig:
         elsewhere = [name for name in ("scheduler", "cluster") if getattr(self, name) is not None]
         if len(elsewhere) > 1:
             raise InputError("scheduler and cluster exclude each other: a scan has one of them")
-        for name in ("workers", "memory_limit"):
+        for name in ("workers", "memory_limit", "dashboard"):
             if elsewhere and getattr(self, name) is not None:
                 raise InputError(
                     f"{name} is for workers of this machine; leave it out with {elsewhere[0]}, "
                     "whose workers are what they are"
                 )
+        if self.dashboard and importlib.util.find_spec("bokeh") is None:
+            raise InputError("dashboard needs bokeh; pip install 'hlmm-scan[dashboard]'")
         if len(set(self.phenotype)) < len(self.phenotype):
             raise InputError("phenotype: the same name is given twice")
         if len(set(self.genotypes)) < len(self.genotypes):

@@ -83,6 +83,9 @@ class SlurmFile:
     tls : bool
         Whether scheduler and workers trust none but each other, by certificates made for the run.
         Without it, anybody who reaches the scheduler's port can run code as the user.
+    dashboard : bool
+        Whether the scheduler shows the work on a page, which every account of its machine can
+        look at.
     """
 
     kind: ClassVar[str] = "slurm"
@@ -100,6 +103,7 @@ class SlurmFile:
     python: str | None = None
     log_directory: Path | None = None
     tls: bool = True
+    dashboard: bool = False
 
     @property
     def most_workers(self) -> int:
@@ -318,12 +322,14 @@ class _SlurmCluster:
         import dask
         from dask_jobqueue.slurm import SLURMCluster
         from distributed import Client
-        from distributed.security import Security
+
+        from hlmm_scan.scan.certificates import own_security
 
         wanted = self.described
-        with dask.config.set(
-            {**WORKER_SETTINGS, "distributed.deploy.lost-worker-timeout": LOST_AFTER}
-        ):
+        settings = {**WORKER_SETTINGS, "distributed.deploy.lost-worker-timeout": LOST_AFTER}
+        if not wanted.dashboard:
+            settings["distributed.scheduler.http.routes"] = []
+        with dask.config.set(settings):
             with _starting(self.name):
                 if wanted.log_directory is not None:
                     wanted.log_directory.mkdir(parents=True, exist_ok=True)
@@ -341,9 +347,12 @@ class _SlurmCluster:
                     job_extra_directives=list(wanted.directives),
                     job_script_prologue=[f"export {name}=1" for name in THREAD_VARIABLES],
                     worker_extra_args=worker_arguments(wanted.walltime),
-                    security=Security.temporary() if wanted.tls else None,
+                    security=own_security() if wanted.tls else None,
                     shared_temp_directory=str(Path.cwd()),
-                    scheduler_options={"dashboard_address": "127.0.0.1:0"},
+                    scheduler_options={
+                        "dashboard": wanted.dashboard,
+                        "dashboard_address": "127.0.0.1:0",
+                    },
                     silence_logs=logging.CRITICAL,
                 )
             with cluster:

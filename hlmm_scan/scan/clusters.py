@@ -9,7 +9,9 @@ are in :mod:`~hlmm_scan.scan.cluster_file`.
 
 from __future__ import annotations
 
+import copy
 import logging
+import multiprocessing.util
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -53,15 +55,19 @@ class Cluster(Protocol):
 class EmbeddedCluster:
     """Worker processes of this machine, one thread each, that nobody else can reach.
 
+    What a site's Dask configuration says is for the site's own clusters, and not for this one.
+
     Parameters
     ----------
     workers : int
+    dashboard : bool, default False
+        Whether to show the work on a page, which every account of this machine can look at.
     """
 
     name = "the embedded cluster"
 
-    def __init__(self, workers: int) -> None:
-        self.most_workers = workers
+    def __init__(self, workers: int, dashboard: bool = False) -> None:
+        self.most_workers, self.dashboard = workers, dashboard
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -69,22 +75,36 @@ class EmbeddedCluster:
         import dask
         from distributed import Client, LocalCluster
 
+        from hlmm_scan.scan.certificates import own_security
+
         settings = {
+            "distributed": _distributed_defaults(),
             **WORKER_SETTINGS,
             "distributed.worker.multiprocessing-method": fork_server.METHOD,
             "distributed.nanny.pre-spawn-environ": {},  # Dask would leave it in ours
             "distributed.scheduler.allowed-failures": 1,
+            # Processes of Dask import modules from their scratch folders: nobody else may have
+            # made the one that these lie in. This one is ours alone, and goes with this process.
+            "temporary-directory": multiprocessing.util.get_temp_dir(),
+            # The servers listen in any case; without pages they tell nothing.
+            "distributed.worker.http.routes": [],
         }
+        if not self.dashboard:
+            settings["distributed.scheduler.http.routes"] = []
         fork_server.start()
         with dask.config.set(settings), ExitStack() as stack:
+            security = own_security()
             with fork_server.held_back(signal.SIGINT):
                 cluster = LocalCluster(
                     n_workers=self.most_workers,
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
+                    protocol="tls://",
+                    security=security,
                     # Any free port: the default one is taken as soon as two scans run at once.
                     dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": self.dashboard},
                     # Dask counts mapped pages as memory and would pause or kill healthy workers.
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,  # in the workers
@@ -92,6 +112,14 @@ class EmbeddedCluster:
                 )
                 client = stack.enter_context(Client(stack.enter_context(cluster)))
             yield client
+
+
+def _distributed_defaults() -> dict[str, Any]:
+    """Return the settings that Dask itself ships for clusters."""
+    from dask import config
+
+    shipped: dict[str, Any] = config.merge(*config.defaults)["distributed"]
+    return copy.deepcopy(shipped)  # some of its lists are added to as clusters are made
 
 
 class RunningScheduler:
