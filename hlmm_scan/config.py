@@ -12,7 +12,9 @@ import yaml
 
 from hlmm_scan import storage
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.shown import one_line, quoted
 from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.yaml_files import read_mapping
 
 DEFAULT_MIN_MAF = 0.01
 DEFAULT_MIN_MAC = 20
@@ -20,6 +22,8 @@ DEFAULT_MAX_MISSING = 0.05
 DEFAULT_MISSING_VALUES = ("NA",)
 DEFAULT_NULL_MODE_REFINE_THRESHOLD = 1e-3
 DEFAULT_MIN_LEVEL_COUNT = 10
+MOST = 2**31 - 1
+"""Of anything that is counted."""
 SEXES = ("male", "female")
 RANKS_OF = ("residuals", "phenotype")
 COVARIATE_MODES = ("joint", "null", "seed")
@@ -285,15 +289,16 @@ class ScanConfig:
                 raise InputError(f"{name} must be between 0 and 1, not {value}")
         for name in ("workers", "partition_variants", "min_level_count", "autosomes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be 1 or more, not {value}")
+            if value is not None and not 1 <= value <= MOST:
+                span = "1 or more" if value < 1 else f"at most {MOST:,}"
+                raise InputError(f"{name} must be {span}, not {quoted(value)}")
         for f in fields(self):
             choices = f.metadata.get("choices")
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 hint = nearest(str(value), choices)
                 raise InputError(
-                    f"{f.name} must be one of {', '.join(choices)}, not '{value}'{hint}"
+                    f"{f.name} must be one of {', '.join(choices)}, not {quoted(value)}{hint}"
                 )
         if self.covariate_mode == "seed" and (self.condition or self.condition_list):
             raise InputError(
@@ -367,23 +372,14 @@ def load_config(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing, not YAML, holds an unknown key, or a value of the wrong kind.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        raise InputError(f"{path}{line}: not valid YAML") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'key: value' lines")
+    content = read_mapping(path)
     known = {f.name: f for f in fields(ScanConfig)}
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+            raise InputError(
+                f"{path}: unknown key '{one_line(str(key), 80)}'{nearest(str(key), known)}"
+            )
         if value is not None:
             values[key] = _read(known[key].metadata["kind"], key, value, path)
     return values
@@ -436,17 +432,17 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     """Check one YAML value against the kind of its key."""
 
     def wrong(expected: str) -> InputError:
-        return InputError(f"{path}: {key} must be {expected}, not {value!r}")
+        return InputError(f"{path}: {key} must be {expected}, not {quoted(value)}")
 
     if kind == "path":
         if not isinstance(value, str):
             raise wrong("a path")
-        return path.parent / Path(value).expanduser()
+        return path.parent / _expanded(Path(value), key, path)
     if kind == "store":
         if not isinstance(value, str):
             raise wrong("a path")
         where = storage.place(value)
-        return path.parent / where.expanduser() if isinstance(where, Path) else where
+        return path.parent / _expanded(where, key, path) if isinstance(where, Path) else where
     if kind == "stores":
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) for item in items):
@@ -455,7 +451,7 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     if kind == "names":
         items = value if isinstance(value, list) else [value]
         # YAML takes a bare no, off or true for a truth value: quotes make it a name.
-        if not all(type(item) in (str, int, float) for item in items):
+        if not all(isinstance(i, str | int | float) and not isinstance(i, bool) for i in items):
             raise wrong("a name or a list of names")
         return tuple(str(item) for item in items)
     if kind == "yes_no":
@@ -478,3 +474,13 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     if not isinstance(value, str):
         raise wrong("text")
     return value
+
+
+def _expanded(path: Path, key: str, file: Path) -> Path:
+    """Return a path with the home folder in place of ``~``."""
+    if "\0" in str(path):
+        raise InputError(f"{file}: {key} must be a path, not {quoted(str(path))}")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # of a user there is not
+        raise InputError(f"{file}: {key}: there is no home folder {path.parts[0]}") from None
