@@ -13,6 +13,8 @@ import copy
 import logging
 import multiprocessing.util
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
@@ -21,6 +23,10 @@ from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.scan import fork_server
 
 SECONDS_TO_CONNECT = 10.0
+
+_LENGTH_BYTES = 8
+_LONGEST_GREETING = 1 << 20
+"""A Dask server's first words are their length and some hundred bytes."""
 
 WORKER_SETTINGS = {
     "distributed.comm.timeouts.connect": "60s",
@@ -122,6 +128,10 @@ def _distributed_defaults() -> dict[str, Any]:
     return copy.deepcopy(shipped)  # some of its lists are added to as clusters are made
 
 
+class _NoScheduler(OSError):
+    """Something answers at an address, but no Dask scheduler."""
+
+
 class RunningScheduler:
     """A scheduler that somebody started, with the workers it has from time to time.
 
@@ -161,12 +171,43 @@ class RunningScheduler:
         from distributed import Client
 
         try:
+            self._see_that_it_is_one()
             with fork_server.held_back(signal.SIGINT):
                 client = Client(self.address, timeout=SECONDS_TO_CONNECT)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error) if "tls" in str(error).lower() else "refused, or a time-out"
+            told = isinstance(error, _NoScheduler) or "tls" in str(error).lower()
+            why = str(error) if told else "refused, or a time-out"
             raise InfrastructureError(
                 f"no scheduler answers at {self.address} ({why}); is `dask scheduler` running?"
             ) from error
         with client:
             yield client
+
+    def _see_that_it_is_one(self) -> None:
+        """Read the first bytes: a Dask server speaks first, and Dask's client waits for ever."""
+        from distributed.security import Security
+
+        protocol, _, place = self.address.partition("://")
+        host, _, port = place.rpartition(":")
+        if protocol not in ("tcp", "tls"):
+            return
+        end = time.monotonic() + SECONDS_TO_CONNECT
+        with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT) as plain:
+            context = None
+            if protocol == "tls":
+                context = Security().get_connection_args("client")["ssl_context"]
+                if context is None:
+                    return  # no certificates are configured, as the client will say
+            with context.wrap_socket(plain) if context else plain as connection:
+                said = b""
+                while len(said) < _LENGTH_BYTES:
+                    connection.settimeout(max(end - time.monotonic(), 0.001))
+                    try:
+                        more = connection.recv(_LENGTH_BYTES - len(said))
+                    except TimeoutError:
+                        raise _NoScheduler("what listens there says nothing") from None
+                    if not more:
+                        raise _NoScheduler("what listens there hangs up")
+                    said += more
+        if int.from_bytes(said, "little") > _LONGEST_GREETING:
+            raise _NoScheduler("what listens there is something else")
