@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.shown import listed_names
 
 TARGET_SECONDS = 2.0
 """Work of one task: long against Dask's milliseconds of overhead, short against a preemption.
@@ -162,6 +163,7 @@ class Plan:
         model: ModelSize,
         n_genotyped: int,
         held_bytes: int = 0,
+        text_bytes: int = 0,
         on_x: ModelSize | None = None,
         together: int = 1,
     ) -> Plan:
@@ -175,6 +177,8 @@ class Plan:
             People in the genotype dataset. The others are attributes.
         held_bytes : int, default 0
             What a reader of the genotypes keeps between its reads.
+        text_bytes : int, default 0
+            Ids and alleles of a partition beyond the usual few letters.
         """
         partition, chunk = (min(size, n_variants) for size in (partition_variants, chunk_variants))
         return cls(
@@ -187,7 +191,8 @@ class Plan:
             task_bytes=PROCESS_BYTES
             + max(m.task_bytes(chunk, n_genotyped, together) for m in (model, on_x or model))
             + VARIANT_BYTES * partition * together
-            + held_bytes,
+            + held_bytes
+            + text_bytes,
             shared_bytes=model.shared_bytes,
             task_seconds=model.seconds(partition, together),
             model=model,
@@ -279,8 +284,8 @@ class Plan:
 
     def summary(self, workers: int) -> str:
         """Return the plan in a few lines for a reader; of 0 workers, where that is not known."""
-        people = ", ".join(
-            f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)
+        people = listed_names(
+            [f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)]
         )
         return "\n".join(
             [

@@ -12,7 +12,6 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import psutil
 from dask.utils import parse_bytes
 
 from hlmm_scan import __version__
@@ -35,6 +34,7 @@ from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.inputs import Inputs
+from hlmm_scan.scan.memory import available_bytes
 from hlmm_scan.scan.null_models import needs_principal_axes, write_null_models
 from hlmm_scan.scan.plan import Plan, partition_size, phenotypes_together
 from hlmm_scan.scan.preparation import Preparation, clear
@@ -190,7 +190,7 @@ def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -
 def _memory_limit(config: ScanConfig) -> int:
     """Return how much memory this machine's processes may take."""
     if config.memory_limit is None:
-        return int(psutil.virtual_memory().available)
+        return int(available_bytes())
     try:
         return int(parse_bytes(config.memory_limit))
     except ValueError:

@@ -353,6 +353,8 @@ def client(url: str) -> ObjectStore:
     if any(os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP):
         options["allow_http"] = True
     try:
+        # It takes %25 for %, which a key may hold, here but nowhere else.
+        url = url.replace("%", "%25")
         # obstore would try again by itself, uncounted: see attempts.
         return from_url(url, client_options=options, retry_config={"max_retries": 0})
     except Exception as error:
