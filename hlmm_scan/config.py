@@ -470,7 +470,7 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
                 raise wrong("a number") from None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong("a number")
-        return value
+        return float(value) if isinstance(value, float) else value
     if not isinstance(value, str):
         raise wrong("text")
     return value

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.packed import unpacked
 
 FloatArray = NDArray[np.float64]
 
@@ -126,15 +125,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            if not packed:
-                yield raw
-                return
-            with gzip.open(raw) as file:
-                yield io.BufferedReader(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path}: the gzip data are damaged or truncated") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+            yield io.BytesIO(unpacked(raw.read(), path)) if packed else raw
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _decoded(path: Path, line: int, text: bytes) -> str:

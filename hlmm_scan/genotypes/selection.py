@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Sequence
@@ -15,8 +14,13 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.packed import unpacked
+from hlmm_scan.shown import one_line
 
 _TABLE_ROWS = 65_536
+_LAST = int(np.iinfo(np.int32).max)
+"""Position that no chromosome reaches; those beyond are the same."""
+
 _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))?)?")
 
 
@@ -47,13 +51,13 @@ class IdList:
         """
         try:
             content = path.read_bytes()
-            text = gzip.decompress(content) if path.suffix == ".gz" else content
-            lines = text.decode().splitlines()
-        except (OSError, EOFError) as error:
-            words = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: cannot be read: {words}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not a text file of variant ids, one a line") from None
+            lines = unpacked(content, path).decode().splitlines()
+        except (OSError, ValueError) as error:
+            if isinstance(error, UnicodeDecodeError):
+                why = "not a text file of variant ids, one a line"
+            else:
+                why = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            raise InputError(f"{path}: {why}") from None
         ids = set()
         for number, line in enumerate(lines, start=1):
             words = line.split()
@@ -91,18 +95,26 @@ class Region:
         """
         match = _REGION.fullmatch(text.strip())
         if match is None or (":" in text and match["start"] is None):
-            raise InputError(f"region '{text}' is not chromosome, or chromosome:from-to")
+            raise InputError(
+                f"region '{one_line(text, 80)}' is not chromosome, or chromosome:from-to"
+            )
         if match["start"] is None:
-            return cls(match["contig"], 0, np.iinfo(np.int32).max)
-        start = int(match["start"].replace(",", "") or 0)
-        stop = int((match["stop"] or match["start"]).replace(",", "") or 0)
+            return cls(match["contig"], 0, _LAST)
+        start = _coordinate(match["start"])
+        stop = _coordinate(match["stop"] or match["start"])
         if stop < start:
-            raise InputError(f"region '{text}' ends before it starts")
+            raise InputError(f"region '{one_line(text, 80)}' ends before it starts")
         return cls(match["contig"], start, stop)
 
     def __str__(self) -> str:
-        whole = self.start == 0 and self.stop == np.iinfo(np.int32).max
+        whole = self.start == 0 and self.stop == _LAST
         return self.contig if whole else f"{self.contig}:{self.start}-{self.stop}"
+
+
+def _coordinate(text: str) -> int:
+    """Return a position as it is written, with commas or without, however many digits it has."""
+    digits = text.replace(",", "").lstrip("0")
+    return min(int(digits or 0), _LAST) if len(digits) < 18 else _LAST
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.scan import fork_server
+from hlmm_scan.shown import one_line
 
 SECONDS_TO_CONNECT = 10.0
 
@@ -156,7 +157,7 @@ class RunningScheduler:
         host, _, port = place.rpartition(":")
         if protocol not in ("tcp", "tls", "ws", "wss") or not host or not port.isdecimal():
             raise InputError(
-                f"--scheduler '{address}' is not an address as tcp://host:8786 or tls://host:8786"
+                f"--scheduler '{one_line(address, 80)}' is not an address as tcp://host:8786 or tls://host:8786"
             )
 
     @contextmanager

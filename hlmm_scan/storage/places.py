@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.shown import one_line
 from hlmm_scan.storage.attempts import again, transient
 
 if TYPE_CHECKING:
@@ -56,8 +57,13 @@ class ObjectPath:
     url: str
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:  # brackets that are no address
+            raise InputError(f"{one_line(self.url, 80)}: no address ({error})") from None
+        if not self.url.isprintable():
+            raise InputError(f"{one_line(self.url, 80)}: an address without control characters")
+        shown = one_line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", 200)
         if parts.scheme not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise InputError(f"{shown}: stores lie in folders or at {known} addresses")
