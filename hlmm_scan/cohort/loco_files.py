@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.packed import unpacked
+from hlmm_scan.shown import one_line
 
 FloatArray = NDArray[np.float64]
 
@@ -64,7 +65,9 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
                 )
             contig = re.sub(r"\.0$", "", _decoded(path, number, cells[0])).lstrip("0")
             if contig in rows:
-                raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
+                raise InputError(
+                    f"{path}, line {number}: chromosome {one_line(contig, 80)} is there already"
+                )
             values = np.append(_numbers(path, number, cells[1:], people), np.nan)
             rows[contig] = values[where]
     if not rows:
@@ -76,7 +79,9 @@ def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.in
     """Return where each sample stands among the people of a file; −1 where it does not."""
     index = pd.Index(people)
     if not index.is_unique:
-        raise InputError(f"{path}, line 1: {index[index.duplicated()][0]} is there twice")
+        raise InputError(
+            f"{path}, line 1: {one_line(index[index.duplicated()][0], 80)} is there twice"
+        )
     iid = np.asarray(samples.individual_id, object)
     namings = [iid + "_" + iid, "0_" + iid, iid]
     if samples.family_id is not None:
@@ -86,7 +91,8 @@ def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.in
     best = int(np.argmax(counts))
     if not counts[best]:
         raise InputError(
-            f"{path}: nobody is in the genotypes: the first is {people[0]}, there {namings[0][0]}"
+            f"{path}: nobody is in the genotypes: the first is {one_line(people[0], 80)}, there "
+            f"{namings[0][0]}"
         )
     there = found[best][found[best] >= 0]
     if len(np.unique(there)) < len(there):
@@ -104,9 +110,10 @@ def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> Fl
     wrong = np.isinf(values)
     if wrong.any():
         column = int(np.argmax(wrong))
-        text = _decoded(path, line, cells[column])
+        text = one_line(_decoded(path, line, cells[column]), 80)
         raise InputError(
-            f"{path}, line {line}: '{text}' of {people[column]} (field {column + 2}) is no number"
+            f"{path}, line {line}: '{text}' of {one_line(people[column], 80)} (field {column + 2}) "
+            "is no number"
         )
     return values
 

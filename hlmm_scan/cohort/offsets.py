@@ -304,6 +304,8 @@ def load_offsets(
 def _loco_path(path: Path, name: str) -> Path:
     """Return where a file that a list names is: files are moved together with their list."""
     try:
+        if "\0" in name:
+            raise ValueError("it holds NUL")
         named = Path(name).expanduser()
         beside = path.parent / named
         if beside.exists():  # also where the name is absolute

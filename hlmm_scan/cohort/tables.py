@@ -152,7 +152,7 @@ def read_table(
     path = Path(path)
     missing = Missing.of(missing_values)
     text, sha256 = read_text(path)
-    first = re.search(rb"[^\n]*[^ \t\n][^\n]*", text)
+    first = re.search(rb"(?m)^[ \t]*+[^ \t\n][^\n]*", text)
     if first is None:
         raise InputError(f"{path} is empty")
     line = first.group().decode()
