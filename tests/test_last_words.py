@@ -50,7 +50,11 @@ def command(monkeypatch):
         (MemoryError(), 2, "there is not enough memory"),
         (OSError(5, "Input/output error"), 4, "Input/output error"),
         (OSError(24, "Too many open files", "/x"), 2, "/x: Too many open files"),
-        (ValueError("embedded\nnull\x1b byte"), 2, r"unexpected error, ValueError: embedded null\x1b byte; -v"),
+        (
+            ValueError("embedded\nnull\x1b byte"),
+            2,
+            r"unexpected error, ValueError: embedded null\x1b byte; -v",
+        ),
         (InputError(f"no such id '{ESCAPE}'"), 2, r"no such id '\x1b[2J\x07rs1\x9b'"),
         (InputError("x" * 5000), 2, "x" * 2000 + "…"),
     ],

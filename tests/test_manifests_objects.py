@@ -96,7 +96,9 @@ def test_the_image_has_every_extra_each_version_and_hash_written_down():
     """What pods read and write: object stores, and every kind of genotype file and export."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {name: of for name, of in project["optional-dependencies"].items() if name != "test"}
-    wanted = [Requirement(text) for of in (project["dependencies"], *extras.values()) for text in of]
+    wanted = [
+        Requirement(text) for of in (project["dependencies"], *extras.values()) for text in of
+    ]
     lock = (FOLDER / "requirements.lock").read_text()
     locked = re.split(r"\n(?=[a-z0-9])", lock.strip().lower())
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in locked)

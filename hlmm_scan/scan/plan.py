@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ of it more: partitions of single chunks would be tasks of milliseconds."""
 VARIANT_BYTES = 1200
 """What a task keeps of a variant until its partition is written: results of its chunk, those of
 the partition, its row of the variant table."""
+
+USUAL_TEXT = 64
+"""Characters of a variant's id and alleles that `VARIANT_BYTES` counts."""
+
+TEXT_COPIES = 3
+"""Of longer ones, while a chunk of them is decoded: bytes, strings of numpy, strings of Python."""
 
 BLOCKS_IN_A_ROW = 64
 """Partitions of one phenotype done one after the other, if there are as many. Its null model, with
@@ -163,7 +169,6 @@ class Plan:
         model: ModelSize,
         n_genotyped: int,
         held_bytes: int = 0,
-        text_bytes: int = 0,
         on_x: ModelSize | None = None,
         together: int = 1,
     ) -> Plan:
@@ -177,8 +182,6 @@ class Plan:
             People in the genotype dataset. The others are attributes.
         held_bytes : int, default 0
             What a reader of the genotypes keeps between its reads.
-        text_bytes : int, default 0
-            Ids and alleles of a partition beyond the usual few letters.
         """
         partition, chunk = (min(size, n_variants) for size in (partition_variants, chunk_variants))
         return cls(
@@ -191,14 +194,23 @@ class Plan:
             task_bytes=PROCESS_BYTES
             + max(m.task_bytes(chunk, n_genotyped, together) for m in (model, on_x or model))
             + VARIANT_BYTES * partition * together
-            + held_bytes
-            + text_bytes,
+            + held_bytes,
             shared_bytes=model.shared_bytes,
             task_seconds=model.seconds(partition, together),
             model=model,
             on_x=on_x,
             together=together,
         )
+
+    def with_text(self, longest: int) -> Plan:
+        """Return the plan for variants whose ids and alleles are long.
+
+        Parameters
+        ----------
+        longest : int
+            Characters beyond the usual few, of variants that are read together.
+        """
+        return replace(self, task_bytes=self.task_bytes + TEXT_COPIES * longest)
 
     @property
     def n_partitions(self) -> int:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from hlmm_scan.scan import memory
+from hlmm_scan.config import ScanConfig
+from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.scan import memory, run
+from hlmm_scan.scan.plan import Plan
+from hlmm_scan.simulate import simulate_cohort
 
 MIB = 1 << 20
 
@@ -66,3 +70,23 @@ def test_groups_of_version_1(granted):
 
 def test_a_group_that_is_over_its_limit_leaves_nothing(granted):
     assert granted("0::/\n", group("", str(MIB), 2 * MIB)) == 0
+
+
+def test_alleles_of_millions_of_letters_are_in_the_plan(tmp_path):
+    cohort = simulate_cohort(
+        tmp_path / "in", n_samples=60, variants_per_chromosome=8, n_random_effects=6, seed=4
+    )
+
+    def task_bytes(name: str) -> int:
+        convert(cohort.beds, tmp_path / f"{name}.g")
+        store = run.prepare(
+            ScanConfig(tmp_path / f"{name}.g", cohort.phenotypes, tmp_path / f"{name}.r")
+        )
+        return Plan.from_json(store.plan).task_bytes
+
+    plain = task_bytes("plain")
+    bim = cohort.beds[0].with_suffix(".bim")
+    first, *others = bim.read_text().splitlines()
+    long = "\t".join([*first.split("\t")[:-1], "A" * 3_000_000])
+    bim.write_text("\n".join([long, *others, ""]))
+    assert task_bytes("long") - plain == pytest.approx(3 * 3_000_000, rel=0.01)
