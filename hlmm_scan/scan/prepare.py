@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from dask.utils import parse_bytes
 
-from hlmm_scan import __version__
+from hlmm_scan import __version__, signals
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
 from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets
@@ -220,6 +220,7 @@ def _purpose(plan: Plan) -> str:
     return json.dumps(["scan", plan.to_json(), _software()], sort_keys=True, default=str)
 
 
+@signals.work_kept()  # null models that are done
 def write_store(
     inputs: Inputs, plan: Plan, builder: CohortBuilder, *, replace: bool = False
 ) -> ResultStore:
