@@ -705,10 +705,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _unexpected(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
+        return _unexpected(error)
     return 0
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     """Tell an error that nobody has words for in one line; its traceback goes to the logs."""
     logger = logging.getLogger("hlmm_scan")
     if logger.handlers:  # else Python prints it

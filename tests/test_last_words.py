@@ -196,3 +196,12 @@ def test_kernels_are_kept_in_a_folder_of_our_own_where_no_other_can_be_written(
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     assert folder.stat().st_mode & 0o777 == 0o700
     assert "they are compiled anew" in caplog.text
+
+
+@pytest.mark.parametrize("endpoint", ["not a url", "http://", "::::", "ftp://x", "http://[::1"])
+def test_an_endpoint_that_is_no_address_is_told(endpoint, monkeypatch, capsys):
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    assert cli.main(["status", f"s3://bucket/{endpoint.count(':')}.zarr"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"hlmm-scan: AWS_ENDPOINT_URL is '{endpoint}', no address as https://host:9000"

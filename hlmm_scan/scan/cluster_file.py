@@ -260,7 +260,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
             )
         described.check()
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {one_line(str(error), 400)}") from None
     if importlib.util.find_spec(described.library) is None:
         raise InputError(
             f"{path}: a cluster of kind {kind} needs {described.library.replace('_', '-')}; "

@@ -352,6 +352,7 @@ def client(url: str) -> ObjectStore:
         If the environment configures it in a way that cannot be.
     """
     _obstore()
+    _check_endpoints()
     from obstore.store import from_url
 
     options: Any = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
@@ -368,6 +369,23 @@ def client(url: str) -> ObjectStore:
             raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{url}: the object store cannot be used: {reason}") from None
+
+
+def _check_endpoints() -> None:
+    """See that endpoints are addresses of servers: obstore ends in a panic of Rust's on others."""
+    for name, value in os.environ.items():
+        if not name.startswith(("AWS_", "AZURE_", "GOOGLE_")) or "ENDPOINT" not in name:
+            continue
+        if name.endswith(("_ENABLED", "_MODE", "_DISCOVERY")) or not value:
+            continue
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not value.isprintable() or " " in value:
+            shown = one_line(value.rpartition("@")[2], 80)
+            raise InputError(f"{name} is '{shown}', no address as https://host:9000")
 
 
 def _obstore() -> Any:
