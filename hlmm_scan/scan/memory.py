@@ -32,7 +32,7 @@ def available_bytes() -> int:
 def _granted(root: Path, own: Path) -> Iterator[int]:
     """Yield what each control group that this process is in leaves of its limit, in bytes."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
         return
     for line in lines:
@@ -50,13 +50,15 @@ def _granted(root: Path, own: Path) -> Iterator[int]:
             # A container sees the path of the host, and its own group as the root.
             for group in [Path(path.strip("/")), *Path(path.strip("/")).parents]:
                 with suppress(OSError, ValueError):  # no limit, or no such group here
-                    limit, used = (int((top / group / name).read_text()) for name in names[:2])
+                    limit, used = (
+                        int((top / group / name).read_text(encoding="ascii")) for name in names[:2]
+                    )
                     yield limit - used + _reclaimable(top / group / "memory.stat", names[2])
 
 
 def _reclaimable(statistics: Path, name: str) -> int:
     """Return the bytes of files that a group's usage counts and the kernel gives up at need."""
-    for line in statistics.read_text().splitlines():
+    for line in statistics.read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name} "):
             return int(line.split()[1])
     return 0
