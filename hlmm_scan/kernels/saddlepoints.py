@@ -26,9 +26,8 @@ from numba import njit
 MOST_CLASSES = 8
 """Genotype classes that a variant may have."""
 
-_SUMS = 3  # Σgs, Σgq and Σg²s
-_MOST = MOST_CLASSES - 1 + _SUMS
-_ITERATIONS = 60
+_SHARED = 6  # rows of scratch room that are no class's
+_EVALUATIONS = 120
 _DONE = 1e-9  # residual of the equations, in standard deviations of each
 _HALVINGS = 14
 _STAGES = 12  # on the way to a score that is not reached at once
@@ -37,6 +36,13 @@ _FARTHEST = 3.0  # |log(v/r)|: more is a lattice's edge, where v is 0 or without
 _LARGEST = 690.0  # exponent
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@njit(nogil=True, cache=True)
+def rows_of_room(classes: int) -> int:  # pragma: no cover
+    """Return how many rows of bins the saddlepoints of so many classes work on."""
+    k = classes - 1
+    return _SHARED + 3 * k + k * (k + 1) // 2
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
@@ -83,22 +89,15 @@ def _evaluate(
     """Fill the means of class counts and of the first `sums` sums at a tilt, and K″.
 
     `bins` has rows f, s, q, fs, fq, fs², fsq, fq²; `log_n`, `d` and `h` are log(N_k/N₀), g_k − g₀
-    and g_k² − g₀² of the classes k ≥ 1; `x` is (ν, λ). `work` has room for 2k + 5 rows of bins.
-    The last row of `work` is Σ_c exp(η_c) relative to class 0.
+    and g_k² − g₀² of the classes k ≥ 1; `x` is (ν, λ). Every sum is one of a row of `bins` times
+    one of `work`, whose rows are, of each bin, E g and E g² less those of class 0, the variance of
+    g, its covariance with g² and the variance of that, Σ_c exp(η_c − η₀), then of each class P_c,
+    P_c(g_c − E g), P_c(g_c² − E g²), and P_cP_k of each two. All go through one loop, since
+    machine code for each of their own would take half a minute to compile.
     """
     k, size = len(d), bins.shape[1]
-    f, s, q = bins[0], bins[1], bins[2]
-    first, second, cross, squares, total = (
-        work[k],
-        work[k + 1],
-        work[k + 2],
-        work[k + 3],
-        work[k + 4],
-    )
-    first[:] = 0.0
-    second[:] = 0.0
-    cross[:] = 0.0
-    squares[:] = 0.0
+    first, second, total = work[0], work[1], work[5]
+    work[:5] = 0.0
     total[:] = 1.0
     for c in range(k):
         start, on_s, on_q = log_n[c] + x[c], x[k] * d[c], 0.0
@@ -106,76 +105,72 @@ def _evaluate(
             on_q = x[k + 1] * d[c]
         if sums > 2:
             on_s += x[k + 2] * h[c]
-        P = work[c]
+        P = work[_SHARED + c]
         for i in range(size):
-            P[i] = start + on_s * s[i] + on_q * q[i]
+            P[i] = start + on_s * bins[1, i] + on_q * bins[2, i]
         _exponential(P, bits, P)
         for i in range(size):
             total[i] += P[i]
     for c in range(k):
-        P = work[c]
-        dc, hc = d[c], h[c]
+        P = work[_SHARED + c]
         for i in range(size):
             P[i] /= total[i]
-            first[i] += P[i] * dc
-            second[i] += P[i] * hc
-            cross[i] += P[i] * dc * hc
-            squares[i] += P[i] * hc * hc
+            first[i] += P[i] * d[c]
+            second[i] += P[i] * h[c]
     for c in range(k):
-        P = work[c]
-        count = on_s = on_q = on_third = 0.0
-        dc, hc = d[c], h[c]
+        P, one, two = work[_SHARED + c], work[_SHARED + k + c], work[_SHARED + 2 * k + c]
         for i in range(size):
-            count += f[i] * P[i]
-        mean[c] = count
-        for i in range(size):
-            on_s += bins[3, i] * P[i] * (dc - first[i])
-        C[c, k] = C[k, c] = on_s
-        if sums > 1:
-            for i in range(size):
-                on_q += bins[4, i] * P[i] * (dc - first[i])
-            C[c, k + 1] = C[k + 1, c] = on_q
-        if sums > 2:
-            for i in range(size):
-                on_third += bins[3, i] * P[i] * (hc - second[i])
-            C[c, k + 2] = C[k + 2, c] = on_third
+            one[i] = P[i] * (d[c] - first[i])
+            two[i] = P[i] * (h[c] - second[i])
+            work[2, i] += d[c] * one[i]
+            work[3, i] += d[c] * two[i]
+            work[4, i] += h[c] * two[i]
+    rows = _SHARED + 3 * k
+    for c in range(k):
         for other in range(c + 1):
-            product = 0.0
-            R = work[other]
             for i in range(size):
-                product += f[i] * P[i] * R[i]
-            C[c, other] = C[other, c] = (count if c == other else 0.0) - product
-    s1 = s2 = s3 = c11 = c12 = c22 = c13 = c23 = c33 = 0.0
+                work[rows, i] = work[_SHARED + c, i] * work[_SHARED + other, i]
+            rows += 1
+    made = np.zeros((8, rows))
+    for j in range(rows):
+        # Which rows of `bins` this one is wanted with.
+        wanted = 0b1
+        if j == 0:
+            wanted = 0b11000
+        elif j == 1:
+            wanted = 0b1000
+        elif j == 2:
+            wanted = 0b11100000
+        elif j == 3:
+            wanted = 0b1100000
+        elif j == 4:
+            wanted = 0b100000
+        elif j == 5:
+            wanted = 0
+        elif j >= _SHARED + k and j < _SHARED + 2 * k:
+            wanted = 0b11000
+        elif j >= _SHARED + 2 * k and j < _SHARED + 3 * k:
+            wanted = 0b1000
+        for r in range(8):
+            if (wanted >> r) & 1:
+                value = 0.0
+                for i in range(size):
+                    value += bins[r, i] * work[j, i]
+                made[r, j] = value
+    at = _SHARED + 3 * k
     for c in range(k):
-        # Σg² of each bin less the square of its mean, put together class by class.
-        P, dc = work[c], d[c]
-        for i in range(size):
-            c11 += bins[5, i] * P[i] * dc * (dc - first[i])
-        if sums > 1:
-            for i in range(size):
-                spread = P[i] * dc * (dc - first[i])
-                c12 += bins[6, i] * spread
-                c22 += bins[7, i] * spread
-    for i in range(size):
-        s1 += bins[3, i] * first[i]
-        s2 += bins[4, i] * first[i]
-        s3 += bins[3, i] * second[i]
-    mean[k] = s1
-    C[k, k] = c11
-    if sums > 1:
-        mean[k + 1] = s2
-        C[k, k + 1] = C[k + 1, k] = c12
-        C[k + 1, k + 1] = c22
-    if sums > 2:
-        for i in range(size):
-            covariance = cross[i] - first[i] * second[i]
-            c13 += bins[5, i] * covariance
-            c23 += bins[6, i] * covariance
-            c33 += bins[5, i] * (squares[i] - second[i] * second[i])
-        mean[k + 2] = s3
-        C[k, k + 2] = C[k + 2, k] = c13
-        C[k + 1, k + 2] = C[k + 2, k + 1] = c23
-        C[k + 2, k + 2] = c33
+        mean[c] = made[0, _SHARED + c]
+        for other in range(c + 1):
+            C[c, other] = C[other, c] = (mean[c] if c == other else 0.0) - made[0, at]
+            at += 1
+        C[c, k] = C[k, c] = made[3, _SHARED + k + c]
+        C[c, k + 1] = C[k + 1, c] = made[4, _SHARED + k + c]
+        C[c, k + 2] = C[k + 2, c] = made[3, _SHARED + 2 * k + c]
+    mean[k], mean[k + 1], mean[k + 2] = made[3, 0], made[4, 0], made[3, 1]
+    C[k, k], C[k + 1, k + 1], C[k + 2, k + 2] = made[5, 2], made[7, 2], made[5, 4]
+    C[k, k + 1] = C[k + 1, k] = made[6, 2]
+    C[k, k + 2] = C[k + 2, k] = made[5, 3]
+    C[k + 1, k + 2] = C[k + 2, k + 1] = made[6, 3]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -268,28 +263,25 @@ def _search(
     """Move `x` to the tilt that gives `target` by damped Newton steps; leave its mean and K″."""
     k = len(d)
     size = k + kind
-    e, step, J, before = np.empty(size), np.empty(size), np.empty((size, size)), np.empty(size)
-    _evaluate(bins, log_n, d, h, kind, x, room, bits, mean, C)
-    worst = _equations(kind, target, scale, G, x, k, mean, C, e, J)
-    for _ in range(_ITERATIONS):
-        if worst < _DONE:
+    e, step, J = np.empty(size), np.zeros(size), np.empty((size, size))
+    before, worst, length, halvings = x[:size].copy(), math.inf, 1.0, 0
+    for _ in range(_EVALUATIONS):
+        _evaluate(bins, log_n, d, h, kind, x, room, bits, mean, C)
+        new = _equations(kind, target, scale, G, x, k, mean, C, e, J)
+        if new < _DONE:
             return True
-        step[:] = e
-        _eliminate(J, step, size)
-        before[:] = x[:size]
-        length, moved = 1.0, False
-        for _ in range(_HALVINGS):
-            for i in range(size):
-                x[i] = before[i] - length * step[i]
-            _evaluate(bins, log_n, d, h, kind, x, room, bits, mean, C)
-            new = _equations(kind, target, scale, G, x, k, mean, C, e, J)
-            if new < worst * (1.0 - 0.1 * length) or new < _DONE:
-                moved = True
-                break
+        if new < worst * (1.0 - 0.1 * length):
+            worst, length, halvings = new, 1.0, 0
+            before[:] = x[:size]
+            step[:] = e
+            _eliminate(J, step, size)
+        else:
             length *= 0.5
-        if not moved:
-            return False
-        worst = new
+            halvings += 1
+            if halvings == _HALVINGS:
+                return False
+        for i in range(size):
+            x[i] = before[i] - length * step[i]
     return False
 
 
@@ -420,26 +412,25 @@ def _staged(
     """
     k = len(d)
     size = k + kind
-    x[:size] = start[:size]
-    if _search(kind, bins, log_n, d, h, G, target, scale, x, room, bits, mean, C):
-        return 1.0
     part, last = target.copy(), np.zeros(size)
-    reached, share, ahead = 0.0, 1.0 / _STAGES, 1.0 / _STAGES
-    for _ in range(3 * _STAGES):
-        x[:size] = last
+    x[:size] = start[:size]
+    reached, share, ahead = 0.0, 1.0, 1.0
+    for stage in range(3 * _STAGES):
         part[k:] = target[k:] * share
         if _search(kind, bins, log_n, d, h, G, part, scale, x, room, bits, mean, C):
             reached = share
             last[:] = x[:size]
-            if share == 1.0:
-                return 1.0
+            if share == 1.0 or stage == 3 * _STAGES - 1:
+                return reached
+        elif stage == 0:
+            ahead = 1.0 / _STAGES
         else:
             ahead *= 0.5
-        share = min(1.0, reached + ahead)
-    if reached > 0.0:
+        # The last one is at what was reached, whose mean and K″ are to be left.
+        share = min(1.0, reached + ahead) if stage < 3 * _STAGES - 2 else reached
         x[:size] = last
-        part[k:] = target[k:] * reached
-        _search(kind, bins, log_n, d, h, G, part, scale, x, room, bits, mean, C)
+        if share == 0.0:
+            return 0.0
     return reached
 
 
@@ -465,7 +456,7 @@ def mean_and_joint(
     U_a, U_2 : float
         Σgs and Σgq.
     joint : bool
-    room, bits : ndarray, shapes (2·classes + 5, b) and (b,)
+    room, bits : ndarray, shapes (:func:`rows_of_room`, b) and (b,)
 
     Returns
     -------
@@ -516,34 +507,29 @@ def mean_and_joint(
     if abs(U_a) > _largest_mean(bins, N, g, -sign, False):
         opposite = _largest_mean(bins, N, g, -sign, True)
     start[k] = U_a / G[2]
-    share = _staged(1, bins, log_n, d, h, G, target[: k + 1], scale, start, x, room, bits, mean, C)
-    if share < 1.0:
-        flags |= 1
-    one = x.copy()
-    rate = x[k] * mean[k]
-    for c in range(k):
-        rate += x[c] * mean[c]
-    rate -= _log_total(bins, room[k + 4]) + n * math.log(N[0] / n)
-    one_determinant = _determinant(C, k + 1)
-    r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k])
-    z_a = (
-        _corrected(r, x[k] * math.sqrt(one_determinant / null_counts)) if share > 0.0 else math.nan
-    )
-    if not joint:
-        return z_a, math.nan, bound, opposite, flags
-    start[:] = one
-    share = _staged(2, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
-    if share < 1.0:
-        flags |= 2
+    z_a = z_given = rate = determinant = math.nan
+    for kind in range(1, 3 if joint else 2):
+        size = k + kind
+        share = _staged(
+            kind, bins, log_n, d, h, G, target[:size], scale, start, x, room, bits, mean, C
+        )
+        if share < 1.0:
+            flags |= kind
         if share == 0.0:
-            return z_a, math.nan, bound, opposite, flags
-    both = x[k] * mean[k] + x[k + 1] * mean[k + 1]
-    for c in range(k):
-        both += x[c] * mean[c]
-    both -= _log_total(bins, room[k + 4]) + n * math.log(N[0] / n)
-    r = math.copysign(math.sqrt(max(2.0 * (both - rate), 0.0)), x[k + 1])
-    v = x[k + 1] * math.sqrt(_determinant(C, k + 2) / one_determinant)
-    return z_a, _corrected(r, v), bound, opposite, flags
+            break
+        gain = -(_log_total(bins, room[5]) + n * math.log(N[0] / n))
+        for c in range(size):
+            gain += x[c] * mean[c]
+        own = _determinant(C, size)
+        if kind == 1:
+            rate, determinant = gain, own
+            r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k])
+            z_a = _corrected(r, x[k] * math.sqrt(own / null_counts))
+            start[:] = x
+        else:
+            r = math.copysign(math.sqrt(max(2.0 * (gain - rate), 0.0)), x[k + 1])
+            z_given = _corrected(r, x[k + 1] * math.sqrt(own / determinant))
+    return z_a, z_given, bound, opposite, flags
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -587,10 +573,9 @@ def variance(
     share = _staged(3, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
     if share == 0.0:
         return math.nan, 2
-    rate = x[k] * mean[k] + x[k + 1] * mean[k + 1] + x[k + 2] * mean[k + 2]
-    for c in range(k):
+    rate = -(_log_total(bins, room[5]) + n * math.log(N[0] / n))
+    for c in range(k + 3):
         rate += x[c] * mean[c]
-    rate -= _log_total(bins, room[k + 4]) + n * math.log(N[0] / n)
     r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k + 1])
     v = _variance_factor(x[k + 1], G, mean[k:], k, C, null_counts)
     return _corrected(r, v), 0 if share == 1.0 else 2

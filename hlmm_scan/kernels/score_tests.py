@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
 from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.saddlepoints import mean_and_joint, variance
+from hlmm_scan.kernels.saddlepoints import mean_and_joint, rows_of_room, variance
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.schema import ScoreFlag
 
@@ -191,7 +191,7 @@ def _all(
     table: Any, moments: Any, share: Any, N: Any, copies: Any, U: Any, out: Any, flags: Any
 ) -> None:  # pragma: no cover
     own = np.empty_like(table)
-    room = np.empty((2 * N.shape[1] + 5, table.shape[1]))
+    room = np.empty((rows_of_room(N.shape[1]), table.shape[1]))
     bits = np.empty(table.shape[1], np.int64)
     for j in range(len(N)):
         flags[j] = _one(table, moments, share[j], N[j], copies[j], U[j], own, room, bits, out[j])

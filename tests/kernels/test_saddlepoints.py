@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.saddlepoints import mean_and_joint, variance
+from hlmm_scan.kernels.saddlepoints import mean_and_joint, rows_of_room, variance
 from hlmm_scan.kernels.saddlepoints_plain import Allocations
 from hlmm_scan.kernels.score_tests import score_tests
 from hlmm_scan.schema import ScoreFlag
@@ -41,7 +41,7 @@ def centred(people: np.ndarray, copies: np.ndarray) -> np.ndarray:
 
 def compiled(bins: ResidualBins, people, copies, U_a, U_2, U_b):
     """What the compiled functions find: z of the mean, of the variance, and given the mean."""
-    room = np.empty((2 * len(people) + 5, len(bins.s)))
+    room = np.empty((rows_of_room(len(people)), len(bins.s)))
     bits = np.empty(len(bins.s), np.int64)
     g = centred(people, copies)
     order = np.argsort(-people, kind="stable")
