@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -156,6 +157,19 @@ class ObjectPath:
 
         found: tuple[bytes, Version] = self._again(get)
         return found
+
+    def read_root(self, names: Sequence[str]) -> tuple[bytes, Version]:
+        """Return the first of some objects below that is there, as :meth:`read` does.
+
+        Raises
+        ------
+        FileNotFoundError
+            If none is.
+        """
+        for name in names[:-1]:
+            with suppress(FileNotFoundError):
+                return (self / name).read()
+        return (self / names[-1]).read()
 
     def write_bytes(self, data: bytes) -> Version:
         """Put an object, in place of whatever is there."""
