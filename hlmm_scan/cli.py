@@ -322,6 +322,13 @@ def _tests_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return click.option("--test", "tests", multiple=True, help=f"{_TEST_NAMES} {use} Repeatable.")
 
 
+def _wrote(output: Path, what: str) -> None:
+    """Say what a file holds now, where that does not end up in the file itself."""
+    from hlmm_scan.outputs import goes_elsewhere
+
+    click.echo(f"{output}: {what}", err=goes_elsewhere(output))
+
+
 @cli.command()
 @click.argument("results", type=_STORE)
 @click.option(
@@ -365,7 +372,7 @@ def export(
     kind = kind or exports.format_by_name(output)
     wanted = exports.Export(kind, tuple(phenotype), tuple(test), metadata)
     rows = exports.export(ResultStore.open(results), output, wanted)
-    click.echo(f"{output}: {rows:,} rows")
+    _wrote(output, f"{rows:,} rows")
 
 
 @cli.command()
@@ -472,7 +479,7 @@ def report(
         logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
         dataset = None
     size = write_report(store, output, phenotype, genotypes=dataset, **options)
-    click.echo(f"{output}: {size / 2**20:.1f} MiB")
+    _wrote(output, f"{size / 2**20:.1f} MiB")
 
 
 @cli.command()
@@ -536,7 +543,7 @@ def hits(
         click.echo(json.dumps(to_records(table)))
         return
     if output is not None:
-        click.echo(f"{output}: {len(table):,} hits")
+        _wrote(output, f"{len(table):,} hits")
         return
     asked = chosen_tests(store, options["tests"])
     for hit in table.to_dict("records"):
@@ -604,7 +611,7 @@ def check(
         click.echo(json.dumps(to_records(table)))
         return
     if output is not None:
-        click.echo(f"{output}: {len(table):,} rows")
+        _wrote(output, f"{len(table):,} rows")
         return
     for row in table.to_dict("records"):
         tests = ", ".join(

@@ -32,6 +32,12 @@ def write(target: Path, text: str = "new") -> None:
         file.write(text)
 
 
+def interrupted(target: Path) -> None:
+    with staged_text(target) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+
+
 def test_of_two_writers_the_last_ones_file_stands_whole(tmp_path):
     target = tmp_path / "out.tsv"
     with staged_text(target) as slow:
@@ -74,9 +80,8 @@ def test_what_a_killed_writer_left_is_swept(tmp_path):
 def test_a_failure_leaves_what_stood_there(tmp_path):
     target = tmp_path / "out.tsv"
     target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), staged_text(target) as file:
-        file.write("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(target)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["out.tsv"]
 
@@ -103,15 +108,14 @@ def test_a_pipe_is_written_into_and_stays(tmp_path):
 def test_nothing_goes_into_a_pipe_before_all_is_made(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(KeyboardInterrupt), staged_text(pipe) as file:  # no reader is waited for
-        file.write("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(pipe)  # waits for no reader
 
 
 def test_devices_stay_what_they_are():
-    before = os.stat("/dev/null")
+    before = Path("/dev/null").stat()
     write(Path("/dev/null"))
-    after = os.stat("/dev/null")
+    after = Path("/dev/null").stat()
     assert stat.S_ISCHR(after.st_mode)
     assert (before.st_ino, before.st_rdev) == (after.st_ino, after.st_rdev)
 
