@@ -64,6 +64,10 @@ _REMEDIES = {
 """What a user can do about them."""
 
 
+class AppearedError(InputError):
+    """Another process put something where this one was to put a store."""
+
+
 def write_error(target: Place, error: OSError) -> HlmmScanError:
     """Return the one-line error for a failed write to ``target``.
 
@@ -171,7 +175,7 @@ def staged_store(
                 unfinished.write_bytes(b"{}")  # or nobody would know for whose leftovers these are
                 root.unlink(missing_ok=True)
             elif stands(target):
-                raise InputError(
+                raise AppearedError(
                     f"{target}: something appeared there meanwhile; nothing was written"
                 )
             _remove_objects(target)
@@ -233,8 +237,9 @@ def staged_folder(
     Raises
     ------
     InputError
-        On a write that the user must mend: disk full, read-only, no permission, or a target that
-        appeared meanwhile.
+        On a write that the user must mend: disk full, read-only, no permission.
+    AppearedError
+        If something came to stand at the target meanwhile.
     InfrastructureError
         On any other failed write.
     """
@@ -296,7 +301,7 @@ def _put_in_place(
             target.rename(replaced)
             content.rename(target)
         return
-    appeared = InputError(f"{target}: something appeared there meanwhile; nothing was written")
+    appeared = AppearedError(f"{target}: something appeared there meanwhile; nothing was written")
     if target.exists():  # rename would take an empty folder's place without a word
         raise appeared
     try:

@@ -202,10 +202,11 @@ def calibration(
     if not tests:
         there = available_tests([v.name for v in store.readable])
         chosen += [test for test in there if test.form == LIKELIHOOD_RATIO]
-    return [
-        _of_phenotype(store, number, chosen, tuple(frequency_edges))
-        for number in chosen_phenotypes(store, phenotypes)
-    ]
+    with store.being_read():
+        return [
+            _of_phenotype(store, number, chosen, tuple(frequency_edges))
+            for number in chosen_phenotypes(store, phenotypes)
+        ]
 
 
 def judge(skewness: float, excess_kurtosis: float) -> Verdict:

@@ -118,7 +118,8 @@ def write_report(
     shown = tests_shown(tests, [v.name for v in store.readable], store.path)
     names = [test.name for test in shown.values()]
     find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)
-    text = _page(store, numbers, names, threshold, partial(find, checks=checks))
+    with store.being_read():
+        text = _page(store, numbers, names, threshold, partial(find, checks=checks))
     with staged_text(output, encoding="utf-8") as file:
         file.write(text)
     size = len(text.encode())

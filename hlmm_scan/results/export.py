@@ -90,6 +90,8 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     InputError
         If a phenotype, test or format is unknown, an option is not for the format, a library that
         it needs is not installed, or the file cannot be written.
+    StoreHeldError
+        If another command replaces the store, or what is derived in it, meanwhile.
     InfrastructureError
         If the store cannot be read for the moment.
     """
@@ -108,10 +110,20 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
         tests = parse_tests(wanted.tests, stored, store.path, with_effect=with_effect)
     if kind == "gwas-ssf":
         known = read_metadata(wanted.metadata)
-        with _errors_told(store, output), staged_folder(output) as folder:
+        if output.exists():
+            raise InputError(f"{output}: exists already; name a folder that does not")
+        with (
+            _errors_told(store, output),
+            staged_folder(output) as folder,
+            store.being_read(),
+        ):
             return write_gwas_ssf(store, folder, chosen, tests, known)
     companions = INDEXES if kind == "tabix" else ()
-    with staged_file(output, companions) as scratch, _errors_told(store, output):
+    with (
+        staged_file(output, companions) as scratch,
+        _errors_told(store, output),
+        store.being_read(),
+    ):
         if kind == "parquet":
             return write_parquet(FinishedRows(store, chosen, tests=tests), scratch, store)
         if kind == "tabix":

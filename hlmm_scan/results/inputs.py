@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import DEFAULT
@@ -63,6 +66,8 @@ def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genoty
     ------
     InputError
         If what is at `paths` is not what was scanned.
+    StoreHeldError
+        If they are being replaced. Nobody can replace them while what this returns is in use.
     """
     attributes = store.attributes
     there = list(paths)
@@ -71,9 +76,13 @@ def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genoty
         there = [place(path) for path in ([known] if isinstance(known, str) else known)]
         if not there or not all(map(stands, there)):
             return None
+    held = ExitStack()  # for as long as they are in use
+    held.enter_context(genotypes_in_use.being_read(there))
     genotypes = open_genotypes(there)
     if genotypes.fingerprint == attributes.get("parameters", {}).get("genotypes"):
-        return chosen_variants(genotypes, store.genotype_rows)
+        chosen = chosen_variants(genotypes, store.genotype_rows)
+        weakref.finalize(chosen, held.close)
+        return chosen
     words = f"{', '.join(map(str, there))}: not the genotypes that {store.path} was made of"
     if paths:
         raise InputError(f"{words}; name those")

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
@@ -22,7 +23,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
-from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
+from hlmm_scan.results.in_use import being_changed, being_read
 from hlmm_scan.results.ledger import Ledger, ledger_at
 from hlmm_scan.schema import (
     ALL_RESULTS,
@@ -231,6 +233,16 @@ class ResultStore:
             )
         return self._variables
 
+    def being_read(self) -> AbstractContextManager[None]:
+        """Keep others from replacing this store, and what is derived in it, within a block.
+
+        Raises
+        ------
+        StoreHeldError
+            If somebody does, or did since this was opened.
+        """
+        return being_read(self.path, str(self.attributes.get("run_id", "")))
+
     def group(self, name: str) -> zarr.Group:
         """Return a group of the store."""
         return cast(zarr.Group, self._group[name])
@@ -343,6 +355,8 @@ class ResultStore:
 
         def changed(content: bytes) -> str:
             metadata = json.loads(content)
+            if metadata["attributes"].get("run_id") != self.attributes.get("run_id"):
+                raise StoreHeldError(f"{self.path}: another run replaced this store; start again")
             change(metadata)
             return json.dumps(metadata, indent=2)
 
@@ -414,7 +428,7 @@ class ResultStore:
         IncompleteError
             If the scan is not complete.
         StoreHeldError
-            If another run holds the store.
+            If another run holds the store, or somebody reads it.
         HlmmScanError
             If it cannot be written.
         """
@@ -435,7 +449,7 @@ class ResultStore:
 
         like = self.array("status")
         try:
-            with self.ledger.lock():
+            with self.ledger.lock(), being_changed(self.path):
                 self._edit_root(without)
                 for variable in variables:
                     self._group.create_array(

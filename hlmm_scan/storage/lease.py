@@ -37,6 +37,8 @@ FOLDER = ".lease"
 _held_here: set[str] = set()
 """Tokens of the leases this process has."""
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 _ALONE = "alone"
 _SHARD = "shard-"
 
@@ -56,7 +58,7 @@ class Lease:
         self._content = {"holder": note, "token": uuid.uuid4().hex, **_this_process()}
         self._version: Version = {}
         self._renewals = 0
-        self._renewed = 0.0  # monotonic
+        self._renewed = 0.0  # by `_now`
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -71,14 +73,14 @@ class Lease:
         OSError
             If the object store fails or refuses.
         """
-        begun = time.monotonic()
+        begun = _now()
         try:
             self._version = self.path.create(self._text())
         except FileExistsError:
             version = _abandoned(self.path)
             if version is None:
                 raise _held(self.path) from None
-            begun = time.monotonic()
+            begun = _now()
             try:
                 self._version = self.path.replace(self._text(), version)
             except FileExistsError:  # somebody else took it over at the same instant
@@ -95,7 +97,7 @@ class Lease:
         InfrastructureError
             If it was lost, or could not be renewed in time.
         """
-        late = time.monotonic() - self._renewed > LEASE_SECONDS
+        late = _now() - self._renewed > LEASE_SECONDS
         if self._lost or late:
             why = "another run took it over" if self._lost else "the object store did not answer"
             store = self.path.url.partition(f"/{FOLDER}/")[0]
@@ -115,7 +117,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEWAL_SECONDS):
-            begun = time.monotonic()
+            begun = _now()
             self._renewals += 1
             try:
                 self._version = self.path.replace(self._text(), self._version)
@@ -184,6 +186,11 @@ def _held_lease(path: ObjectPath, shard: str) -> Iterator[Lease]:
         yield lease
     finally:
         lease.give_back()
+
+
+def _now() -> float:
+    """Return seconds by a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(_CLOCK)
 
 
 def _abandoned(path: ObjectPath) -> Version | None:

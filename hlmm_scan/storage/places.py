@@ -153,7 +153,7 @@ class ObjectPath:
 
         def get() -> tuple[bytes, Version]:
             found = obstore.get(self._client, self.key)
-            return bytes(found.bytes()), _version(found.meta)
+            return bytes(found.bytes()), version_of(found.meta)
 
         found: tuple[bytes, Version] = self._again(get)
         return found
@@ -174,7 +174,7 @@ class ObjectPath:
     def write_bytes(self, data: bytes) -> Version:
         """Put an object, in place of whatever is there."""
         obstore = _obstore()
-        return _version(
+        return version_of(
             self._again(lambda: obstore.put(self._client, self.key, data, use_multipart=False))
         )
 
@@ -213,7 +213,7 @@ class ObjectPath:
     def _put_on_condition(self, data: bytes, mode: Any) -> Version:
         obstore = _obstore()
         try:
-            return _version(
+            return version_of(
                 self._again(
                     lambda: obstore.put(
                         self._client, self.key, data, mode=mode, use_multipart=False
@@ -281,6 +281,21 @@ class UnfinishedPath(ObjectPath):
     check: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class OwnedPath(ObjectPath):
+    """A store to which only those of one run may write.
+
+    Parameters
+    ----------
+    url : str
+    check : callable
+        Called before an object of another content is written over; raises unless the store that
+        stands there is of this run.
+    """
+
+    check: Callable[[], None]
+
+
 Place = Path | ObjectPath
 Version = Mapping[str, Any]
 
@@ -326,6 +341,8 @@ def zarr_store(where: Place, *, read_only: bool = False, whole: bool = False) ->
         below = client(where.url)
         if isinstance(where, UnfinishedPath):
             return ZarrObjects(below, where.url, root=UNFINISHED_ROOT, check=where.check)
+        if isinstance(where, OwnedPath):
+            return ZarrObjects(below, where.url, read_only=read_only, ours=where.check)
         return ZarrObjects(below, where.url, read_only=read_only, whole=whole)
     from zarr.storage import LocalStore
 
@@ -387,5 +404,6 @@ def _obstore() -> Any:
     return obstore
 
 
-def _version(found: Mapping[str, Any]) -> Version:
+def version_of(found: Mapping[str, Any]) -> Version:
+    """Return what a request for an object says of its version."""
     return {name: found[name] for name in ("e_tag", "version") if found.get(name) is not None}
