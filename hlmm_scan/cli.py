@@ -377,6 +377,24 @@ def export(
 
 @cli.command()
 @click.argument("results", type=_STORE)
+@click.option("-o", "--output", type=_STORE, required=True, help="Result store to write.")
+def publish(results: storage.Place, output: storage.Place) -> None:
+    """Copy a complete result store without the people in it.
+
+    RESULTS holds each person's trait, covariates and sex, which tasks need. The copy holds results,
+    what was run, and summaries of the null models; report, hits, export, calibration, dispersion
+    and status read it, check does not.
+    """
+    from hlmm_scan.results.publish import publish as write_published
+    from hlmm_scan.results.store import ResultStore
+
+    store = write_published(ResultStore.open(results), output)
+    n_phenotypes, n_variants = store.array("status").shape
+    click.echo(f"{output}: {n_variants:,} variants × {n_phenotypes} phenotypes, nobody in it")
+
+
+@cli.command()
+@click.argument("results", type=_STORE)
 @click.option("--phenotype", multiple=True, help="Default: all.")
 @_tests_option("Default: the default tests and what is stored of likelihood-ratio tests.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine, quantiles included.")
@@ -527,14 +545,16 @@ def hits(
     from hlmm_scan.analysis.rows import chosen_tests
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.publish import is_published
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
     dataset = scanned_genotypes(store, genotypes)
     if dataset is None:
+        why = "the genotypes are not where they were (--genotypes)"
         logging.getLogger("hlmm_scan").warning(
-            "the genotypes are not where they were (--genotypes): hits are told apart by distance "
-            "alone, and nothing is checked"
+            "%s: hits are told apart by distance alone, and nothing is checked",
+            "published without people" if is_published(store) else why,
         )
     table = find_hits(store, phenotype, genotypes=dataset, **options)
     if output is not None:
@@ -595,12 +615,14 @@ def check(
     """Give empirical p-values of chosen variants: their residuals permuted."""
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.publish import require_people
     from hlmm_scan.results.store import ResultStore
     from hlmm_scan.scan.check import check as run_check
     from hlmm_scan.scan.check import read_variants
 
     ids = read_variants(variants)
     store = ResultStore.open(results)
+    require_people(store, "check")
     dataset = scanned_genotypes(store, genotypes)
     if dataset is None:
         raise InputError(f"{results}: the genotypes are not where they were; name --genotypes")

@@ -19,6 +19,7 @@ from hlmm_scan.analysis.rows import (
     read_rows,
     trusted,
 )
+from hlmm_scan.results.null_summary import trait_shape
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, available_tests
 
@@ -285,12 +286,11 @@ def _of_phenotype(
         if values.n or frequency_bin is None
     ]
     group = store.null_group(store.phenotypes[number])
-    y = np.asarray(cast(zarr.Array[Any], group["y"])[:], np.float64)
-    skewness, excess = _shape(y)
+    people, skewness, excess = trait_shape(group)
     third, fourth = np.asarray(cast(zarr.Array[Any], group["moments"])[0], np.float64)
     return Calibration(
         store.phenotypes[number],
-        len(y),
+        people,
         skewness,
         excess,
         judge(float(third), float(fourth) - 3.0),
@@ -314,13 +314,6 @@ def _summary(
         lower=lower,
         upper=upper,
     )
-
-
-def _shape(y: Float) -> tuple[float, float]:
-    """Skewness and excess kurtosis."""
-    centred = y - y.mean()
-    t = centred / np.sqrt((centred**2).mean())
-    return float((t**3).mean()), float((t**4).mean()) - 3.0
 
 
 def _round(count: float) -> str:

@@ -13,6 +13,7 @@ from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotype
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects
+from hlmm_scan.results.publish import is_published, require_people
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import Place, place
@@ -35,6 +36,7 @@ def stored_null_model(store: ResultStore, phenotype: str, key: str = DEFAULT) ->
     InputError
         If it cannot be read.
     """
+    require_people(store, "the null model")
     try:
         default = None if key == DEFAULT else stored_null_model(store, phenotype)
         group = store.null_group(phenotype, key)
@@ -70,6 +72,10 @@ def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genoty
         If they are being replaced. Nobody can replace them while what this returns is in use.
     """
     attributes = store.attributes
+    if paths:
+        require_people(store, "--genotypes")
+    elif is_published(store):
+        return None
     there = list(paths)
     if not there:
         known = attributes.get("inputs", {}).get("genotypes", [])

@@ -85,7 +85,7 @@ def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
     told = forecast(plan, workers, _cores(config), threads=preparation_threads(config, plan))
     logger.info("plan:\n%s", "\n".join([*inputs.selection.lines, told]))
-    if not stands(output):
+    if not (overwrite and stands(output)):  # what appears from here on is another run's
         try:
             return write_store(inputs, plan, builder)
         except AppearedError:
