@@ -64,6 +64,7 @@ def publish(store: ResultStore, output: Place) -> ResultStore:
     StoreHeldError
         If another command changes the store meanwhile.
     """
+    store.require_current()
     store.require_complete()
     if stands(output):  # rather now than when all is copied
         raise InputError(f"{output}: something stands there already; choose another --output")
