@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hlmm_scan.errors import InfrastructureError, StoreHeldError
+from hlmm_scan.storage.attempts import now
 from hlmm_scan.storage.places import ObjectPath, Version
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ CLOCK_SECONDS = 15.0
 FOLDER = ".lease"
 _held_here: set[str] = set()
 """Tokens of the leases this process has."""
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _ALONE = "alone"
 _SHARD = "shard-"
@@ -58,7 +57,7 @@ class Lease:
         self._content = {"holder": note, "token": uuid.uuid4().hex, **_this_process()}
         self._version: Version = {}
         self._renewals = 0
-        self._renewed = 0.0  # by `_now`
+        self._renewed = 0.0  # by `now`
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -73,14 +72,14 @@ class Lease:
         OSError
             If the object store fails or refuses.
         """
-        begun = _now()
+        begun = now()
         try:
             self._version = self.path.create(self._text())
         except FileExistsError:
             version = _abandoned(self.path)
             if version is None:
                 raise _held(self.path) from None
-            begun = _now()
+            begun = now()
             try:
                 self._version = self.path.replace(self._text(), version)
             except FileExistsError:  # somebody else took it over at the same instant
@@ -97,7 +96,7 @@ class Lease:
         InfrastructureError
             If it was lost, or could not be renewed in time.
         """
-        late = _now() - self._renewed > LEASE_SECONDS
+        late = now() - self._renewed > LEASE_SECONDS
         if self._lost or late:
             why = "another run took it over" if self._lost else "the object store did not answer"
             store = self.path.url.partition(f"/{FOLDER}/")[0]
@@ -117,7 +116,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEWAL_SECONDS):
-            begun = _now()
+            begun = now()
             self._renewals += 1
             try:
                 self._version = self.path.replace(self._text(), self._version)
@@ -186,11 +185,6 @@ def _held_lease(path: ObjectPath, shard: str) -> Iterator[Lease]:
         yield lease
     finally:
         lease.give_back()
-
-
-def _now() -> float:
-    """Return seconds by a clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(_CLOCK)
 
 
 def _abandoned(path: ObjectPath) -> Version | None:

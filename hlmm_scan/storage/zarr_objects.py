@@ -121,7 +121,6 @@ class ZarrObjects(ObjectStore[Any]):
         So a request that was long under way, of a process that lost its store meanwhile, never
         takes the place of what the next owner of the store has written.
         """
-        self.check()
         try:
             await self._put(key, value, "create")
         except FileExistsError:
@@ -133,10 +132,12 @@ class ZarrObjects(ObjectStore[Any]):
 
     async def _put(self, key: str, value: Buffer, mode: Any) -> None:
         data = value.to_bytes()
-        await self._again(
-            key,
-            lambda k: obstore.put_async(self.store, k, data, mode=mode, use_multipart=False),
-        )
+
+        async def put(stored: str) -> None:
+            self.check()  # each time: the last attempt may be a minute ago
+            await obstore.put_async(self.store, stored, data, mode=mode, use_multipart=False)
+
+        await self._again(key, put)
 
     async def _read(self, stored: str) -> tuple[bytes, Version]:
         found = await obstore.get_async(self.store, stored)
