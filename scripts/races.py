@@ -83,7 +83,9 @@ def require(condition: bool, words: str) -> None:
         raise SystemExit(f"races: FAILED: {words}")
 
 
-def start(command: Command, log: Path) -> tuple[int, Path, float]:
+def start(
+    command: Command, log: Path, prepare: Callable[[], None] = lambda: None
+) -> tuple[int, Path, float]:
     """Run a command in a fork of this process: all is imported already."""
     began = time.monotonic()
     process = os.fork()
@@ -94,6 +96,7 @@ def start(command: Command, log: Path) -> tuple[int, Path, float]:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for number in (1, 2):
             os.dup2(descriptor, number)
+        prepare()
         code = run_command(command)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -120,6 +123,7 @@ class Bench:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
         self.beds: dict[str, list[str]] = {}
         for name, seed in (("a", 1), ("b", 2)):
             cohort = simulate_cohort(
