@@ -1,8 +1,8 @@
 """Kills at file operations: a command ends at the n-th file that it opens, makes, moves or removes.
 
-The same command is then given again, once more killed or not, until it ends. What it leaves must be
-The same command is then given again, killed once more or not, until it ends. What it leaves must be
-have stood there, or the new one, whenever one looked.
+The same command is then given again, killed once more or not, until it ends. What it leaves must
+be what it makes undisturbed, to the last byte, with nothing beside it; and what stood there before
+must have stood there, or the new one, whenever one looked.
 """
 
 from __future__ import annotations
