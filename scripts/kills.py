@@ -176,6 +176,7 @@ class Storm:
             ended = end(*start_to_be_killed(kind.begin(self.bench, own), own, 0))
             require(ended.code == 0, f"{name}: {ended}")
             self.operations[name] = int(own.with_suffix(".operations").read_text())
+            shutil.rmtree(own)
         own = self._folder(str(number))
         command = kind.begin(self.bench, own)
         for _ in range(self.chance.choice([1, 1, 2])):
