@@ -111,7 +111,7 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     if kind == "gwas-ssf":
         known = read_metadata(wanted.metadata)
         if output.exists():
-            raise InputError(f"{output}: exists already; name a folder that does not")
+            raise InputError(f"{output}: something stands there already; name a new folder")
         with (
             _errors_told(store, output),
             staged_folder(output) as folder,
