@@ -5,9 +5,11 @@ Heavy imports stand inside the commands, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -65,6 +67,10 @@ def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
     show_default=True,
     help="Of BGEN files: second where the reference allele is first (UK Biobank).",
 )
+@click.option(
+    "--id-delim",
+    help="What parts FID and IID where the file has them as one id: _ in what plink2 exports.",
+)
 @click.option("--workers", type=int, help="Processes. Default: all cores.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, instead of --workers.")
 def convert(
@@ -74,6 +80,7 @@ def convert(
     overwrite: bool,
     sample: Path | None,
     bgen_effect_allele: Any,
+    id_delim: str | None,
     workers: int | None,
     scheduler: str | None,
 ) -> None:
@@ -83,6 +90,7 @@ def convert(
     chromosome. A conversion that was killed goes on when the same command is given again.
     """
     from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.genotypes.dataset import summary
     from hlmm_scan.genotypes.sources import SourceOptions
     from hlmm_scan.scan.conversion import pool_of
     from hlmm_scan.scan.executors import available_cores
@@ -97,11 +105,11 @@ def convert(
             chunk_variants=chunk_variants,
             overwrite=overwrite,
             progress=progress,
-            options=SourceOptions(sample, bgen_effect_allele),
+            options=SourceOptions(sample, bgen_effect_allele, id_delim),
             workers=workers or available_cores(),
             pool=None if scheduler is None else pool_of(scheduler),
         )
-    click.echo(f"{output}: {dataset.n_variants:,} variants of {dataset.n_samples:,} people")
+    click.echo(f"{output}: {summary(dataset)}")
 
 
 @cli.command()
@@ -288,6 +296,8 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
     if state.workers:
         busiest, most = max(state.workers.items(), key=lambda item: item[1])
         click.echo(f"workers     {len(state.workers):,}, most by {busiest}: {most:,} partitions")
+    for software, count in state.software.items():
+        click.echo(f"software    {count:,} partitions under {software}, not as the store says")
     if state.retries:
         click.echo(f"retries     {state.retries:,} transient errors")
     for number, cost in enumerate(state.slowest):
@@ -310,6 +320,26 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
                 "with --overwrite"
             )
         click.echo(f"verified    {verdict}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("place", metavar="DATASET_OR_STORE", type=_STORE)
+def verify(place: storage.Place) -> None:
+    """Read a genotype dataset or a result store again and say what of it is damaged.
+
+    Recomputes every checksum, and of a dataset its fingerprint. Exit code 0 where all is as it was
+    written, 1 where something is not.
+    """
+    from hlmm_scan.scan.wholeness import verify_store
+
+    verdict = verify_store(place)
+    for line in verdict.damage:
+        click.echo(line)
+    for line in verdict.notes:
+        click.echo(f"{verdict.path}: {line}")
+    if verdict.damage:
+        raise HlmmScanError(f"{verdict.path}: damaged, in {len(verdict.damage):,} places")
+    click.echo(f"{verdict.path}: whole, {verdict.files:,} files are as they were written")
 
 
 # after the scan, and without one -----------------------------------------------------------
@@ -402,6 +432,7 @@ def calibration(
     results: storage.Place, phenotype: Sequence[str], tests: Sequence[str], as_json: bool
 ) -> None:
     """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
+    from hlmm_scan.analysis.calibration import COLUMNS
     from hlmm_scan.analysis.calibration import calibration as calibrate
     from hlmm_scan.results.store import ResultStore
 
@@ -411,10 +442,11 @@ def calibration(
         return
     for one in found:
         click.echo(f"{one.phenotype}, {one.people:,} people. {one.verdict.text}")
-        click.echo(f"  {'test':<20}{'frequency':<14}{'tests':>12}{'lambda':>9}")
-        for line in one.tests:
-            bounds = "all" if line.frequency is None else "{:g} to {:g}".format(*line.frequency)
-            click.echo(f"  {line.test:<20}{bounds:<14}{line.n:>12,}{line.lambda_gc:>9.3f}")
+        lines = [COLUMNS, *(test.cells for test in one.tests)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+            click.echo(f"  {'  '.join(padded).rstrip()}")
 
 
 def _fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -568,7 +600,8 @@ def hits(
     asked = chosen_tests(store, options["tests"])
     for hit in table.to_dict("records"):
         p = ", ".join(f"{test.name} {hit[test.column]:.2f}" for test in asked)
-        flags = f"  ({hit['flags']})" if hit["flags"] else ""
+        flags = ",".join(filter(None, (hit["flags"], hit["calibration_flags"])))
+        flags = f"  ({flags})" if flags else ""
         click.echo(
             f"{hit['phenotype']}  {hit['test']:<4}{hit['variant_id']}  "
             f"{hit['contig']}:{hit['position']:,}  -log10 p: {p}{flags}"
@@ -711,6 +744,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         Default: those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal of another encoding lacks
     try:
         with signals.heard():
             cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)

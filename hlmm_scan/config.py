@@ -12,6 +12,7 @@ import yaml
 from hlmm_scan import storage
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.textfiles import read_text
 
 DEFAULT_MIN_MAF = 0.01
 DEFAULT_MIN_MAC = 20
@@ -359,10 +360,8 @@ def load_config(path: Path) -> dict[str, Any]:
         If the file is missing, not YAML, holds an unknown key, or a value of the wrong kind.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
         raise InputError(f"{path}{line}: not valid YAML") from None

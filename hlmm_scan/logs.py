@@ -68,7 +68,7 @@ def configure(verbose: bool, log_file: Path | None = None, log_json: Path | None
 
 def _to_file(path: Path) -> logging.Handler:
     try:
-        return logging.FileHandler(path)
+        return logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 

@@ -78,22 +78,21 @@ def staged_file(target: Path, companions: Sequence[str] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_text(target: Path, encoding: str | None = None) -> Iterator[IO[str]]:
+def staged_text(target: Path) -> Iterator[IO[str]]:
     """Open a text file to write that stands at its name once it is whole, or not at all.
 
     Parameters
     ----------
     target : Path
-        As for :func:`staged_file`. Line ends are written as they are given.
-    encoding : str, optional
-        As for `open`.
+        As for :func:`staged_file`. UTF-8, whatever the locale; line ends are written as they are
+        given.
 
     Raises
     ------
     InputError
         If the file cannot be written.
     """
-    with staged_file(target) as scratch, scratch.open("w", newline="", encoding=encoding) as file:
+    with staged_file(target) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         yield file
 
 

@@ -26,6 +26,7 @@ from typing import IO
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError, StoreHeldError
 from hlmm_scan.storage import ObjectPath, Place, UnfinishedPath, transient
+from hlmm_scan.storage.durable import sync_folder, sync_tree
 from hlmm_scan.storage.exchange import exchange
 from hlmm_scan.storage.lease import FOLDER as LEASES
 from hlmm_scan.storage.lease import held_alone
@@ -264,11 +265,14 @@ def staged_folder(
                 not isinstance(error, Exception) or isinstance(error, InfrastructureError)
             )
             raise
+        # All of it on the disk before it stands where others rely on it.
+        sync_tree(content)
         try:
             _put_in_place(temporary, target, replace, held)
         except StoreHeldError:
             keep = resume is not None
             raise
+        sync_folder(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:

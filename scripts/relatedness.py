@@ -29,7 +29,6 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.genotypes.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.null.model import contig_key
 from hlmm_scan.null.random_effects import load_random_effects
 from hlmm_scan.schema import Status
 
@@ -140,7 +139,7 @@ def gemma_tests(
         prefix = folder / f"chromosome{contig}"
         block = slice(int(rows[0]), int(rows[-1]) + 1)
         write_variants(prefix, dataset, block, people, values[people])
-        G = effects.design(contig_key(contig))
+        G = effects.design(effects.key(contig))
         np.savetxt(f"{prefix}.relationship.txt", G @ G.T, "%.10g", "\t")
         command = ["gemma", "-bfile", str(prefix), "-k", f"{prefix}.relationship.txt"]
         command += ["-lmm", "1", "-maf", "0", "-miss", "1"]

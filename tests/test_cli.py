@@ -437,18 +437,27 @@ def calls(monkeypatch):
 
 
 def test_convert_hands_on_what_it_was_given(calls, capsys):
-    noted = calls(
-        "hlmm_scan.genotypes.convert.convert", SimpleNamespace(n_variants=1234, n_samples=56)
+    made = SimpleNamespace(
+        n_variants=1234,
+        n_samples=56,
+        attributes={"variants_with_dosages": 34, "variants_by_source": {"DS": 40, "GT": 1194}},
+        contigs=("1", "2", "3", "X"),
+        samples=SimpleNamespace(sex=np.repeat([1, 2, 0], [30, 25, 1])),
     )
+    noted = calls("hlmm_scan.genotypes.convert.convert", made)
     flags = ["a.bed", "b.bed", "-o", "g.zarr", "--chunk-variants", "64", "--overwrite"]
     flags += ["--sample", "s.sample", "--bgen-effect-allele", "first", "--workers", "3"]
+    flags += ["--id-delim", "_"]
     assert main(["convert", *flags]) == 0
     ((sources, output), options) = noted[0]
     assert (list(sources), output) == ([Path("a.bed"), Path("b.bed")], Path("g.zarr"))
     assert (options["chunk_variants"], options["overwrite"]) == (64, True)
-    assert options["options"] == SourceOptions(Path("s.sample"), "first")
+    assert options["options"] == SourceOptions(Path("s.sample"), "first", "_")
     assert (options["workers"], options["pool"]) == (3, None)
-    assert capsys.readouterr().out == "g.zarr: 1,234 variants of 56 people\n"
+    assert capsys.readouterr().out == (
+        "g.zarr: 1,234 variants of 56 people; 1,200 of hard calls, 34 of dosages (from DS 40, "
+        "GT 1,194); chromosomes 1-3, X; 30 male, 25 female, 1 of unknown sex\n"
+    )
 
 
 def test_simulate_hands_on_what_it_was_given(calls, capsys):

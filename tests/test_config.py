@@ -260,7 +260,7 @@ def test_a_file_that_is_no_configuration_is_refused(load, tmp_path):
         load_config(tmp_path)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"binary\.yaml.*not valid YAML"):
+    with pytest.raises(InputError, match=r"binary\.yaml.*not a text file"):
         load_config(binary)
 
 

@@ -1,16 +1,17 @@
-"""Whether p-values can be believed: λ_GC, quantiles, the trait's shape, and a verdict in words."""
+"""Whether p-values can be believed: λ and rejection, by allele count and info, and a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtri_exp
+from scipy.stats import beta, binom
+from scipy.stats import t as student
 
 from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
 from hlmm_scan.analysis.rows import (
@@ -19,73 +20,131 @@ from hlmm_scan.analysis.rows import (
     read_rows,
     trusted,
 )
+from hlmm_scan.analysis.verdict import FEWEST_TESTS, Facts, Verdict, judge
+from hlmm_scan.models.inference import chi2_of
 from hlmm_scan.results.null_summary import trait_shape
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, available_tests
+from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, at_bound, available_tests
 
-FREQUENCY_EDGES = (0.0, 0.01, 0.05, 0.2, 0.5)
-"""Bins of the minor allele frequency: each from its lower edge (kept) to its upper one (not)."""
+COUNT_EDGES = (0.0, 20.0, 50.0, 100.0, 200.0, 500.0, 2000.0, np.inf)
+"""Bins of the minor allele count: each from its lower edge (kept) to its upper one (not)."""
 
-NEARLY_NORMAL = 0.2
-"""Skewness and excess kurtosis, of either sign, up to which the model-based tests are believed."""
+INFO_EDGES = (0.0, 0.3, 0.6, 0.8, 0.9, np.inf)
+"""Bins of the imputation info, alike."""
 
-MOST_SKEWNESS = 2.0
-MOST_EXCESS_KURTOSIS = 10.0
-"""Beyond either, a trait is better transformed than tested robustly."""
+LEVELS = (0.5, 1e-3, 1e-4)
+"""Levels at which rejection is counted; at 0.5 it is another word for λ."""
 
-ALLELES_PER_SQUARED_SKEWNESS = 100.0
-"""Minor alleles, over squared skewness, that the additive test needs at small p."""
+_BLOCKS = 20
+"""Runs of neighbouring variants, as long as chromosomes, by which chance in the counts is judged:
+neighbours in linkage reject together, and one true locus may be hundreds of them."""
 
-WORTH_TELLING = 20.0
-"""Minor alleles that scans keep by default: what goes wrong below need not be said."""
+_ALPHA = 5e-4
+"""Binomial probability below which a count is more, or less, than chance allows."""
 
-GENOME_WIDE = 5e-8
+_SPREAD_ALPHA = {0.5: 1e-4, 1e-3: 0.01, 1e-4: 0.01}
+"""Probability of Student's t below which a count must also lie, by what the runs vary by."""
+
+_MATERIAL = {0.5: (0.98, 1.02), 1e-3: (0.7, 1.2), 1e-4: (0.6, 1.4)}
+"""Rejection over its nominal rate that does not matter, however certain; at 0.5 that is λ within
+some 0.05 of 1."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Which p-values of a trait to use.
+class Bin:
+    """Which variants: all, or those of some minor allele counts or imputation info.
 
     Attributes
     ----------
-    use : {"model", "robust", "transform"}
-        The model-based tests can be trusted; the robust ones should be taken; or the trait should
-        be scanned again on another scale.
-    skewness, excess_kurtosis : float
-        Of the residuals over their standard deviations.
-    expected_lambda : float
-        λ_GC of the model-based variance test that these moments lead to.
-    level_at_genome_wide : float
-        True chance of a model-based variance p below 5e-8 where there is no effect.
-    least_minor_alleles : float
-        Minor alleles below which also the additive test rejects too often at small p.
-    text : str
-        All this in a few sentences.
+    of : {"all", "count", "info"}
+    low, high : float
+        From the first (kept) to the second (not).
     """
 
-    use: str
-    skewness: float
-    excess_kurtosis: float
-    expected_lambda: float
-    level_at_genome_wide: float
-    least_minor_alleles: float
-    text: str
+    of: str = "all"
+    low: float = 0.0
+    high: float = np.inf
+
+    @property
+    def words(self) -> str:
+        """The bin in words."""
+        if self.of == "all":
+            return "all"
+        if self.low <= 0:
+            return f"{self.of} below {self.high:,g}"
+        end = "and more" if np.isinf(self.high) else f"to {self.high:,g}"
+        return f"{self.of} {self.low:,g} {end}"
+
+    def holds(self, values: Float) -> NDArray[np.bool_]:
+        """Return which values lie in it."""
+        return np.asarray((values >= self.low) & (values < self.high))
+
+
+ALL = Bin()
+
+COLUMNS = (
+    "test",
+    "variants",
+    "tests",
+    "worth",
+    "λ",
+    "(95%)",
+    *(what for level in LEVELS if level < 0.5 for what in (f"p < {level:g}", "(95%)")),
+    "beyond",
+)
+"""Heads of :attr:`CalibratedTest.cells`."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """How many tests have a p below a level.
+
+    Attributes
+    ----------
+    level : float
+    observed : int
+    expected, lower, upper : float
+        Without effects, and the binomial band that holds 95%, of as many independent tests as
+        these are worth.
+    beyond : {-1, 0, 1}
+        1 where more reject than chance allows, −1 where fewer do: outside 99.9% of that binomial
+        distribution, farther than counts in 20 runs of neighbouring variants vary, and by so much
+        that it matters.
+    """
+
+    level: float
+    observed: int
+    expected: float
+    lower: float
+    upper: float
+    beyond: int
+
+    @property
+    def ratio(self) -> float:
+        """Rejection over its nominal rate."""
+        return self.observed / self.expected if self.expected else np.nan
 
 
 @dataclass(frozen=True, eq=False)
 class CalibratedTest:
-    """Quantiles of one test in one frequency bin.
+    """One test over some variants.
 
     Attributes
     ----------
     test : str
         As ``--test`` takes it.
-    frequency : tuple of float, or None
-        Minor allele frequencies from the first (kept) to the second (not); None for all.
+    bin : Bin
     n : int
-        Tests in it; those with a status of 5 or more, or none yet, are left out.
+        Tests in it; those with a status of 5 or more, or without a p, are left out.
+    alike : float
+        How many of them are as good as one, for linkage: what p < 0.5 varies by in 20 runs of
+        neighbouring variants, over what it would of independent tests.
     lambda_gc : float
         Median χ² over that of the null distribution.
+    lambda_band : tuple of float
+        What holds it with probability 95% where n / alike independent tests have no effect.
+    rejections : tuple of Rejection
+        At each of :data:`LEVELS`.
     rank : ndarray of int64, shape (k,)
         1 the smallest p: the 100 smallest, and 40 ranks for each tenfold.
     observed, expected, lower, upper : ndarray, shape (k,)
@@ -93,23 +152,67 @@ class CalibratedTest:
     """
 
     test: str
-    frequency: tuple[float, float] | None
+    bin: Bin
     n: int
+    alike: float
     lambda_gc: float
+    lambda_band: tuple[float, float]
+    rejections: tuple[Rejection, ...]
     rank: NDArray[np.int64]
     observed: Float
     expected: Float
     lower: Float
     upper: Float
 
+    @property
+    def independent(self) -> float:
+        """How many independent tests they are as good as."""
+        return self.n / self.alike
+
+    @property
+    def beyond(self) -> int:
+        """1 where it rejects too often at any level, −1 where only too rarely, else 0."""
+        found = [r.beyond for r in self.rejections]
+        return 1 if 1 in found else min(found, default=0)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What tables say of it, under :data:`COLUMNS`."""
+        counted = [r for r in self.rejections if r.level < 0.5]
+        return (
+            self.test,
+            self.bin.words,
+            f"{self.n:,}",
+            f"{self.independent:,.0f}",
+            f"{self.lambda_gc:.3f}" if self.n else "–",
+            "{:.2f}–{:.2f}".format(*self.lambda_band) if self.n else "",
+            *(
+                cell
+                for r in counted
+                for cell in (f"{r.observed:,}", f"{r.lower:,.0f}–{r.upper:,.0f}")
+            ),
+            {1: "too many", -1: "too few"}.get(self.beyond, ""),
+        )
+
+    def at(self, level: float) -> Rejection:
+        """Return the rejection at one of :data:`LEVELS`."""
+        return next(r for r in self.rejections if r.level == level)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
         numbers = ("rank", "observed", "expected", "lower", "upper")
         return {
             "test": self.test,
-            "frequency": None if self.frequency is None else list(self.frequency),
+            "variants": {
+                "of": self.bin.of,
+                "low": self.bin.low,
+                "high": None if np.isinf(self.bin.high) else self.bin.high,
+            },
             "n": self.n,
+            "independent": self.independent,
             "lambda_gc": _number(self.lambda_gc),
+            "lambda_band": [_number(x) for x in self.lambda_band],
+            "rejections": [asdict(r) for r in self.rejections],
             **{name: getattr(self, name).tolist() for name in numbers},
         }
 
@@ -126,9 +229,9 @@ class Calibration:
     trait_skewness, trait_excess_kurtosis : float
         Of the phenotype as analysed, before the null model.
     verdict : Verdict
-        From the residuals of the null model.
+        From what is seen in the default tests.
     tests : tuple of CalibratedTest
-        Test by test, first over all frequencies, then in each bin that holds any.
+        Test by test, first over all variants, then in each bin that holds any.
     """
 
     phenotype: str
@@ -138,18 +241,18 @@ class Calibration:
     verdict: Verdict
     tests: tuple[CalibratedTest, ...]
 
-    def of(self, test: str, frequency: tuple[float, float] | None = None) -> CalibratedTest:
-        """Return one test's quantiles.
+    def of(self, test: str, which: Bin = ALL) -> CalibratedTest:
+        """Return one test over some variants.
 
         Raises
         ------
         KeyError
-            If there are none.
+            If there is none.
         """
         for found in self.tests:
-            if (found.test, found.frequency) == (test, frequency):
+            if (found.test, found.bin) == (test, which):
                 return found
-        raise KeyError((test, frequency))
+        raise KeyError((test, which))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -158,7 +261,7 @@ class Calibration:
             "people": self.people,
             "trait_skewness": self.trait_skewness,
             "trait_excess_kurtosis": self.trait_excess_kurtosis,
-            "verdict": asdict(self.verdict),
+            "verdict": self.verdict.to_json(),
             "tests": [test.to_json() for test in self.tests],
         }
 
@@ -168,9 +271,10 @@ def calibration(
     phenotypes: Sequence[str] = (),
     *,
     tests: Sequence[str] = (),
-    frequency_edges: Sequence[float] = FREQUENCY_EDGES,
+    count_edges: Sequence[float] = COUNT_EDGES,
+    info_edges: Sequence[float] = INFO_EDGES,
 ) -> list[Calibration]:
-    """Measure how the tests of a scan are calibrated, and say which to use.
+    """Measure how the tests of a scan are calibrated, and say what is wrong with them.
 
     Parameters
     ----------
@@ -180,8 +284,9 @@ def calibration(
     tests : sequence of str, optional
         As :func:`hlmm_scan.results.tests.parse_tests` takes them. Default: the score tests, that
         of dispersion and the likelihood-ratio tests, as far as the store has them.
-    frequency_edges : sequence of float, optional
-        Ascending edges of the bins of the minor allele frequency.
+    count_edges, info_edges : sequence of float, optional
+        Ascending edges of the bins of the minor allele count, and of the imputation info where
+        the store has it.
 
     Returns
     -------
@@ -195,119 +300,135 @@ def calibration(
 
     Notes
     -----
-    One pass over the rows; some 300 kB for each test and bin, whatever the number of rows.
-    λ_GC also rises with true effects on many variants (a polygenic trait has λ > 1 for `add`);
-    the verdict therefore rests on the residuals' moments alone, see :func:`judge`.
+    One pass over the rows; some 300 kB for each test and bin, whatever the number of rows. What is
+    made of it in words, :func:`hlmm_scan.analysis.verdict.judge` explains.
     """
     chosen = chosen_tests(store, tests)
+    names = [v.name for v in store.readable]
     if not tests:
-        there = available_tests([v.name for v in store.readable])
-        chosen += [test for test in there if test.form == LIKELIHOOD_RATIO]
+        chosen += [t for t in available_tests(names) if t.form == LIKELIHOOD_RATIO]
+    bins = [ALL, *(Bin("count", low, high) for low, high in pairwise(count_edges))]
+    if "info" in names:
+        bins += [Bin("info", low, high) for low, high in pairwise(info_edges)]
     with store.being_read():
         return [
-            _of_phenotype(store, number, chosen, tuple(frequency_edges))
+            _of_phenotype(store, number, chosen, bins)
             for number in chosen_phenotypes(store, phenotypes)
         ]
 
 
-def judge(skewness: float, excess_kurtosis: float) -> Verdict:
-    """Say which p-values to use, from the third and fourth moment of the residuals.
+@dataclass(eq=False)
+class _Seen:
+    """One test over some variants, as rows come in."""
 
-    Parameters
-    ----------
-    skewness, excess_kurtosis : float
-        Of the null model's residuals over their standard deviations.
-
-    Notes
-    -----
-    The model-based variance test has λ = (m₄ − 1)/2 = 1 + excess kurtosis/2 (math.md §2). With
-    both moments within ±0.2, λ ≤ 1.1 and a nominal 5e-8 is 2e-7 at most.
-
-    The other limits rest on a simulation of type-I error (5,000 people, allele frequencies 0.02
-    and 0.2, 100 draws of each of 13 traits with 1,000 variants each). The studentised variance
-    test rejected 0.3–1.6 times as often as it should at 1e-3 on all of them, and ever less often
-    as tails grow heavier (0.05 on the log-normal of σ = 1): from an excess kurtosis of 10 on it
-    wastes power. The additive test at 200 minor alleles rejected at 1e-4 2.8 times too often at a
-    skewness of 1.4 (gamma of shape 2), 7 times at 2 (exponential), 15 times at 2.8 (gamma of shape
-    ½), 27 times at 5 (log-normal), but 1.5 times at most at any kurtosis without skewness, and
-    2.3 times at most at 2,000 minor alleles: what counts is skewness/√(minor alleles), to be kept
-    below 0.1.
-    """
-    expected = max(1.0 + excess_kurtosis / 2.0, 0.0)
-    z = -ndtri_exp(np.log(GENOME_WIDE / 2))
-    level = float(2 * np.exp(log_ndtr(-z / np.sqrt(expected)))) if expected > 0 else 0.0
-    alleles = ALLELES_PER_SQUARED_SKEWNESS * skewness**2
-    shape = f"residuals have skewness {skewness:.2f} and excess kurtosis {excess_kurtosis:.2f}"
-    model = (
-        f"the model-based variance test has λ near {expected:.2f}, so that its p of 5e-8 is "
-        f"{level:.0e} in truth"
+    values: PValues = field(default_factory=PValues)
+    tests: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BLOCKS, np.int64))
+    below: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((len(LEVELS), _BLOCKS), np.int64)
     )
-    if max(abs(skewness), abs(excess_kurtosis)) <= NEARLY_NORMAL:
-        use = "model"
-        text = f"Nearly normal: {shape}. All tests can be trusted, the model-based ones included."
-    elif abs(skewness) <= MOST_SKEWNESS and excess_kurtosis <= MOST_EXCESS_KURTOSIS:
-        use = "robust"
-        text = f"Not normal: {shape}; {model}. Use the robust tests"
-        text += " of variance and of both effects."
-        if alleles >= WORTH_TELLING:
-            text += (
-                f" Below some {_round(alleles)} minor alleles, additive p-values are too small too."
-            )
-    else:
-        use = "transform"
-        text = (
-            f"Far from normal: {shape}; {model}. The robust tests stay valid for common variants "
-            "but lose power, and additive p-values are too small below some "
-            f"{_round(alleles)} minor alleles. Scan the logarithm or ranks (--rint) of this trait "
-            "instead; effects then are on that scale."
-        )
-    return Verdict(use, skewness, excess_kurtosis, expected, level, alleles, text)
+
+    def add(self, p: Float, block: NDArray[np.int64]) -> None:
+        there = p >= 0
+        p, block = p[there], block[there]
+        self.values.add(p)
+        self.tests += np.bincount(block, minlength=_BLOCKS)
+        for k, level in enumerate(LEVELS):
+            self.below[k] += np.bincount(block[p > -np.log10(level)], minlength=_BLOCKS)
 
 
 def _of_phenotype(
-    store: ResultStore, number: int, chosen: Sequence[ReportedTest], edges: tuple[float, ...]
+    store: ResultStore, number: int, chosen: Sequence[ReportedTest], bins: Sequence[Bin]
 ) -> Calibration:
-    bins: list[tuple[float, float] | None] = [None, *pairwise(edges)]
-    found = {(test, b): PValues() for test in chosen for b in bins}
-    columns = [name for test in chosen for name in test.needs]
-    for _, rows in read_rows(store, number, ["status", "effect_allele_frequency", *columns]):
-        kept = trusted(rows["status"])
-        frequency = rows["effect_allele_frequency"][kept]
-        # A frequency of one half belongs to the last bin.
-        minor = np.minimum(np.minimum(frequency, 1 - frequency), np.nextafter(0.5, 0))
-        masks = {b: (minor >= b[0]) & (minor < b[1]) for b in bins if b is not None}
-        p = {test: test.neg_log10_p(rows)[kept] for test in chosen}
-        for (test, frequency_bin), values in found.items():
-            mine = slice(None) if frequency_bin is None else masks[frequency_bin]
-            values.add(p[test][mine])
-    tests = [
-        _summary(test, frequency_bin, values)
-        for (test, frequency_bin), values in found.items()
-        if values.n or frequency_bin is None
-    ]
-    group = store.null_group(store.phenotypes[number])
-    people, skewness, excess = trait_shape(group)
-    third, fourth = np.asarray(cast(zarr.Array[Any], group["moments"])[0], np.float64)
+    found = {(test, which): _Seen() for test in chosen for which in bins}
+    variables = ["status", "n", "effect_allele_frequency"]
+    variables += ["info"] if any(which.of == "info" for which in bins) else []
+    variables += [name for test in chosen for name in test.needs]
+    m = store.array("status").shape[1]
+    for start, rows in read_rows(store, number, variables):
+        kept = np.flatnonzero(trusted(rows["status"]))
+        values = {name: column[kept] for name, column in rows.items()}
+        block = (start + kept) * _BLOCKS // m
+        of = {"count": minor_allele_count(values), "info": values.get("info")}
+        inside = {b: b.holds(cast(Float, of[b.of])) for b in bins if b.of != "all"}
+        p = {test: test.neg_log10_p(values) for test in chosen}
+        for (test, which), seen in found.items():
+            mine = inside.get(which, slice(None))
+            seen.add(p[test][mine], block[mine])
+    tests = tuple(
+        _summary(test, which, seen)
+        for (test, which), seen in found.items()
+        if seen.values.n or which.of == "all"
+    )
+    name = store.phenotypes[number]
+    people, skewness, excess = trait_shape(store.null_group(name))
     return Calibration(
-        store.phenotypes[number],
+        name,
         people,
         skewness,
         excess,
-        judge(float(third), float(fourth) - 3.0),
-        tuple(tests),
+        judge(tests, _facts(store, name, people)),
+        tests,
     )
 
 
-def _summary(
-    test: ReportedTest, frequency: tuple[float, float] | None, values: PValues
-) -> CalibratedTest:
+def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any]) -> list[str]:
+    """Name what this trait's own tests have not shown of one test at one variant.
+
+    Parameters
+    ----------
+    calibrated : Calibration
+        With this test.
+    test : ReportedTest
+    hit : mapping
+        The variant's ``n``, ``effect_allele_frequency``, ``status`` and, where the store has them,
+        ``test_flags`` and ``info``.
+
+    Returns
+    -------
+    list of str
+        ``few_tests_count`` or ``few_tests_info`` where less than 1,000 tests have the variant's
+        minor allele count or info; ``inflated_count`` or ``inflated_info`` where these reject too
+        often; ``at_bound`` where the score is beyond what the residuals can reach, so that p is no
+        smaller than said.
+    """
+    frequency = float(hit["effect_allele_frequency"])
+    values = {"count": 2 * float(hit["n"]) * min(frequency, 1 - frequency)}
+    if any(t.bin.of == "info" for t in calibrated.tests):
+        values["info"] = float(hit["info"])
+    found = []
+    for of, value in values.items():
+        mine = [t for t in calibrated.tests if t.test == test.name and t.bin.of == of]
+        here = next((t for t in mine if t.bin.low <= value < t.bin.high), None)
+        if here is None or here.n < FEWEST_TESTS:
+            found.append(f"few_tests_{of}")
+        elif here.beyond > 0:
+            found.append(f"inflated_{of}")
+    columns = {name: np.array([hit[name]]) for name in ("status", "test_flags") if name in hit}
+    return [*found, *(["at_bound"] if at_bound(test, columns)[0] else [])]
+
+
+def minor_allele_count(columns: dict[str, NDArray[Any]]) -> Float:
+    """Return minor alleles in the people of a test, from ``n`` and ``effect_allele_frequency``."""
+    frequency = columns["effect_allele_frequency"]
+    return np.asarray(2 * columns["n"] * np.minimum(frequency, 1 - frequency))
+
+
+def _summary(test: ReportedTest, which: Bin, seen: _Seen) -> CalibratedTest:
+    values = seen.values
+    alike = _alike(seen.tests, seen.below[0])
     ranks = values.ranks_to_show()
     expected, lower, upper = expected_neg_log10_p(ranks, values.n)
     return CalibratedTest(
         test=test.name,
-        frequency=frequency,
+        bin=which,
         n=values.n,
         lambda_gc=values.lambda_gc(test.df),
+        alike=alike,
+        lambda_band=_lambda_band(values.n / alike, test.df),
+        rejections=tuple(
+            _rejection(level, seen.tests, below, alike)
+            for level, below in zip(LEVELS, seen.below, strict=True)
+        ),
         rank=ranks,
         observed=values.at_rank(ranks),
         expected=expected,
@@ -316,10 +437,70 @@ def _summary(
     )
 
 
-def _round(count: float) -> str:
-    """Two leading digits: it is a rule of thumb."""
-    unit = 10 ** max(int(np.floor(np.log10(count))) - 1, 0) if count > 0 else 1
-    return f"{int(round(count / unit) * unit):,}"
+def _lambda_band(n: float, df: int) -> tuple[float, float]:
+    """Return what holds λ of n independent tests without effects with probability 95%."""
+    if not n:
+        return np.nan, np.nan
+    p = beta.ppf([0.975, 0.025], (n + 1) / 2, (n + 1) / 2)
+    low, high = chi2_of(-np.log10(p), df) / chi2_of(np.log10(2.0), df)
+    return float(low), float(high)
+
+
+def _spread(tests: NDArray[np.int64], below: NDArray[np.int64]) -> float:
+    """Return the standard error of a count, from what it is in each block."""
+    blocks = int((tests > 0).sum())
+    if blocks < 2:
+        return np.inf
+    rest = below - tests * (below.sum() / tests.sum())
+    return float(np.sqrt((rest**2).sum() * blocks / (blocks - 1)))
+
+
+def _alike(tests: NDArray[np.int64], halves: NDArray[np.int64]) -> float:
+    """Return how many tests are as good as one, by how p < 0.5 varies from block to block."""
+    n = int(tests.sum())
+    spread = _spread(tests, halves) if n else np.inf
+    return float(np.clip(spread**2 / (0.25 * n), 1.0, n)) if np.isfinite(spread) else 1.0
+
+
+def _rejection(
+    level: float, tests: NDArray[np.int64], below: NDArray[np.int64], alike: float
+) -> Rejection:
+    """Count rejections at a level; tests and rejections are those of each block."""
+    n, observed = int(tests.sum()), int(below.sum())
+    expected = n * level
+    lower, upper = (
+        alike * float(binom.ppf(q, round(n / alike), level)) if n else 0.0 for q in (0.025, 0.975)
+    )
+    spread, blocks = _spread(tests, below) if n else np.inf, int((tests > 0).sum())
+    least = float(student.isf(_SPREAD_ALPHA[level], max(blocks - 1, 1))) * spread
+    low, high = _MATERIAL[level]
+    # Those that are alike make one event, be they tests in linkage or one locus.
+    alike = max(alike, spread**2 / observed if observed and np.isfinite(spread) else 1.0)
+    events, chances = observed / alike, round(n / alike)
+    beyond = 0
+    if observed - expected > least and observed > high * expected:
+        beyond = int(binom.sf(np.ceil(events) - 1, chances, level) < _ALPHA)
+    elif expected - observed > least and observed < low * expected:
+        beyond = -int(binom.cdf(np.floor(events), chances, level) < _ALPHA)
+    return Rejection(level, observed, expected, lower, upper, beyond)
+
+
+def _facts(store: ResultStore, name: str, people: int) -> Facts:
+    """Return what the verdict wants to know of the scan."""
+    parameters = store.attributes.get("parameters", {})
+    third, fourth = np.asarray(store.null_array(name, "moments")[0], np.float64)
+    group = store.null_group(name)
+    # Every design has an intercept.
+    designs = (group[name] for name in ("alpha", "beta") if name in group)
+    covariates = sum(cast(zarr.Array[Any], fit).shape[-1] - 1 for fit in designs)
+    return Facts(
+        people=people,
+        covariates=covariates,
+        skewness=float(third),
+        excess_kurtosis=float(fourth) - 3.0,
+        background=bool(parameters.get("random_effects") or parameters.get("offset")),
+        loco=bool(parameters.get("loco") or parameters.get("offset")),
+    )
 
 
 def _number(value: float) -> float | None:

@@ -29,6 +29,7 @@ from hlmm_scan.analysis.slope import (
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.selection import Region
 from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS
 
@@ -311,7 +312,7 @@ def _excluded(dataset: xr.Dataset, regions: Sequence[Region]) -> NDArray[np.bool
     """Return which variants lie in the regions; None where there are no regions."""
     if not regions:
         return None
-    n_variants = dataset.sizes["variant"]
+    n_variants, autosomes = dataset.sizes["variant"], autosomes_of(dataset.attrs)
     excluded = np.zeros(n_variants, dtype=bool)
     found = dict.fromkeys(regions, 0)
     for start in range(0, n_variants, ROWS_PER_READ):
@@ -320,7 +321,7 @@ def _excluded(dataset: xr.Dataset, regions: Sequence[Region]) -> NDArray[np.bool
             dataset[name].isel(variant=rows).values for name in ("contig", "position")
         )
         for region in regions:
-            inside = in_regions(contig, position, [region])
+            inside = in_regions(contig, position, [region], autosomes)
             found[region] += int(inside.sum())
             excluded[rows] |= inside
     for region, count in found.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 from numpy.typing import NDArray
 
+from hlmm_scan.analysis.calibration import calibration, not_shown
 from hlmm_scan.analysis.clumping import clump
 from hlmm_scan.analysis.confounders import (
     CHECKS,
@@ -47,6 +47,8 @@ R2 = 0.1
 
 MOST_CHECKED = 100
 """Leads of a phenotype that are checked, the strongest first: a check is four fits."""
+
+CALIBRATION_FLAGS = "calibration_flags"
 
 _WHOLE = ("n_0", "n_1", "n_2", "neighbour_position")
 _VARIANT = tuple(v.name for v in COORDINATES if v.name != "phenotype")
@@ -99,7 +101,8 @@ def hits(
         under its own name, −log10 p of the tests asked for, and the columns of
         :data:`hlmm_scan.analysis.confounders.CHECKS`, which
         :func:`~hlmm_scan.analysis.confounders.check_variance_effect` explains; NaN or empty where
-        nothing was checked.
+        nothing was checked. ``calibration_flags`` names what this trait's own tests do not show of
+        the test that found the hit, see :func:`~hlmm_scan.analysis.calibration.not_shown`.
 
     Raises
     ------
@@ -108,8 +111,9 @@ def hits(
 
     Notes
     -----
-    One pass over the rows. What is kept is 6 bytes a row, and 40 for each row below the threshold.
-    Rows with a status of 5 or more are never hits. Variants in linkage beyond `distance` are
+    Two passes over the rows, the second of traits with hits alone. What is kept is 6 bytes a row,
+    and 40 for each row below the threshold. Rows with a status of 5 or more are never hits.
+    Variants in linkage beyond `distance` are
     hits of their own.
     """
     _check(threshold, distance, r2)
@@ -186,7 +190,7 @@ class _Search:
         name = self.store.phenotypes[number]
         genotypes = None
         if self.genotypes is not None and len(rows):
-            samples = cast(zarr.Array[Any], self.store.null_group(name)["samples"])
+            samples = self.store.null_array(name, "samples")
             genotypes = ChosenGenotypes(self.genotypes, np.asarray(samples[:], np.int64))
         order: list[tuple[str, int, int]] = []
         for test in self.tests:
@@ -201,7 +205,20 @@ class _Search:
         if genotypes is not None and most:
             strength = [float(strengths[t][np.searchsorted(rows, row)]) for t, row, _ in order]
             self._add_checks(table, number, genotypes, strength, most)
+        table[CALIBRATION_FLAGS] = self._not_shown(table)
         return table.astype(dict.fromkeys(_WHOLE, "Int64"))
+
+    def _not_shown(self, table: pd.DataFrame) -> NDArray[np.object_]:
+        """Return what the calibration of this phenotype does not show of each hit."""
+        flags = np.full(len(table), "", object)
+        if len(table):
+            names = list(dict.fromkeys(table["test"]))
+            (calibrated,) = calibration(self.store, [table["phenotype"][0]], tests=names)
+            tests = {test.name: test for test in self.tests}
+            for k, row in enumerate(table.to_dict("records")):
+                hit = {str(name): value for name, value in row.items()}
+                flags[k] = ",".join(not_shown(calibrated, tests[hit["test"]], hit))
+        return flags
 
     def _significant(self, number: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Rows below the threshold in any test; −log10 p of each test, NaN where not below."""

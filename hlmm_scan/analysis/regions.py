@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.selection import Region
-from hlmm_scan.null.model import contig_key
 
 NAMED_REGIONS = {
     "mhc-grch37": Region("6", 28_477_797, 33_448_354),
@@ -45,7 +45,10 @@ def parse_region(text: str) -> Region:
 
 
 def in_regions(
-    contig: ArrayLike, position: ArrayLike, regions: Sequence[Region]
+    contig: ArrayLike,
+    position: ArrayLike,
+    regions: Sequence[Region],
+    autosomes: int = HUMAN_AUTOSOMES,
 ) -> NDArray[np.bool_]:
     """Return which variants lie in any of some regions.
 
@@ -56,6 +59,8 @@ def in_regions(
     position : array_like of int, shape (m,)
         1-based.
     regions : sequence of Region
+    autosomes : int, default 22
+        Of the species.
 
     Returns
     -------
@@ -64,7 +69,8 @@ def in_regions(
     names, at = np.asarray(contig, dtype=object), np.asarray(position)
     inside = np.zeros(len(at), dtype=bool)
     for region in regions:
+        wanted = chromosome(region.contig, autosomes)
         for name in dict.fromkeys(names.tolist()):
-            if contig_key(str(name)) == contig_key(region.contig):
+            if chromosome(str(name), autosomes) == wanted:
                 inside |= (names == name) & (at >= region.start) & (at <= region.stop)
     return inside

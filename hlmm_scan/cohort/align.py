@@ -10,12 +10,15 @@ from hlmm_scan.cohort.tables import Table
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 
+_GENOTYPES = "the genotypes"
+_DELIMITERS = "_ :-|/."
+
 
 def match(
     samples: SampleIds,
     other: Table | SampleIds,
     *,
-    samples_name: str = "the genotypes",
+    samples_name: str = _GENOTYPES,
     other_name: str | None = None,
     nobody_is_fine: bool = False,
 ) -> NDArray[np.int64]:
@@ -91,6 +94,32 @@ def _example(people: SampleIds | Table) -> str:
     return f"{family}IID '{people.individual_id[0]}'"
 
 
+def _joined_ids(
+    samples: SampleIds, other: Table | SampleIds, samples_name: str, other_name: str
+) -> str:
+    """Say whether one side has FID and IID as one id, as plink2's VCF export writes them."""
+    for one, two, name in ((samples, other, samples_name), (other, samples, other_name)):
+        joined = set(one.individual_id.tolist())
+        iid = two.individual_id
+        families = [two.family_id] if two.family_id is not None else []
+        for delimiter in _DELIMITERS:
+            for family in (*families, iid):  # mostly the FID is the IID
+                found = sum(
+                    f"{f}{delimiter}{i}" in joined for f, i in zip(family, iid, strict=True)
+                )
+                if found:
+                    how = (
+                        f"convert them again with --id-delim '{delimiter}'"
+                        if one is samples and samples_name == _GENOTYPES
+                        else "write FID and IID as two columns there"
+                    )
+                    return (
+                        f"; {found:,} people of {name} are FID{delimiter}IID in one id, as plink2 "
+                        f"exports them to VCF: {how}"
+                    )
+    return ""
+
+
 def _no_overlap(
     samples: SampleIds,
     other: Table | SampleIds,
@@ -102,6 +131,7 @@ def _no_overlap(
         f"no person of {other_name} is in {samples_name}: "
         f"the first is {_example(other)} there and {_example(samples)} here"
     )
+    message += _joined_ids(samples, other, samples_name, other_name)
     if by_family:
         # FID 0 or FID = IID on one side only is the usual cause.
         alone = int(_keys(samples, False).isin(_keys(other, False)).sum())

@@ -10,18 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.design import centre_and_scale
-from hlmm_scan.cohort.tables import read_text
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, recode
+from hlmm_scan.genotypes.variant_names import VariantName
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class Conditioning:
 
 def read_conditioning(
     dataset: Genotypes,
-    variant_ids: Sequence[str],
+    variants: Sequence[str | VariantName],
     regions: HaploidRegions | None = None,
     sex: NDArray[np.int8] | None = None,
 ) -> Conditioning:
@@ -98,7 +97,8 @@ def read_conditioning(
     ----------
     dataset : Genotypes or JoinedGenotypes
         Hard calls or dosages.
-    variant_ids : sequence of str
+    variants : sequence of str or VariantName
+        As :meth:`~hlmm_scan.genotypes.dataset.GenotypeDataset.find_variants` takes them.
     regions : HaploidRegions, optional
         Where people are haploid: calls they cannot have are missing, as where such a variant is
         tested. Without it everybody is diploid.
@@ -108,17 +108,18 @@ def read_conditioning(
     Returns
     -------
     Conditioning
-        In the order of `variant_ids`.
+        In the order of `variants`.
 
     Raises
     ------
     InputError
         If an id is given twice, is unknown or at several variants.
     """
-    for k, variant_id in enumerate(variant_ids):
-        if variant_id in variant_ids[:k]:
-            raise InputError(f"condition: variant {variant_id} is given twice")
-    positions = dataset.find_variants(variant_ids)
+    names = tuple(map(str, variants))
+    positions = dataset.find_variants(variants)
+    for k, position in enumerate(positions.tolist()):
+        if position in positions[:k]:
+            raise InputError(f"condition: variant {names[k]} is given twice")
     everybody = np.arange(dataset.n_samples)
     copies = np.empty((len(positions), dataset.n_samples))
     for row, position in enumerate(positions.tolist()):
@@ -133,24 +134,4 @@ def read_conditioning(
         else:
             copies[row] = unpack_samples(block, everybody)[0]
     copies.flags.writeable = False
-    return Conditioning(tuple(variant_ids), copies)
-
-
-def read_variant_ids(path: Path) -> list[str]:
-    """Read a list of variant ids, one a line; blank lines are passed over.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is no text, empty, or has a line with more than one word.
-    """
-    text, _ = read_text(path)
-    ids = []
-    for number, line in enumerate(text.decode().split("\n"), 1):
-        words = line.split()
-        if len(words) > 1:
-            raise InputError(f"{path}, line {number}: expected one variant id, found {len(words)}")
-        ids += words
-    if not ids:
-        raise InputError(f"{path}: no variant ids in it")
-    return ids
+    return Conditioning(names, copies)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.textfiles import decoded
 
 FloatArray = NDArray[np.float64]
 
 _LOCO_HEADER = "FID_IID"
 
 
-def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
+def read_loco(
+    path: Path, samples: SampleIds, autosomes: int = HUMAN_AUTOSOMES
+) -> dict[str, FloatArray]:
     """Read a .loco file.
 
     Parameters
@@ -34,11 +37,14 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
     samples : SampleIds
         The n_samples people of the genotypes. Where their FIDs are not the file's, those whose
         FID there is their IID or 0 are found as well.
+    autosomes : int, default 22
+        Of the species.
 
     Returns
     -------
     dict of str to ndarray of float64, shape (n_samples,)
-        By chromosome; NaN for people who are not in the file or have no number.
+        By :func:`~hlmm_scan.genotypes.chromosomes.chromosome`; NaN for people who are not in the
+        file or have no number.
 
     Raises
     ------
@@ -47,7 +53,7 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
     """
     rows: dict[str, FloatArray] = {}
     with _opened(path) as file:
-        header = _decoded(path, 1, file.readline()).split()
+        header = decoded(file.readline(), 1, path).split()
         if len(header) < 2 or header[0] != _LOCO_HEADER:
             raise InputError(
                 f"{path}, line 1: expected '{_LOCO_HEADER}' and the people, as regenie's step 1 "
@@ -63,7 +69,7 @@ def read_loco(path: Path, samples: SampleIds) -> dict[str, FloatArray]:
                 raise InputError(
                     f"{path}, line {number}: expected {len(header):,} fields, found {len(cells):,}"
                 )
-            contig = re.sub(r"\.0$", "", _decoded(path, number, cells[0])).lstrip("0")
+            contig = chromosome(decoded(cells[0], number, path), autosomes)
             if contig in rows:
                 raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
             values = np.append(_numbers(path, number, cells[1:], people), np.nan)
@@ -105,7 +111,7 @@ def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> Fl
     wrong = np.isinf(values)
     if wrong.any():
         column = int(np.argmax(wrong))
-        text = _decoded(path, line, cells[column])
+        text = decoded(cells[column], line, path)
         raise InputError(
             f"{path}, line {line}: '{text}' of {people[column]} (field {column + 2}) is no number"
         )
@@ -135,10 +141,3 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"{path}: the gzip data are damaged or truncated") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def _decoded(path: Path, line: int, text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, line {line}: not a text file in UTF-8") from None

@@ -23,7 +23,9 @@ from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import X, chromosome, is_autosome
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.textfiles import as_text, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +96,11 @@ class Offsets:
         """
         if EVERYWHERE in self.rows:
             return EVERYWHERE
-        bare = re.sub(r"^chr", "", contig, flags=re.IGNORECASE).lstrip("0")
-        if bare in self.rows:
-            return bare
-        whole = str(self.autosomes + 1)
-        autosome = bare.isdecimal() and int(bare) <= self.autosomes
-        if not autosome and whole in self.rows:
-            return whole
+        one = chromosome(contig, self.autosomes)
+        if one in self.rows:
+            return one
+        if X in self.rows and not is_autosome(contig, self.autosomes):
+            return X
         raise InputError(
             f"{self.path}: no predictions for chromosome {contig} (there are those for "
             f"{', '.join(self.rows)})"
@@ -216,7 +216,7 @@ class OffsetSource:
         path = self.path
         if self.table is None:
             path = self.files[phenotype]
-            rows = read_loco(path, self.samples)
+            rows = read_loco(path, self.samples, self.autosomes)
         else:
             at = match(self.samples, self.table)
             values = self.table.values[at, self.table.index(phenotype)]
@@ -259,14 +259,10 @@ def load_offsets(
     InputError
         If a file is missing or unreadable, or a phenotype has no predictions.
     """
-    content = _content(path)
-    try:
-        first = content.decode().split(maxsplit=1)
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError:
-        first, lines = [], []  # perhaps a table that is compressed
-    packed = content.startswith(b"\x1f\x8b")
-    if packed or (first and re.split(r"[,\s]", first[0])[0].lower() in _HEADERS):
+    content = read_bytes(path)
+    text = as_text(content, path)
+    first, lines = text.split(maxsplit=1), text.split("\n")
+    if first and re.split(r"[,\s]", first[0])[0].lower() in _HEADERS:
         table = read_table(path, missing_values=missing_values)
         for name in phenotypes:
             table.index(name, "phenotype of predictions")
@@ -308,13 +304,6 @@ def _loco_path(path: Path, name: str) -> Path:
         return beside
     moved = path.parent / named.name
     return moved if moved.exists() else beside
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
 def _digest(path: Path) -> bytes:

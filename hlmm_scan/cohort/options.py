@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.cohort.condition import Conditioning, read_conditioning, read_variant_ids
+from hlmm_scan.cohort.condition import Conditioning, read_conditioning
 from hlmm_scan.cohort.covariates import (
     DEFAULT_MIN_LEVEL_COUNT,
     CovariateRules,
@@ -24,6 +24,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import HaploidRegions
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,8 @@ def read_options(
     categorical, reference, min_level_count, mean_terms, variance_terms
         See :class:`~hlmm_scan.cohort.covariates.CovariateRules`; references as ``column=level``.
     condition, condition_list
-        Variant ids, and a file of them, one a line, to be found in `genotypes`.
+        Variants, and a file of them, to be found in `genotypes`; see
+        :mod:`~hlmm_scan.genotypes.variant_names`.
     genotypes : Genotypes or JoinedGenotypes, optional
     regions : HaploidRegions, optional
         Where people are haploid in them.
@@ -124,7 +126,11 @@ def read_options(
     check_levels(covariates, categorical, references)
     rank_of: RankOf = "phenotype" if rint_of == "phenotype" else "residuals"
     transform = Transform(bool(log_transform), outlier_sd, rank_of if rint else None)
-    ids = [*condition, *(read_variant_ids(condition_list) if condition_list else ())]
+    ids: list[str | VariantName] = [*condition]
+    if condition_list is not None:
+        ids += read_variant_names(condition_list)
+        if not ids:
+            raise InputError(f"{condition_list}: no variant ids in it")
     found = None
     if ids and genotypes is not None:
         found = read_conditioning(genotypes, ids, regions, samples.sex)
@@ -149,6 +155,6 @@ def read_options(
             "min_level_count": min_level_count,
             "mean_terms": list(mean_terms),
             "variance_terms": list(variance_terms),
-            "condition": ids,
+            "condition": list(map(str, ids)),
         },
     )

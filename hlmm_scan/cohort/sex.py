@@ -13,15 +13,8 @@ from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.cells import split_line
 from hlmm_scan.cohort.tables import read_text, separator_of
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.ploidy import FEMALE, MALE
-from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, sex_code
 
-_CODES = {
-    **dict.fromkeys(("1", "m", "male", "1.0"), MALE),
-    **dict.fromkeys(("2", "f", "female", "2.0"), FEMALE),
-    **dict.fromkeys(("0", "-9", "na", "nan", "", ".", "u", "unknown"), 0),
-}
-_SEX_NAMES = {"sex", "#sex", "gender"}
 _FAM_COLUMNS = 6
 _FAM_SEX = 4
 
@@ -99,7 +92,7 @@ def read_sex(path: Path) -> SampleIds:
         individual = 1 if family == 0 else 0
         if names[individual : individual + 1] != ["iid"]:
             raise InputError(f"{path}, line {numbered[0][0]}: in the header, IID must follow FID")
-        values = [k for k in range(individual + 1, len(names)) if names[k] in _SEX_NAMES]
+        values = [k for k in range(individual + 1, len(names)) if names[k] in SEX_COLUMNS]
         if not values and len(names) == individual + 2:
             values = [individual + 1]
         if len(values) != 1:
@@ -117,7 +110,8 @@ def read_sex(path: Path) -> SampleIds:
             raise InputError(
                 f"{path}, line {number}: expected {len(first)} fields, found {len(cells)}"
             )
-        if len(cells) <= column or cells[column].lower() not in _CODES:
+        code = sex_code(cells[column]) if column < len(cells) else None
+        if code is None:
             found = cells[column] if column < len(cells) else line
             raise InputError(
                 f"{path}, line {number}: '{found}' is no sex; write 1 or male, 2 or female, 0 or "
@@ -126,7 +120,7 @@ def read_sex(path: Path) -> SampleIds:
         if family is not None:
             families.append(cells[family])
         individuals.append(cells[individual])
-        codes.append(_CODES[cells[column].lower()])
+        codes.append(code)
     if not codes:
         raise InputError(f"{path} has a header but no people")
     return SampleIds(

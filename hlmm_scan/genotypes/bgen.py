@@ -25,7 +25,7 @@ from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.oxford_samples import people_of
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.source import MARKED_EVERY, needs, unreadable
+from hlmm_scan.genotypes.source import MARKED_EVERY, FinerDosagesError, needs, unreadable
 from hlmm_scan.genotypes.spans import as_file
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
@@ -35,6 +35,7 @@ ZLIB, ZSTD = 1, 2
 _HEADER = 20  # bytes of a header block without free text
 _MOST_ALLELES = 1000
 _MOST_TEXT = 1 << 20
+PROBABILITIES = "genotype probabilities"
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,8 @@ class BgenFile:
             contig=text_column([r.contig for r in records]),
             position=np.array([r.position for r in records], dtype=np.int32),
             variant_id=text_column([r.variant_id for r in records]),
-            other_allele=text_column([r.alleles[other % len(r.alleles)] for r in records]),
-            effect_allele=text_column([r.alleles[effect % len(r.alleles)] for r in records]),
+            other_allele=text_column([_allele(r, other) for r in records]),
+            effect_allele=text_column([_allele(r, effect) for r in records]),
         )
 
     def reader(self) -> BgenReader:
@@ -242,6 +243,10 @@ class BgenFile:
             effect=self.effect,
             marks=np.array(self.marks, dtype=np.int64),
         )
+
+
+def _allele(record: _Record, number: int) -> str:
+    return record.alleles[number % len(record.alleles)] or "."
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +278,7 @@ class BgenReader:
             self._decode_others(others, start, codes, info)
         if self.effect == "first":
             codes = flipped(codes, self.unit)
-        return Calls(Dosages(codes, self.unit), info)
+        return Calls(Dosages(codes, self.unit), info, {PROBABILITIES: stop - start})
 
     def _decode_others(
         self,
@@ -327,7 +332,10 @@ class BgenReader:
                     body = walker.probabilities(record, compression, n)
                     bits = body[9 + n]
                     if unit_of(bits) < self.unit:
-                        raise walker.wrong(f"{bits} bits a probability, the first has fewer")
+                        raise FinerDosagesError(
+                            f"{self.path}: variant {number + 1} has {bits} bits a probability, "
+                            "the first has fewer"
+                        )
                     file.seek(record.offset)
                     yield file.read(record.data - record.offset - 4), body
         except OSError as error:

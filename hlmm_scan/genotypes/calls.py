@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -15,9 +15,29 @@ from hlmm_scan.genotypes.packing import count_genotypes, pack, unpack, unpack_sa
 
 DIGEST_BITS = 256
 
+HARD_CALLS = "hard calls"
+"""What sources that know nothing else are read for."""
+
 _OUTSIDE = 1e-3  # of rounding in a text file
 _LOOKED_AT_FIRST = 512
 _HARD, _DOSAGE = b"\0", b"\1"
+
+
+class WrongValueError(ValueError):
+    """A value that a genotype cannot have.
+
+    Attributes
+    ----------
+    person : int
+        Whose it is, by number from 0.
+    variant : int
+        Of a block of several, from 0.
+    why : str
+    """
+
+    def __init__(self, person: int, why: str, variant: int = 0) -> None:
+        super().__init__(f"person {person + 1}: {why}")
+        self.person, self.why, self.variant = person, why, variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +49,13 @@ class Calls:
     block : ndarray of uint8, shape (m, ⌈n/4⌉), or Dosages
     info : ndarray of float64, shape (m,), or None
         Imputation information (:func:`information`); None where the source has no probabilities.
+    fields : mapping of str to int
+        Variants by what of the source they were taken from.
     """
 
     block: GenotypeBlock
     info: NDArray[np.float64] | None = None
+    fields: Mapping[str, int] = field(default_factory=dict)
 
 
 def copies_of_alleles(alleles: NDArray[np.integer]) -> NDArray[np.int8]:
@@ -52,12 +75,16 @@ def copies_of_alleles(alleles: NDArray[np.integer]) -> NDArray[np.int8]:
     Raises
     ------
     ValueError
-        On more than two alleles, or more than two chromosomes a person.
+        On more than two chromosomes a person.
+    WrongValueError
+        On more than two alleles.
     """
     if alleles.shape[-1] > 2:
         raise ValueError(f"calls of {alleles.shape[-1]} chromosomes a person; at most 2 are read")
     if alleles.size and (alleles.max() > 1 or alleles.min() < -2):
-        raise ValueError("calls of a third allele where the record names two")
+        *variant, person, _ = np.argwhere((alleles > 1) | (alleles < -2))[0].tolist()
+        why = "a call of a third allele where the record names two"
+        raise WrongValueError(person, why, variant[0] if variant else 0)
     first = alleles[..., 0].astype(np.int8)
     if alleles.shape[-1] == 1:
         copies = np.add(first, first, dtype=np.int8)
@@ -70,11 +97,12 @@ def copies_of_alleles(alleles: NDArray[np.integer]) -> NDArray[np.int8]:
 
 
 def haploid(alleles: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return which calls are of one chromosome, shape (m, n)."""
-    if alleles.shape[-1] == 1:
-        return np.ones(alleles.shape[:-1], dtype=bool)
-    one: NDArray[np.bool_] = (alleles[..., 1] == -2) & (alleles[..., 0] != -2)
-    return one
+    """Return which calls are of one chromosome, shape (m, n).
+
+    One that is missing, a lone ".", does not say so: programs write it for diploid people too.
+    """
+    called = alleles[..., 0] >= 0
+    return np.asarray(called if alleles.shape[-1] == 1 else called & (alleles[..., 1] == -2))
 
 
 def encode_dosages(copies: NDArray[np.floating], unit: float) -> NDArray[np.uint16]:
@@ -89,7 +117,7 @@ def encode_dosages(copies: NDArray[np.floating], unit: float) -> NDArray[np.uint
 
     Raises
     ------
-    ValueError
+    WrongValueError
         If one lies outside 0 to 2 by more than 0.001.
     """
     steps = round(2.0 / unit)
@@ -99,7 +127,11 @@ def encode_dosages(copies: NDArray[np.floating], unit: float) -> NDArray[np.uint
         scaled[missing] = 0.0
         slack = max(1.0, _OUTSIDE / unit)
         if scaled.size and (scaled.min() < -slack or scaled.max() > steps + slack):
-            raise ValueError("dosages outside 0 to 2")
+            wrong = (scaled < -slack) | (scaled > steps + slack)
+            *variant, person = np.argwhere(wrong)[0].tolist()
+            value = np.asarray(copies)[(*variant, person)]
+            why = f"a dosage of {value:g}, outside 0 to 2"
+            raise WrongValueError(person, why, variant[0] if variant else 0)
         codes = np.clip(scaled, 0, steps, out=scaled).astype(np.uint16)
     codes[missing] = MISSING_CODE
     return codes

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.arrays import CHECKSUMS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset, is_genotype_dataset
 from hlmm_scan.genotypes.dataset_writer import DatasetWriter, Progress
 from hlmm_scan.genotypes.in_use import being_replaced
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.parts import Pool, ThisProcess
 from hlmm_scan.genotypes.reader_processes import ReaderProcesses
+from hlmm_scan.genotypes.source import FinerDosagesError
 from hlmm_scan.genotypes.sources import JoinedSources, SourceOptions, open_sources
 from hlmm_scan.staging import refuse_link, staged_store, stands
 from hlmm_scan.storage import Place, place
@@ -118,10 +120,31 @@ def convert(
     InfrastructureError
         If writing failed for a reason that may pass, or a worker was lost.
     """
-    output = place(output)
+    options = options or SourceOptions()
+    try:
+        return _convert(
+            sources, place(output), chunk_variants, overwrite, progress, options, workers, pool
+        )
+    except FinerDosagesError:
+        options = replace(options, finest=True)
+        return _convert(
+            sources, place(output), chunk_variants, overwrite, progress, options, workers, pool
+        )
+
+
+def _convert(
+    sources: Sequence[Path | str],
+    output: Place,
+    chunk_variants: int | None,
+    overwrite: bool,
+    progress: Progress | None,
+    options: SourceOptions,
+    workers: int,
+    pool: Pool | None,
+) -> GenotypeDataset:
     if chunk_variants is not None and chunk_variants < 1:
         raise InputError(f"chunk_variants must be at least 1, not {chunk_variants}")
-    replace = _check_output(output, overwrite=overwrite)
+    replacing = _check_output(output, overwrite=overwrite)
     joined = open_sources([Path(source) for source in sources], options)
     chunk = chunk_variants or default_chunk_variants(
         joined.n_samples, joined.n_variants, dosages=joined.unit > 0
@@ -130,8 +153,8 @@ def convert(
         size = joined.n_variants * packed_width(joined.n_samples)
         here = workers < 1 or (not joined.guarded and (workers == 1 or size < WORTH_A_PROCESS))
         pool = ThisProcess() if here else ReaderProcesses(workers)
-    purpose = _purpose(joined, chunk, options or SourceOptions())
-    with staged_store(output, replace=replace, resume=purpose, held=being_replaced) as unfinished:
+    purpose = _purpose(joined, chunk, options)
+    with staged_store(output, replace=replacing, resume=purpose, held=being_replaced) as unfinished:
         DatasetWriter(joined, unfinished, chunk, pool, progress).write()
     return GenotypeDataset.open(output)
 
@@ -145,6 +168,7 @@ def _purpose(joined: JoinedSources, chunk: int, options: SourceOptions) -> str:
     ]
     asked = {name: str(value) for name, value in asdict(options).items()}
     what = {"version": __version__, "format": DATASET_FORMAT, "chunk": chunk, "options": asked}
+    what[CHECKSUMS] = True  # noted with every part, which those of before were not
     return json.dumps({**what, "files": files}, sort_keys=True)
 
 

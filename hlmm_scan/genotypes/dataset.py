@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from hlmm_scan import schema
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
-from hlmm_scan.genotypes.calls import join_blocks
+from hlmm_scan.genotypes.calls import HARD_CALLS, join_blocks
+from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import StrArray, VariantTable, find_ids
+from hlmm_scan.genotypes.variant_names import VariantName, find_variants
+from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, place
-
-MARK = "hlmm_scan"
-"""Root attribute that says a store is ours."""
+from hlmm_scan.storage.places import MARK
 
 KIND = "genotypes"
 
@@ -129,6 +129,16 @@ class GenotypeDataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GenotypeDataset.open, (self.path,)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the store says of itself."""
+        return dict(self._arrays.group.attrs)
+
+    @property
+    def taken_from(self) -> str:
+        """What of the store its genotypes are, for messages."""
+        return CALLS if self._hard_calls and not self._dosages else DOSAGES
 
     @property
     def paths(self) -> tuple[Place, ...]:
@@ -286,12 +296,13 @@ class GenotypeDataset:
         missing = self._arrays.read("variant_missing_count", start, stop)
         return np.column_stack([called, missing]).astype(np.int64)
 
-    def find_variants(self, ids: Iterable[str]) -> NDArray[np.int64]:
+    def find_variants(self, ids: Iterable[str | VariantName]) -> NDArray[np.int64]:
         """Return where variants of these ids stand.
 
         Parameters
         ----------
-        ids : iterable of str
+        ids : iterable of str or VariantName
+            Also ``chromosome:position:other:effect`` and ``row:17``.
 
         Returns
         -------
@@ -303,12 +314,34 @@ class GenotypeDataset:
         InputError
             If ids are unknown, or stand at more than one variant; the first few are named.
         """
-        return find_ids(ids, self.id_blocks(), str(self.path))
+        return find_variants(ids, self.n_variants, self.variant_ids, self.variants, str(self.path))
 
     def id_blocks(self) -> Iterator[StrArray]:
         """Yield the ids of all variants, a bounded number at a time."""
         for start in range(0, self.n_variants, _IDS_AT_ONCE):
             yield self.variant_ids(start, min(start + _IDS_AT_ONCE, self.n_variants))
+
+
+def summary(dataset: GenotypeDataset) -> str:
+    """Say in one line what was converted: variants, from what, chromosomes, people, their sex."""
+    attributes = dataset.attributes
+    m, soft = dataset.n_variants, int(attributes.get("variants_with_dosages", 0))
+    fields = attributes.get("variants_by_source", {})
+    told = ", ".join(
+        name if len(fields) == 1 else f"{name} {count:,}" for name, count in fields.items()
+    )
+    kinds = [f"{m - soft:,} of hard calls"] if m > soft else []
+    kinds += [f"{soft:,} of dosages"] if soft else []
+    if told and told != HARD_CALLS:
+        kinds[-1] += f" (from {told})"
+    counts = np.bincount(dataset.samples.sex, minlength=3).tolist()
+    sexes = [f"{counts[1]:,} male", f"{counts[2]:,} female", f"{counts[0]:,} of unknown sex"]
+    named = [words for words, count in zip(sexes, (*counts[1:3], counts[0]), strict=True) if count]
+    several = "s" if len(dataset.contigs) > 1 else ""
+    return (
+        f"{m:,} variants of {dataset.n_samples:,} people; {', '.join(kinds)}; chromosome{several} "
+        f"{in_words(dataset.contigs, NUMBERS_STAY)}; {', '.join(named)}"
+    )
 
 
 def is_genotype_dataset(path: Place) -> bool:

@@ -22,7 +22,8 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds, StrArray
-from hlmm_scan.genotypes.variants import VariantTable, concatenate, find_ids
+from hlmm_scan.genotypes.variant_names import VariantName, find_variants
+from hlmm_scan.genotypes.variants import VariantTable, concatenate
 from hlmm_scan.storage import Place
 
 FEWEST_VARIANTS = 64
@@ -141,18 +142,30 @@ class JoinedGenotypes:
     @cached_property
     def contigs(self) -> tuple[str, ...]:
         """Chromosomes of these variants, as they first appear."""
-        if self._rows is None:
-            return self._contigs_of_parts
-        there = self.variant_contig()
-        codes, first = np.unique(there, return_index=True)
-        return tuple(self._contigs_of_parts[k] for k in codes[np.argsort(first)])
+        return tuple(self._contigs_of_parts[k] for k in self._used_contigs)
+
+    def variant_contig(self) -> NDArray[np.int16]:
+        """Return the index into `contigs` of every variant, shape (m,)."""
+        place_of = np.zeros(len(self._contigs_of_parts), np.int16)
+        place_of[self._used_contigs] = np.arange(len(self._used_contigs))
+        index: NDArray[np.int16] = place_of[self._contig_among_parts()]
+        return index
 
     @cached_property
     def _contigs_of_parts(self) -> tuple[str, ...]:
+        """Chromosomes of all parts, those without a chosen variant too."""
         return tuple(dict.fromkeys(c for part in self.parts for c in part.contigs))
 
-    def variant_contig(self) -> NDArray[np.int16]:
-        """Return the index of every variant's chromosome among those of all parts, shape (m,)."""
+    @cached_property
+    def _used_contigs(self) -> NDArray[np.int64]:
+        """Those of them that have variants here, as they first appear."""
+        if self._rows is None:
+            return np.arange(len(self._contigs_of_parts))
+        used, first = np.unique(self._contig_among_parts(), return_index=True)
+        return used[np.argsort(first)].astype(np.int64)
+
+    def _contig_among_parts(self) -> NDArray[np.int16]:
+        """Return the index of every variant's chromosome among those of all parts."""
         known = {contig: k for k, contig in enumerate(self._contigs_of_parts)}
         every = [
             np.array([known[c] for c in part.contigs], np.int16)[part.variant_contig()]
@@ -250,9 +263,10 @@ class JoinedGenotypes:
             raise InputError(f"variants {start}:{stop} have dosages, not hard calls")
         return block
 
-    def find_variants(self, ids: Iterable[str]) -> NDArray[np.int64]:
+    def find_variants(self, ids: Iterable[str | VariantName]) -> NDArray[np.int64]:
         """Return where variants of these ids stand, as `GenotypeDataset.find_variants`."""
-        return find_ids(ids, self.id_blocks(), ", ".join(map(str, self.paths)))
+        where = ", ".join(map(str, self.paths))
+        return find_variants(ids, self.n_variants, self.variant_ids, self.variants, where)
 
     def id_blocks(self) -> Iterator[StrArray]:
         """Yield the ids of all variants, a bounded number at a time."""
@@ -315,8 +329,12 @@ def chosen_variants(genotypes: Genotypes, rows: Rows | None) -> Genotypes:
     """Return the chosen variants of a dataset or of several; all of them for None."""
     if rows is None:
         return genotypes
-    parts = genotypes.parts if isinstance(genotypes, JoinedGenotypes) else (genotypes,)
-    return JoinedGenotypes(parts, rows)
+    return JoinedGenotypes(parts_of(genotypes), rows)
+
+
+def parts_of(genotypes: Genotypes) -> tuple[GenotypeDataset, ...]:
+    """Return the datasets, all their variants, of which some are read."""
+    return genotypes.parts if isinstance(genotypes, JoinedGenotypes) else (genotypes,)
 
 
 def _same_people(one: GenotypeDataset, other: GenotypeDataset) -> None:

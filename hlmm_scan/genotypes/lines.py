@@ -6,6 +6,7 @@ are compared, and the empty block that must end a BGZF file is looked for.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,12 +16,15 @@ from typing import Any
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.source import needs, unreadable
+from hlmm_scan.textfiles import decoded
 
-_READ = 1 << 20
+_READ = 1 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BGZF_HEADER = 12
 _MOST_LINE = 1 << 31
+_MOST_TEXT_LINE = 1 << 26
+_BLANKS = re.compile("[ \t\r\n\f\v]+")
 
 
 class ByteStream:
@@ -115,6 +119,29 @@ class ByteStream:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def lines(self) -> Iterator[bytes]:
+        """Yield all further lines without their line feeds, faster than `readline` one by one.
+
+        Raises
+        ------
+        InputError
+            If one is longer than any text has.
+        """
+        pending: list[bytes] = []
+        while self._at < len(self._block) or self._next():
+            first, *rest = self._block[self._at :].split(b"\n")
+            self._at = len(self._block)
+            pending.append(first)
+            if rest:
+                yield b"".join(pending)
+                *whole, last = rest
+                yield from whole
+                pending = [last]
+            elif sum(map(len, pending)) > _MOST_TEXT_LINE:
+                raise InputError(f"{self.path}: a line of more than {_MOST_TEXT_LINE:,} bytes")
+        if any(pending):
+            yield b"".join(pending)
+
     # Kinds --------------------------------------------------------------------------------
 
     def _next(self) -> bool:
@@ -185,7 +212,7 @@ class ByteStream:
         """Unpack the members of a file one after the other, each by a new unpacker."""
         at, unpacker = 0, fresh()
         pending = b""
-        while raw := pending or self._file.read(_READ >> 4):
+        while raw := pending or self._file.read(_READ):
             pending = b""
             if unpacker.eof:
                 unpacker = fresh()
@@ -218,23 +245,37 @@ def _block_size(extra: bytes) -> int | None:
     return None
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def text_lines(path: Path, tabs_from: int = 1 << 30) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of each line that is not blank, of a plain or packed table.
 
-    Cells are parted by white space.
+    Parameters
+    ----------
+    path : Path
+    tabs_from : int, optional
+        A line that has so many tabs is parted by tabs alone, all others by white space.
 
     Raises
     ------
     InputError
         With file and place, if it cannot be read, is cut short, or is no text in UTF-8.
     """
-    number = 0
     with ByteStream(path) as stream:
-        while line := stream.readline():
-            number += 1
-            try:
-                cells = line.decode().split()
-            except UnicodeDecodeError:
-                raise InputError(f"{path}, line {number}: not text in UTF-8") from None
+        for number, line in enumerate(stream.lines(), start=1):
+            plain = number > 1 and line.isascii()
+            text = line.decode("ascii") if plain else decoded(line, number, path)
+            # Of a line parted by tabs a cell may hold a blank, or nothing.
+            n_tabs = text.count("\t")
+            cells = text.split() if plain else split_cells(text, tabs=False)
+            if n_tabs >= tabs_from and (len(cells) != n_tabs + 1 or " " in text):
+                cells = split_cells(text, tabs=True)
             if cells:
                 yield number, cells
+
+
+def split_cells(line: str, *, tabs: bool) -> list[str]:
+    """Return the cells of a line, parted by tabs or by any white space; of a blank one none."""
+    if not tabs:
+        # Other white space, as that which does not break, may be part of a name.
+        return line.split() if line.isascii() else _BLANKS.split(line.strip(" \t\r\n\f\v"))
+    cells = [cell.strip() for cell in line.split("\t")]
+    return cells if any(cells) else []

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.samples import SampleIds, repeated_id
-from hlmm_scan.genotypes.source import unreadable
+from hlmm_scan.genotypes.lines import split_cells
+from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
 from hlmm_scan.genotypes.variants import text_column
+from hlmm_scan.textfiles import read_lines
 
-SEXES = {"1": 1, "2": 2, "M": 1, "F": 2, "m": 1, "f": 2, "male": 1, "female": 2}
+logger = logging.getLogger(__name__)
+
+_NUMBERED = re.compile(r"(?:0_)?(\(?(?:anonymous[_ ])?(?:sample|person|individual)?_?)(\d+)\)?")
+"""Ids that a program makes up where it is given none, as qctool's (anonymous_sample_1)."""
 
 
 def read_sample_file(path: Path) -> SampleIds:
@@ -28,13 +34,7 @@ def read_sample_file(path: Path) -> SampleIds:
     InputError
         With file and line, for what is malformed; if ids are not unique.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8") from error
-    rows = [(k, line.split()) for k, line in enumerate(lines, start=1) if line.strip()]
+    rows = [(number, _cells(line)) for number, line in read_lines(path)]
     if len(rows) < 3:
         raise InputError(f"{path}: no people in it (two header lines, then one line a person)")
     names, kinds = rows[0][1], rows[1][1]
@@ -44,8 +44,9 @@ def read_sample_file(path: Path) -> SampleIds:
             "a .sample file?"
         )
     two = len(names) > 1 and kinds[1] == "0" and names[1].lower() in ("id_2", "iid")
-    sex_column = next((k for k, name in enumerate(names) if name.lower() == "sex"), None)
+    sex_column = next((k for k, name in enumerate(names) if name.lower() in SEX_COLUMNS), None)
     family, individual, sex = [], [], []
+    words = SexWords(path)
     for number, cells in rows[2:]:
         if len(cells) != len(names):
             raise InputError(
@@ -53,7 +54,8 @@ def read_sample_file(path: Path) -> SampleIds:
             )
         family.append(cells[0])
         individual.append(cells[1] if two else cells[0])
-        sex.append(0 if sex_column is None else SEXES.get(cells[sex_column], 0))
+        sex.append(0 if sex_column is None else words.code(cells[sex_column], number))
+    words.tell()
     samples = SampleIds(
         text_column(individual), text_column(family) if two else None, np.array(sex, dtype=np.int8)
     )
@@ -61,6 +63,25 @@ def read_sample_file(path: Path) -> SampleIds:
     if again := repeated_id(text_column(whole)):
         raise InputError(f"{path}: sample {again} stands twice; sample ids must be unique")
     return samples
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line; R writes words in quotes."""
+    cells = split_cells(line, tabs=False)
+    if '"' in line:
+        return [c[1:-1] if len(c) > 1 and c[0] == c[-1] == '"' else c for c in cells]
+    return cells
+
+
+def made_up(ids: list[str]) -> bool:
+    """Return whether ids are only numbers in order, as programs make them up."""
+    if len(ids) < 2:
+        return False
+    found = [_NUMBERED.fullmatch(i) for i in ids]
+    parts = [(match[1], int(match[2])) for match in found if match is not None]
+    if len(parts) < len(ids) or parts[0][1] not in (0, 1):
+        return False
+    return all(part == (parts[0][0], parts[0][1] + k) for k, part in enumerate(parts))
 
 
 def people_of(
@@ -90,6 +111,18 @@ def people_of(
                 f"as {path.with_suffix('.sample').name}"
             )
         ids = text_column(inside)
+        if not all(inside):
+            raise InputError(
+                f"{path}: the sample id of person {inside.index('') + 1} in it is empty; name its "
+                ".sample file (--sample)"
+            )
+        if made_up(inside):
+            logger.warning(
+                "%s: its people have no names but %s, %s, …; name its .sample file (--sample), if "
+                "there is one",
+                path,
+                *inside[:2],
+            )
         if again := repeated_id(ids):
             raise InputError(f"{path}: sample id {again} stands twice; sample ids must be unique")
         return SampleIds(ids)
@@ -99,13 +132,15 @@ def people_of(
             f"{sample_file}: {len(samples)} people where {path} has {n_samples}; is it the .sample "
             "of another cohort?"
         )
-    if inside is not None:
+    if inside is not None and not made_up(inside):
         families = [""] * n_samples if samples.family_id is None else samples.family_id.tolist()
         people = zip(families, samples.individual_id.tolist(), inside, strict=True)
         for k, (family, individual, own) in enumerate(people, start=1):
             # Programs join the two ids of a person in several ways.
-            if own not in (individual, family) and not (
-                own.startswith(family) and own.endswith(individual)
+            if (
+                own
+                and own not in (individual, family)
+                and not (own.startswith(family) and own.endswith(individual))
             ):
                 raise InputError(
                     f"{sample_file}: person {k} is {family} {individual} where {path} has {own}; "

@@ -6,8 +6,9 @@ that no two parts write the same file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
 from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.source import Reader
 from hlmm_scan.storage import Place, zarr_store
+from hlmm_scan.storage.arrays import CheckedArray
+from hlmm_scan.storage.checksums import CHUNK
 
 COUNTS = (
     "variant_genotype_counts",
@@ -103,6 +106,12 @@ class PartRecord:
     hard_chunks, dosage_chunks : int
         Chunks written of either kind.
     has_info : bool
+    fields : mapping of str to int
+        Variants by what of the source they were taken from.
+    uncertain : int
+        Variants of which somebody has a dosage that is no whole number.
+    chunks : dict of str to int
+        Checksums of the chunks written, by key.
     """
 
     index: int
@@ -113,6 +122,9 @@ class PartRecord:
     hard_chunks: int
     dosage_chunks: int
     has_info: bool
+    fields: Mapping[str, int] = field(default_factory=dict)
+    uncertain: int = 0
+    chunks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -151,21 +163,23 @@ def convert_part(part: Part) -> PartRecord:
     OSError
         If they cannot be written.
     """
-    group = zarr.open_group(
-        zarr_store(part.store), mode="r+", zarr_format=3, use_consolidated=False
-    )
+    store = zarr_store(part.store)
+    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     m = part.stop - part.start
     counts = np.empty((m, 4), dtype=np.int64)
     frequency, info = np.empty(m), np.full(m, np.nan)
     dosages = np.zeros(m, dtype=bool)
-    digest = hard_chunks = dosage_chunks = 0
+    digest = hard_chunks = dosage_chunks = uncertain = 0
+    fields = Counter[str]()
     has_info = False
     for a in range(part.start, part.stop, part.chunk):
         b = min(a + part.chunk, part.stop)
         calls = _read(part, a, b)
+        fields.update(calls.fields)
         block = calls.block
         if isinstance(block, Dosages):
             whole = whole_rows(block)
+            uncertain += int(np.count_nonzero(~whole))
             if whole.all():
                 block = best_guess(block)
         rows = slice(a - part.start, b - part.start)
@@ -189,6 +203,7 @@ def convert_part(part: Part) -> PartRecord:
     if part.unit:
         _put(group, HAS_DOSAGES, start, stop, dosages)
         _put(group, INFO, start, stop, info)
+    store.flush()  # a journal that is on the disk must not speak of what is not
     return PartRecord(
         index=part.index,
         start=start,
@@ -198,6 +213,9 @@ def convert_part(part: Part) -> PartRecord:
         hard_chunks=hard_chunks,
         dosage_chunks=dosage_chunks,
         has_info=has_info,
+        fields=dict(sorted(fields.items())),
+        uncertain=uncertain,
+        chunks={key: checksum for key, checksum in store.written.items() if CHUNK in key},
     )
 
 
@@ -215,14 +233,16 @@ def _read(part: Part, a: int, b: int) -> Calls:
     block = join_blocks([calls.block for calls in read], part.n_samples, unit)
     if isinstance(block, Dosages):
         block = as_dosages(block, part.n_samples, unit)
+    fields = Counter[str]()
+    for calls in read:
+        fields.update(calls.fields)
     if all(calls.info is None for calls in read):
-        return Calls(block)
+        return Calls(block, fields=fields)
     info = [np.full(len(c.block), np.nan) if c.info is None else c.info for c in read]
-    return Calls(block, np.concatenate(info))
+    return Calls(block, np.concatenate(info), fields)
 
 
 def _put(group: zarr.Group, name: str, start: int, stop: int, values: NDArray[Any]) -> None:
     array = group[name]
     assert isinstance(array, zarr.Array)
-    # Chunks that hold only fill values are written too: one that is absent is damage.
-    array.with_config({"write_empty_chunks": True})[start:stop] = values
+    CheckedArray(array)[start:stop] = values

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.calls import HARD_CALLS as HARD_CALL_RECORDS
 from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dosages import MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.lines import text_lines
-from hlmm_scan.genotypes.oxford_samples import SEXES
 from hlmm_scan.genotypes.packing import pack, packed_width
 from hlmm_scan.genotypes.plink import MAGIC, parse_position
-from hlmm_scan.genotypes.samples import SampleIds, repeated_id
+from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
 from hlmm_scan.genotypes.source import changed, needs, unreadable
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
@@ -164,8 +164,10 @@ class PgenReader:
                 if pgen.get_variant_ct() != self.n_variants:
                     raise changed(self.path)
                 if self.unit:
-                    return Calls(self._dosages(pgen, start, stop))
-                return Calls(self._hard_calls(pgen, start, stop))
+                    dosages = self._dosages(pgen, start, stop)
+                    return Calls(dosages, fields={"dosages": stop - start})
+                hard = self._hard_calls(pgen, start, stop)
+                return Calls(hard, fields={HARD_CALL_RECORDS: stop - start})
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{self.path}: variants {start + 1} to {stop} cannot be read ({error}); the file "
@@ -205,11 +207,15 @@ def read_psam(path: Path) -> SampleIds:
     family: list[str] = []
     individual: list[str] = []
     sex: list[int] = []
+    words = SexWords(path)
     for number, cells in text_lines(path):
         if cells[0].startswith("#"):
             names = [cells[0][1:], *cells[1:]]
             if names[0] in ("FID", "IID") and "IID" in names:
-                columns = {name: k for k, name in enumerate(names)}
+                columns = {
+                    "SEX" if name.lower() in SEX_COLUMNS else name: k
+                    for k, name in enumerate(names)
+                }
             elif individual or not cells[0].startswith("##"):
                 raise InputError(f"{path}, line {number}: neither #FID nor #IID begins its header")
             continue
@@ -222,7 +228,8 @@ def read_psam(path: Path) -> SampleIds:
             )
         individual.append(cells[columns["IID"]])
         family.append(cells[columns["FID"]] if "FID" in columns else "0")
-        sex.append(SEXES.get(cells[columns["SEX"]], 0) if "SEX" in columns else 0)
+        sex.append(words.code(cells[columns["SEX"]], number) if "SEX" in columns else 0)
+    words.tell()
     if not individual:
         raise InputError(f"{path}: no people in it")
     if again := repeated_id(

@@ -7,6 +7,7 @@ reader: that is fast enough beside the .bed, and an error can name its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.calls import Calls
+from hlmm_scan.genotypes.calls import HARD_CALLS, Calls
+from hlmm_scan.genotypes.lines import text_lines
 from hlmm_scan.genotypes.packing import pack, packed_width, set_padding
-from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.samples import SampleIds, SexWords
 from hlmm_scan.genotypes.variants import VariantTable
 
 MAGIC = bytes((0x6C, 0x1B))
@@ -31,7 +33,16 @@ READ_ROWS = 16384
 """Variants of a .bim held as Python objects at once."""
 
 _COLUMNS = 6
+_LEAST_COLUMNS = 5
+_TWO_DIGITS = re.compile(r"-?[0-9]{2,}")
+_NO_NAME = "."
+_NO_FAMILY = "0"
+_FAM_HEADER = ({"fid"}, {"iid"})
+_BIM_HEADER = ({"chr", "chrom"}, {"id", "snp", "rs", "rsid", "varid", "variant_id"})
+"""How the first two columns are called in files that someone gave a line of names."""
 _INT32 = np.iinfo(np.int32)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}(?:\.0{0,9})?|[1-9](?:\.[0-9]{1,9})?e\+[0-9]{2}")
+"""How programs write whole numbers: R has 1e+05 for 100000, and others 100.0."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class PlinkFileset:
                 raise InputError(f"{file}: no such file (a PLINK fileset is .bed, .bim and .fam)")
         _check_header(bed)
         samples = read_fam(fam)
-        n_variants = _count_lines(bim)
+        n_variants = _count_variants(bim)
         if n_variants == 0:
             raise InputError(f"{bim}: no variants in it")
         _check_size(bed, len(samples), n_variants)
@@ -154,12 +165,23 @@ class PlinkFileset:
                 column.clear()
             return made
 
-        for number, cells in _rows(self.bim):
+        width = 0
+        for number, cells in _rows(self.bim, _BIM_HEADER):
+            width = width or min(len(cells), _COLUMNS)
+            if len(cells) < width:
+                raise InputError(
+                    f"{self.bim}, line {number}: {len(cells)} columns where {width} are needed"
+                )
+            if width < _COLUMNS and _TWO_DIGITS.fullmatch(cells[3]):  # a position, no allele
+                raise InputError(
+                    f"{self.bim}, line {number}: {width} columns where {_COLUMNS} are needed"
+                )
             contig.append(cells[0])
-            variant_id.append(cells[1])
-            position.append(parse_position(cells[3], self.bim, number))
-            allele_1.append(cells[4])
-            allele_2.append(cells[5])
+            variant_id.append(cells[1] or _NO_NAME)
+            # The position in morgans, before that in base pairs, may be left out.
+            position.append(parse_position(cells[width - 3], self.bim, number))
+            allele_1.append(cells[width - 2])
+            allele_2.append(cells[width - 1])
             if len(contig) == rows:
                 yield table()
         if contig:
@@ -176,7 +198,7 @@ class PlinkReader:
 
     def read_block(self, start: int, stop: int) -> Calls:
         """Read packed calls; a .bed knows nothing else."""
-        return Calls(self.read_packed(start, stop))
+        return Calls(self.read_packed(start, stop), fields={HARD_CALLS: stop - start})
 
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read packed calls of variants ``start`` to ``stop`` (exclusive).
@@ -279,7 +301,7 @@ def read_fam(path: Path) -> SampleIds:
     Returns
     -------
     SampleIds
-        Family ids as they stand, "0" included; sex 0 where the file has neither 1 nor 2.
+        Family ids as they stand, "0" included.
 
     Raises
     ------
@@ -288,15 +310,19 @@ def read_fam(path: Path) -> SampleIds:
     """
     lines: dict[tuple[str, str], int] = {}
     sex: list[int] = []
-    for number, cells in _rows(path):
-        person = (cells[0], cells[1])
+    words = SexWords(path)
+    for number, cells in _rows(path, _FAM_HEADER):
+        person = (cells[0] or _NO_FAMILY, cells[1])
+        if not person[1]:
+            raise InputError(f"{path}, line {number}: the second column, IID, is empty")
         if person in lines:
             raise InputError(
-                f"{path}, line {number}: sample FID {cells[0]}, IID {cells[1]} stands in line "
+                f"{path}, line {number}: sample FID {person[0]}, IID {person[1]} stands in line "
                 f"{lines[person]} already; sample ids must be unique"
             )
         lines[person] = number
-        sex.append(int(cells[4]) if cells[4] in ("1", "2") else 0)
+        sex.append(words.code(cells[4], number))
+    words.tell()
     if not lines:
         raise InputError(f"{path}: no people in it")
     return SampleIds(
@@ -317,49 +343,61 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def _open_text(path: Path) -> TextIO:
-    # newline=None reads the \r\n of a fileset made on Windows as well.
-    return path.open(encoding="utf-8")
+def _rows(path: Path, header: tuple[set[str], set[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of each line that is not blank, nor the header of such a file."""
+    first = True
+    for number, cells in text_lines(path, tabs_from=_COLUMNS - 1):
+        if first and _is_header(cells, header):
+            first = False
+            continue
+        first = False
+        if len(cells) < _LEAST_COLUMNS:
+            commas = "; are they parted by commas?" if "," in cells[0] else ""
+            raise InputError(
+                f"{path}, line {number}: {len(cells)} columns where {_COLUMNS} are needed{commas}"
+            )
+        if cells[0].startswith("#"):
+            raise InputError(
+                f"{path}, line {number}: begins with '#', but such a file has no comments; take "
+                "the line out"
+            )
+        yield number, cells
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of each line that is not blank."""
-    try:
-        with _open_text(path) as file:
-            for number, line in enumerate(file, start=1):
-                cells = line.split()
-                if not cells:
-                    continue
-                if len(cells) < _COLUMNS:
-                    raise InputError(
-                        f"{path}, line {number}: {len(cells)} columns where {_COLUMNS} are needed"
-                    )
-                yield number, cells
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8") from error
+def _is_header(cells: list[str], names: tuple[set[str], set[str]]) -> bool:
+    found = [cell.lower().lstrip("#") for cell in cells[:2]]
+    return len(found) == 2 and all(f in known for f, known in zip(found, names, strict=True))
 
 
-def _count_lines(path: Path) -> int:
-    """Count the lines that are not blank."""
+def _count_variants(path: Path) -> int:
+    """Count the lines of a .bim that are not blank, nor its header."""
     try:
         # Bytes, because this pass needs no characters; _rows looks at them.
         with path.open("rb") as file:
-            return sum(1 for line in file if not line.isspace())
+            n = sum(1 for line in file if not line.isspace())
     except OSError as error:
         raise _unreadable(path, error) from error
+    first = next(text_lines(path, tabs_from=_COLUMNS - 1), None)
+    return n - (first is not None and _is_header(first[1], _BIM_HEADER))
 
 
 def parse_position(cell: str, path: Path, number: int) -> int:
     """Return the position a cell of a table names, or raise InputError with the line."""
-    digits = cell[1:] if cell[:1] in ("-", "+") else cell
     # int() alone would also take "1_000" and digits of other scripts.
-    if not (digits.isascii() and digits.isdigit()):
-        raise InputError(f"{path}, line {number}: position '{cell}' is not an integer")
-    position = int(cell)
+    match = _WHOLE.fullmatch(cell)
+    if match is None:
+        raise InputError(f"{path}, line {number}: position '{cell[:40]}' is not an integer")
+    try:
+        position = int(cell)
+    except ValueError:  # 1e+05, as R writes 100000, or 100.0
+        value = float(cell)
+        if not (np.isfinite(value) and value.is_integer()):
+            raise InputError(
+                f"{path}, line {number}: position '{cell[:40]}' is not an integer"
+            ) from None
+        position = int(value)
     if not _INT32.min <= position <= _INT32.max:
-        raise InputError(f"{path}, line {number}: position {cell} does not fit 32 bits")
+        raise InputError(f"{path}, line {number}: position {cell[:40]} does not fit 32 bits")
     return position
 
 

@@ -10,7 +10,6 @@ Every function that touches packed calls has a plain numpy reference beside it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,14 +19,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.chromosomes import (
+    AFTER_AUTOSOMES,
+    HUMAN_AUTOSOMES,
+    MT,
+    X,
+    Y,
+    autosomes_seen,
+    chromosome,
+    number_of,
+)
 from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING, MISSING_BYTE, pack_reference, packed_width
 from hlmm_scan.genotypes.packing import unpack_reference as _unpacked
-
-MALE, FEMALE = 1, 2
-"""PLINK's codes of sex."""
-
-HUMAN_AUTOSOMES = 22
+from hlmm_scan.genotypes.samples import MALE
 
 BUILDS = ("GRCh37", "GRCh38")
 
@@ -70,17 +75,7 @@ _ANY_BUILD = {
     for kind in (Ploidy.X, Ploidy.Y)
 }
 
-_BY_NAME = {
-    "X": Ploidy.X,
-    "Y": Ploidy.Y,
-    "M": Ploidy.MITOCHONDRIAL,
-    "MT": Ploidy.MITOCHONDRIAL,
-    "NC_000023": Ploidy.X,
-    "NC_000024": Ploidy.Y,
-    "NC_012920": Ploidy.MITOCHONDRIAL,
-}
-_AFTER_AUTOSOMES = (Ploidy.X, Ploidy.Y, Ploidy.DIPLOID, Ploidy.MITOCHONDRIAL)
-"""PLINK's numbers: X, Y, the pseudo-autosomal regions XY, MT follow the last autosome."""
+_OF_CHROMOSOME = {X: Ploidy.X, Y: Ploidy.Y, MT: Ploidy.MITOCHONDRIAL}
 
 
 def genome_build(name: str) -> str:
@@ -127,13 +122,7 @@ class HaploidRegions:
 
     def of_contig(self, contig: str) -> Ploidy:
         """Return the ploidy of a chromosome outside its pseudo-autosomal regions."""
-        bare = re.sub(r"^chr", "", contig, flags=re.IGNORECASE).upper()
-        if bare.isdecimal():
-            beyond = int(bare) - self.autosomes
-            if 1 <= beyond <= len(_AFTER_AUTOSOMES):
-                return _AFTER_AUTOSOMES[beyond - 1]
-            return Ploidy.DIPLOID
-        return _BY_NAME.get(re.sub(r"^(NC_\d+)\.\d+$", r"\1", bare), Ploidy.DIPLOID)
+        return _OF_CHROMOSOME.get(chromosome(contig, self.autosomes), Ploidy.DIPLOID)
 
     def check(self, contigs: Iterable[str]) -> None:
         """See that numbers of chromosomes fit the number of autosomes.
@@ -141,17 +130,25 @@ class HaploidRegions:
         Raises
         ------
         InputError
-            If there are higher ones: chromosome 23 of cattle is not X.
+            If there are higher ones, or one that is X beside another X: chromosome 23 of cattle is
+            not X.
         """
-        last = self.autosomes + len(_AFTER_AUTOSOMES)
-        for contig in contigs:
-            bare = re.sub(r"^chr", "", contig, flags=re.IGNORECASE)
-            if bare.isdecimal() and int(bare) > last:
+        last = self.autosomes + len(AFTER_AUTOSOMES)
+        names = list(contigs)
+        for contig in names:
+            if (number_of(chromosome(contig, self.autosomes)) or 0) > last:
                 raise InputError(
                     f"there is a chromosome {contig}, but with {self.autosomes} autosomes the "
                     f"last number is {last} (MT): give the species' number with --autosomes, or "
                     "--no-haploid to take every chromosome as diploid"
                 )
+        seen = autosomes_seen(names)
+        if seen is not None and seen > self.autosomes:
+            raise InputError(
+                f"chromosomes 1 to {seen} are numbered and X or Y has a letter, but with "
+                f"{self.autosomes} autosomes {self.autosomes + 1} is X itself: say --autosomes "
+                f"{seen}, or --no-haploid to take every chromosome as diploid"
+            )
 
     def classify(self, contig: str, positions: NDArray[np.integer]) -> NDArray[np.int8]:
         """Return the ploidy of variants of one chromosome.

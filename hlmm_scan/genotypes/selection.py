@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 from collections.abc import Sequence
@@ -14,55 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.genotypes.variant_names import VariantName, listed, read_variant_names
+from hlmm_scan.textfiles import read_bytes
 
 _TABLE_ROWS = 65_536
+_MOST_DIGITS = 15  # of a position, commas among them
 _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))?)?")
 
 
 @dataclass(frozen=True)
 class IdList:
-    """Variant ids of a file, one a line.
+    """Variants that a file names.
 
     Attributes
     ----------
     path : Path
-    ids : frozenset of str
+    names : tuple of VariantName
+        Each once.
     sha256 : str
         Of the file's content.
     """
 
     path: Path
-    ids: frozenset[str]
+    names: tuple[VariantName, ...]
     sha256: str
 
     @classmethod
     def read(cls, path: Path) -> IdList:
-        """Read a file, gzipped where its name ends in ``.gz``; ids may stand there repeatedly.
-
-        Raises
-        ------
-        InputError
-            If it cannot be read, or a line holds more than an id.
-        """
-        try:
-            content = path.read_bytes()
-            text = gzip.decompress(content) if path.suffix == ".gz" else content
-            lines = text.decode().splitlines()
-        except (OSError, EOFError) as error:
-            words = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: cannot be read: {words}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not a text file of variant ids, one a line") from None
-        ids = set()
-        for number, line in enumerate(lines, start=1):
-            words = line.split()
-            if len(words) > 1:
-                raise InputError(
-                    f"{path}, line {number}: expected one variant id, found {len(words)} words"
-                )
-            ids.update(words)
-        return cls(path, frozenset(ids), hashlib.sha256(content).hexdigest())
+        """Read a file; see :func:`~hlmm_scan.genotypes.variant_names.read_variant_names`."""
+        names = tuple(dict.fromkeys(read_variant_names(path)))
+        return cls(path, names, hashlib.sha256(read_bytes(path)).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -94,6 +76,8 @@ class Region:
             raise InputError(f"region '{text}' is not chromosome, or chromosome:from-to")
         if match["start"] is None:
             return cls(match["contig"], 0, np.iinfo(np.int32).max)
+        if max(len(match["start"]), len(match["stop"] or "")) > _MOST_DIGITS:
+            raise InputError(f"region '{text[:60]}' lies beyond the end of any chromosome")
         start = int(match["start"].replace(",", "") or 0)
         stop = int((match["stop"] or match["start"]).replace(",", "") or 0)
         if stop < start:
@@ -159,8 +143,14 @@ class VariantChoice:
             "region": sorted(map(str, self.regions)) or None,
         }
 
-    def rows_of(self, genotypes: Genotypes) -> Selection:
+    def rows_of(self, genotypes: Genotypes, autosomes: int = HUMAN_AUTOSOMES) -> Selection:
         """Choose variants of a dataset, or of several.
+
+        Parameters
+        ----------
+        genotypes : GenotypeDataset or JoinedGenotypes
+        autosomes : int, default 22
+            Of the species.
 
         Raises
         ------
@@ -173,19 +163,19 @@ class VariantChoice:
         taken = np.ones(n, dtype=bool)
         lines = []
         if self.regions:
-            inside = self._inside(genotypes)
+            inside = self._inside(genotypes, autosomes)
             taken &= inside
             named = ", ".join(map(str, self.regions))
             lines.append(f"region             {inside.sum():,} of {n:,} variants in {named}")
         for name, given in (("extract", self.extract), ("exclude", self.exclude)):
             if given is None:
                 continue
-            listed, known = _listed(genotypes, given.ids)
-            taken &= listed if name == "extract" else ~listed
-            unknown = len(given.ids) - known
+            here, known = listed(given.names, n, genotypes.variant_ids, genotypes.variants)
+            taken &= here if name == "extract" else ~here
+            unknown = len(given.names) - known
             lines.append(
-                f"{name:<19}{listed.sum():,} of {n:,} variants are in {given.path}, {unknown:,} of "
-                f"its {len(given.ids):,} ids unknown"
+                f"{name:<19}{here.sum():,} of {n:,} variants are in {given.path}, {unknown:,} of "
+                f"its {len(given.names):,} ids unknown"
             )
         rows = np.flatnonzero(taken)
         if not len(rows):
@@ -194,11 +184,12 @@ class VariantChoice:
         lines.append(f"variants           {len(rows):,} of {n:,} are scanned")
         return Selection(rows, tuple(lines))
 
-    def _inside(self, genotypes: Genotypes) -> NDArray[np.bool_]:
+    def _inside(self, genotypes: Genotypes, autosomes: int) -> NDArray[np.bool_]:
         """Return whether each variant lies in a region."""
         by_contig: dict[str, list[Region]] = {}
         for region in self.regions:
-            by_contig.setdefault(_contig(region.contig, genotypes.contigs), []).append(region)
+            for contig in _named(region.contig, genotypes.contigs, autosomes):
+                by_contig.setdefault(contig, []).append(region)
         inside = np.zeros(genotypes.n_variants, dtype=bool)
         contigs = np.array([contig in by_contig for contig in genotypes.contigs])
         candidate = contigs[genotypes.variant_contig()]
@@ -215,29 +206,13 @@ class VariantChoice:
         return inside
 
 
-def _contig(name: str, contigs: Sequence[str]) -> str:
-    """Return a chromosome as the dataset names it; ``chr`` before the name makes no difference."""
-    if name in contigs:
-        return name
-    same = [contig for contig in contigs if _bare(contig) == _bare(name)]
-    if len(same) == 1:
-        return same[0]
+def _named(name: str, contigs: Sequence[str], autosomes: int) -> list[str]:
+    """Return all that a dataset has of a chromosome, whatever it is called there."""
+    wanted = chromosome(name, autosomes)
+    same = [contig for contig in contigs if chromosome(contig, autosomes) == wanted]
+    if same:
+        return same
     raise InputError(
         f"region '{name}': no such chromosome{nearest(name, contigs)} "
         f"(there are {', '.join(contigs[:30])})"
     )
-
-
-def _bare(contig: str) -> str:
-    return contig[3:] if contig[:3].lower() == "chr" else contig
-
-
-def _listed(genotypes: Genotypes, ids: frozenset[str]) -> tuple[NDArray[np.bool_], int]:
-    """Return whether each variant's id is listed, and how many of the ids are known."""
-    found: set[str] = set()
-    parts = []
-    for block in genotypes.id_blocks():
-        listed = np.fromiter((i in ids for i in block), dtype=bool, count=len(block))
-        found.update(block[listed])
-        parts.append(listed)
-    return np.concatenate([np.zeros(0, bool), *parts]), len(found)

@@ -78,6 +78,10 @@ class Source(Protocol):
         ...
 
 
+class FinerDosagesError(InputError):
+    """Dosages that the unit of a source, told by its first variant, is too coarse for."""
+
+
 def unreadable(path: Path, error: OSError) -> InputError:
     """Return the error for a file that cannot be read."""
     return InputError(f"{path}: cannot be read: {error.strerror or error}")

@@ -17,7 +17,7 @@ from hlmm_scan.genotypes.dosages import FINEST
 from hlmm_scan.genotypes.parts import Piece
 from hlmm_scan.genotypes.pgen import PgenFileset
 from hlmm_scan.genotypes.plink import READ_ROWS, PlinkFileset
-from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.genotypes.samples import SampleIds, parted
 from hlmm_scan.genotypes.source import Reader, Source
 from hlmm_scan.genotypes.variants import VariantTable, reblock
 from hlmm_scan.genotypes.vcf import VcfFile
@@ -36,10 +36,17 @@ class SourceOptions:
     sample_file : Path or None
         The .sample of BGEN files, where it does not lie beside.
     bgen_effect_allele : {"second", "first"}
+    id_delim : str or None
+        What parts FID and IID in ids of people that are both.
+    finest : bool
+        Keep the dosages of BGEN files in the finest unit: those of some variants have more bits
+        than those of the first.
     """
 
     sample_file: Path | None = None
     bgen_effect_allele: EffectAllele = "second"
+    id_delim: str | None = None
+    finest: bool = False
 
 
 class JoinedSources:
@@ -57,9 +64,11 @@ class JoinedSources:
         Whether one of them is read by native code.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], id_delim: str | None = None) -> None:
         self.sources = sources
         self.samples = sources[0].samples
+        if id_delim is not None:
+            self.samples = parted(self.samples, id_delim, _people_file(sources[0]))
         self.n_samples = len(self.samples)
         self._ends = np.cumsum([s.n_variants for s in sources])
         self.n_variants = int(self._ends[-1])
@@ -133,7 +142,9 @@ class ZarrReader:
 
     def read_block(self, start: int, stop: int) -> Calls:
         """Read calls or dosages, and the information where it is there."""
-        return Calls(self.dataset.read_block(start, stop), self.dataset.info(start, stop))
+        block = self.dataset.read_block(start, stop)
+        fields = {self.dataset.taken_from: stop - start}
+        return Calls(block, self.dataset.info(start, stop), fields)
 
 
 def open_sources(sources: Sequence[Path], options: SourceOptions | None = None) -> JoinedSources:
@@ -167,7 +178,7 @@ def open_sources(sources: Sequence[Path], options: SourceOptions | None = None) 
         raise InputError(f"{options.sample_file}: only BGEN files have a .sample file")
     opened = [_open(path, options) for path in paths]
     _check_same_samples(opened)
-    return JoinedSources(opened)
+    return JoinedSources(opened, options.id_delim)
 
 
 def _open(path: Path, options: SourceOptions) -> Source:
@@ -177,7 +188,9 @@ def _open(path: Path, options: SourceOptions) -> Source:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if name.endswith(".bgen"):
-        return BgenFile.open(path, options.sample_file, options.bgen_effect_allele)
+        bgen = BgenFile.open(path, options.sample_file, options.bgen_effect_allele)
+        bgen.unit = FINEST if options.finest else bgen.unit
+        return bgen
     if name.endswith(".pgen"):
         return PgenFileset.open(path)
     if name.endswith(VCF_EXTENSIONS):

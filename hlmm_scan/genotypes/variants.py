@@ -12,8 +12,6 @@ from hlmm_scan.errors import InputError
 
 StrArray = NDArray[np.object_]
 
-_NAMED_IN_ERRORS = 3
-
 
 @dataclass(frozen=True)
 class VariantTable:
@@ -117,56 +115,3 @@ def text_column(values: Sequence[str]) -> StrArray:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-def find_ids(ids: Iterable[str], blocks: Iterable[StrArray], where: str) -> NDArray[np.int64]:
-    """Return where variants of these ids stand.
-
-    Parameters
-    ----------
-    ids : iterable of str
-    blocks : iterable of ndarray of object (str)
-        Ids of all variants, in their order.
-    where : str
-        Whose they are, for messages.
-
-    Returns
-    -------
-    ndarray of int64
-        Positions along the variant axis, in the order of ``ids``.
-
-    Raises
-    ------
-    InputError
-        If ids are unknown, or stand at more than one variant; the first few are named.
-    """
-    wanted = list(ids)
-    asked = set(wanted)
-    found: dict[str, int] = {}
-    repeated: dict[str, None] = {}
-    start = 0
-    for block in blocks:
-        for position, variant_id in enumerate(block, start=start):
-            if variant_id in asked:
-                if variant_id in found:
-                    repeated[variant_id] = None
-                else:
-                    found[variant_id] = position
-        start += len(block)
-    unknown = list(dict.fromkeys(i for i in wanted if i not in found))
-    if unknown:
-        raise InputError(f"{where}: {_some(unknown)} not among its variant ids")
-    if repeated:
-        raise InputError(
-            f"{where}: {_some(list(repeated))} carried by more than one variant, "
-            "so the id does not say which is meant"
-        )
-    return np.array([found[i] for i in wanted], dtype=np.int64)
-
-
-def _some(ids: list[str]) -> str:
-    named = ", ".join(ids[:_NAMED_IN_ERRORS])
-    if len(ids) == 1:
-        return f"variant id {named} is"
-    more = f" and {len(ids) - _NAMED_IN_ERRORS} more" if len(ids) > _NAMED_IN_ERRORS else ""
-    return f"{len(ids)} variant ids ({named}{more}) are"

@@ -12,7 +12,8 @@ import re
 import struct
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,13 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError, InputError
-from hlmm_scan.genotypes.calls import (
-    Calls,
-    copies_of_alleles,
-    encode_dosages,
-    haploid,
-    information,
-)
+from hlmm_scan.genotypes.calls import Calls, WrongValueError, copies_of_alleles, encode_dosages
+from hlmm_scan.genotypes.dosage_fields import CALLS, DOSAGE_FIELDS, Copies, copies_of_variant
 from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.lines import ByteStream
 from hlmm_scan.genotypes.packing import pack
@@ -38,6 +34,7 @@ from hlmm_scan.genotypes.samples import SampleIds, repeated_id
 from hlmm_scan.genotypes.source import MARKED_EVERY, changed, needs
 from hlmm_scan.genotypes.spans import as_file
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
+from hlmm_scan.textfiles import MARK, not_utf_8
 
 Kind = Literal["vcf", "bcf"]
 
@@ -52,9 +49,8 @@ _INTEGERS = {1: "b", 2: "<h", 3: "<i"}
 class VcfFile:
     """A VCF or BCF file: a :class:`~hlmm_scan.genotypes.source.Source`.
 
-    Made by :meth:`open`. The alternative allele is the effect allele. Dosages are taken from DS,
-    else from GP, where the header declares one of them, and from the call where both are missing;
-    without either, calls.
+    Made by :meth:`open`. The alternative allele is the effect allele. Which of its fields say how
+    many copies there are, :mod:`~hlmm_scan.genotypes.dosage_fields` decides, record by record.
     """
 
     path: Path
@@ -81,12 +77,12 @@ class VcfFile:
         header, body = _header(path, kind)
         text = header.decode(errors="replace")
         samples = _people(path, text)
-        formats = set(_FORMAT.findall(text))
-        records = (
-            _bcf_records(path, body, text, len(samples))
-            if kind == "bcf"
-            else _vcf_records(path, body, len(samples))
-        )
+        formats: set[str] = set()
+        if kind == "bcf":
+            formats.update(_FORMAT.findall(text))
+            records = _bcf_records(path, body, text, len(samples))
+        else:  # fields need not be declared
+            records = _vcf_records(path, body, len(samples), formats)
         with ExitStack() as stack:
             # Lives as long as the object.
             table = stack.enter_context(tempfile.TemporaryFile())
@@ -96,7 +92,7 @@ class VcfFile:
                 path=path,
                 samples=samples,
                 n_variants=n,
-                unit=FINEST if formats & {"DS", "GP"} else 0.0,
+                unit=FINEST if formats & set(DOSAGE_FIELDS) else 0.0,
                 kind=kind,
                 marks=np.array(marks, dtype=np.int64),
                 table=table,
@@ -149,16 +145,26 @@ class VcfReader:
         copies = np.full((m, self.n_samples), -1, dtype=np.int8)
         codes = np.empty((m, self.n_samples), dtype=np.uint16) if self.unit else None
         info = np.full(m, np.nan)
+        fields = Counter[str]()
         row = -1
         with as_file(self._span(start, stop)) as span:
             try:
                 for row, record in enumerate(VCF(span) if m else ()):
                     if row == m:
                         break
-                    if codes is None:
-                        copies[row] = copies_of_alleles(self._alleles(record))
-                    else:
-                        codes[row], info[row] = self._dosages(record)
+                    try:
+                        if codes is None:
+                            copies[row] = copies_of_alleles(self._alleles(record))
+                            fields[CALLS] += 1
+                        else:
+                            said = self._copies(record)
+                            codes[row], info[row] = (
+                                encode_dosages(said.copies, self.unit),
+                                said.info,
+                            )
+                            fields[said.field] += 1
+                    except ValueError as error:
+                        raise self._wrong(start + row, record, error) from error
             except HlmmScanError:
                 raise
             except Exception as error:  # cyvcf2 raises this very class
@@ -168,43 +174,48 @@ class VcfReader:
         if row != m - 1:
             raise InputError(f"{self.path}: record {start + row + 2} cannot be parsed")
         if codes is None:
-            return Calls(pack(copies))
-        return Calls(Dosages(codes, self.unit), None if np.isnan(info).all() else info)
+            return Calls(pack(copies), fields=fields)
+        told = None if np.isnan(info).all() else info
+        return Calls(Dosages(codes, self.unit), told, fields)
+
+    def _wrong(self, number: int, record: Any, error: ValueError) -> InputError:
+        """Return the error for a record with a value that makes no sense."""
+        who = ""
+        if isinstance(error, WrongValueError):
+            ids = _people(self.path, _header(self.path, self.kind)[0].decode(errors="replace"))
+            who = f", person {ids.individual_id[error.person]}"
+        place = f"{record.ID or '.'} at {record.CHROM}:{record.POS}"
+        why = error.why if isinstance(error, WrongValueError) else error
+        return InputError(f"{self.path}: record {number + 1} ({place}){who}: {why}")
 
     def _alleles(self, record: Any) -> NDArray[np.int16]:
         genotype = record.genotype
         if genotype is None:
-            return np.full((self.n_samples, 1), -1, dtype=np.int16)
+            raise ValueError("its GT cannot be read")
         alleles: NDArray[np.int16] = genotype.array()[:, :-1]
         if len(alleles) != self.n_samples:
             raise ValueError(f"{len(alleles)} calls of {self.n_samples} people")
         return alleles
 
-    def _dosages(self, record: Any) -> tuple[NDArray[np.uint16], float]:
-        alleles = self._alleles(record)
-        hard, one = copies_of_alleles(alleles), haploid(alleles)
-        copies = np.where(hard >= 0, hard, np.nan)
+    def _copies(self, record: Any) -> Copies:
+        """Return what the fields of a record say."""
         fields = set(record.FORMAT)
-        info = float("nan")
-        if "GP" in fields:
-            p = self._numbers(record, "GP")
-            if p.shape[1] > 3:
-                raise ValueError(f"GP has {p.shape[1]} values a person")
-            third = p[:, 2] if p.shape[1] == 3 else np.full(len(p), np.nan)
-            one = one | np.isnan(third)
-            total = p[:, 0] + p[:, 1] + np.where(one, 0.0, third)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                p1, p2 = p[:, 1] / total, np.where(one, 0.0, third) / total
-            mean = p1 + 2 * p2
-            info = information(mean, p1 + 4 * p2, np.where(one, 1, 2))
-            copies = np.where(np.isnan(mean), copies, np.where(one, 2 * mean, mean))
-        if "DS" in fields:
-            given = self._numbers(record, "DS")[:, 0]
-            copies = np.where(np.isnan(given), copies, np.where(one, 2 * given, given))
-        return encode_dosages(copies, self.unit), info
+        if not fields & {CALLS, *DOSAGE_FIELDS}:
+            raise ValueError(_no_field(":".join(record.FORMAT)))
+        numbers = {name: self._numbers(record, name) for name in DOSAGE_FIELDS if name in fields}
+        ds = numbers.get("DS")
+        return copies_of_variant(
+            self._alleles(record) if CALLS in fields else None,
+            self.n_samples,
+            ds=None if ds is None else ds[:, 0],
+            hds=numbers.get("HDS"),
+            gp=numbers.get("GP"),
+        )
 
     def _numbers(self, record: Any, name: str) -> NDArray[np.float64]:
         values = record.format(name)
+        if values is None:
+            return np.full((self.n_samples, 2), np.nan)
         if values.shape[0] != self.n_samples or values.dtype.kind not in "fi":
             raise ValueError(f"{name} is not a number a person")
         if values.dtype.kind == "i":
@@ -238,7 +249,34 @@ class VcfReader:
 @lru_cache(maxsize=4)
 def _whole_header(path: Path, kind: Kind) -> bytes:
     header, _ = _header(path, kind)
-    return header if kind == "vcf" else _BCF + struct.pack("<I", len(header)) + header
+    if kind == "vcf":
+        return _with_fields_declared(header)
+    return _BCF + struct.pack("<I", len(header)) + header
+
+
+def _with_fields_declared(header: bytes) -> bytes:
+    """Declare the fields that are read as what they are read as, whatever the header says."""
+    lines = header.splitlines(keepends=True)
+    known = (CALLS, *DOSAGE_FIELDS)
+    kept = [li for li in lines if not _declares(li, known)]
+    declared = [b'##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">\n']
+    declared += [
+        f'##FORMAT=<ID={name},Number=.,Type=Float,Description="{name}">\n'.encode()
+        for name in DOSAGE_FIELDS
+    ]
+    return b"".join([*kept[:-1], *declared, kept[-1]])
+
+
+def _declares(line: bytes, names: Sequence[str]) -> bool:
+    found = _FORMAT.match(line.decode(errors="replace"))
+    return found is not None and found[1] in names
+
+
+def _no_field(found: str) -> str:
+    return (
+        f"its FORMAT {found[:60]} has neither GT nor DS, HDS or GP, which say how many copies "
+        "there are; make one of them first, or leave the record out"
+    )
 
 
 def _header(path: Path, kind: Kind) -> tuple[bytes, int]:
@@ -254,6 +292,7 @@ def _header(path: Path, kind: Kind) -> tuple[bytes, int]:
             return text, stream.tell()
         lines: list[bytes] = []
         while line := stream.readline():
+            line = line if lines else line.removeprefix(MARK)
             if not lines and not line.startswith(b"##fileformat=VCF"):
                 break
             lines.append(line)
@@ -297,7 +336,9 @@ def _read_through(path: Path, records: Iterator[_Row], table: IO[bytes]) -> list
     return [*marks, n]
 
 
-def _vcf_records(path: Path, body: int, n_samples: int) -> Iterator[_Row]:
+def _vcf_records(path: Path, body: int, n_samples: int, formats: set[str]) -> Iterator[_Row]:
+    """Yield what the records say of their variants; `formats` gets the names of their fields."""
+    seen: set[bytes] = set()
     with ByteStream(path) as stream:
         number = 0
         while line := stream.readline():
@@ -316,17 +357,23 @@ def _vcf_records(path: Path, body: int, n_samples: int) -> Iterator[_Row]:
                 raise InputError(
                     f"{path}, line {number}: the last line does not end with a line feed: cut short"
                 )
-            cells = line.split(b"\t", 5)
+            cells = line.split(b"\t", _FIXED)
             columns = line.count(b"\t") + 1
             if columns != _FIXED + n_samples:
                 raise InputError(
                     f"{path}, line {number}: {columns} columns where {n_samples} people make "
                     f"{_FIXED + n_samples}; cut short, or damaged"
                 )
+            if cells[_FIXED - 1] not in seen:
+                seen.add(cells[_FIXED - 1])
+                fields = cells[_FIXED - 1].decode(errors="replace").split(":")
+                if not {CALLS, *DOSAGE_FIELDS}.intersection(fields):
+                    raise InputError(f"{path}, line {number}: {_no_field(':'.join(fields))}")
+                formats.update(fields)
             try:
                 contig, position, name, reference, alternative = (c.decode() for c in cells[:5])
             except UnicodeDecodeError:
-                raise InputError(f"{path}, line {number}: not text in UTF-8") from None
+                raise not_utf_8(path, number) from None
             yield (
                 place,
                 f"line {number}",

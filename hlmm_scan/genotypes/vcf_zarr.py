@@ -7,6 +7,7 @@ them. Chunks that are absent hold fill values there; that one was lost cannot be
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import DamagedError, InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
 from hlmm_scan.genotypes.calls import (
+    WrongValueError,
     copies_of_alleles,
     count_calls,
     encode_dosages,
-    haploid,
     information,
 )
 from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.dosage_fields import Copies, copies_of_variant, probabilities
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
@@ -31,26 +33,35 @@ from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTa
 from hlmm_scan.storage import ObjectPath, Place
 
 GENOTYPES = "call_genotype"
-DOSAGE_FIELDS = ("call_DS", "call_dosage")
-PROBABILITIES = "call_GP"
+DOSAGES = ("call_DS", "call_dosage")
+HAPLOTYPES = ("call_HDS",)
+PROBABILITIES = ("call_GP", "call_genotype_probability")
+"""Of bio2zarr and of sgkit."""
+
+_FIELDS = (*DOSAGES, *HAPLOTYPES, *PROBABILITIES, GENOTYPES)
 
 REMEDY = "make the store again"
 
-_DESCRIBING = ("variant_contig", "variant_position", "variant_allele", "sample_id", "contig_id")
+_CONTIGS, _CONTIGS_OF_OLD = "contig_id", "contigs"
+"""Names of chromosomes: an array, or an attribute of the group in stores of older sgkit."""
+
+_DESCRIBING = ("variant_contig", "variant_position", "variant_allele", "sample_id")
 _CHECKED_AT_ONCE = 65_536
 
 
 def is_vcf_zarr(group: zarr.Group) -> bool:
     """Return whether a group has what a VCF-Zarr store with genotypes or dosages must have."""
-    calls = any(name in group for name in (GENOTYPES, *DOSAGE_FIELDS))
-    return calls and all(name in group for name in _DESCRIBING)
+    calls = any(name in group for name in _FIELDS)
+    contigs = _CONTIGS in group or _CONTIGS_OF_OLD in group.attrs
+    return calls and contigs and all(name in group for name in _DESCRIBING)
 
 
 class VcfZarrDataset(GenotypeDataset):
     """A VCF-Zarr store as a genotype dataset.
 
-    Dosages are taken where the store has ``call_DS`` or ``call_dosage``, else genotypes. The
-    second allele counts; a store with records of more is refused.
+    Dosages are taken where the store has ``call_DS`` or ``call_dosage``, else from haplotype
+    dosages or genotype probabilities, else genotypes. The second allele counts; a store with
+    records of more is refused.
 
     Attributes
     ----------
@@ -67,21 +78,22 @@ class VcfZarrDataset(GenotypeDataset):
         InputError
             If it cannot be read as biallelic calls of one or two chromosomes a person.
         """
-        group = open_group(path, whole=False)
+        group = open_group(path, whole=False, remedy=REMEDY)
         assert group is not None
         return cls(path, group)
 
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
-        arrays = self._arrays = StoredArrays(path, group, whole=False, remedy=REMEDY)
-        self._field = next(name for name in (*DOSAGE_FIELDS, GENOTYPES) if name in group)
+        arrays = self._arrays = StoredArrays(path, group, remedy=REMEDY)
+        self._field = next(name for name in _FIELDS if name in group)
         self.unit = 0.0 if self._field == GENOTYPES else FINEST
         calls = arrays[self._field]
         self.n_variants, self.n_samples = int(calls.shape[0]), int(calls.shape[1])
         self.chunk_variants = int(min(calls.chunks[0], max(1, self.n_variants)))
         if not self.n_variants or not self.n_samples:
             raise InputError(f"{path}: no variants or no people in it")
-        if calls.ndim == 3 and calls.shape[2] > (2 if self._field == GENOTYPES else 1):
+        most = 1 if self._field in DOSAGES else 3 if self._field in PROBABILITIES else 2
+        if calls.ndim == 3 and calls.shape[2] > most:
             raise InputError(
                 f"{path}: {self._field} has {calls.shape[2]} values a person; calls of one or two "
                 "chromosomes, or one dosage, are read"
@@ -97,6 +109,11 @@ class VcfZarrDataset(GenotypeDataset):
         self._refuse_more_alleles()
         self.fingerprint = self._fingerprint()
 
+    @property
+    def taken_from(self) -> str:
+        """What of the store its genotypes are, for messages."""
+        return self._field
+
     @cached_property
     def samples(self) -> SampleIds:
         """People in the order of the calls; the format knows neither family nor sex."""
@@ -105,19 +122,29 @@ class VcfZarrDataset(GenotypeDataset):
     @cached_property
     def contigs(self) -> tuple[str, ...]:
         """Chromosomes that have variants, in the order in which they first appear."""
-        names = self._arrays.text("contig_id")
-        return tuple(str(names[index]) for index in self._used_contigs)
+        return tuple(self._contig_names[index] for index in self._used_contigs.tolist())
+
+    @cached_property
+    def _contig_names(self) -> tuple[str, ...]:
+        if _CONTIGS in self._arrays:
+            return tuple(map(str, self._arrays.text(_CONTIGS)))
+        stored = self._arrays.group.attrs[_CONTIGS_OF_OLD]
+        if not isinstance(stored, list):
+            raise InputError(f"{self.path}: its attribute '{_CONTIGS_OF_OLD}' is no list of names")
+        return tuple(map(str, stored))
 
     @cached_property
     def _used_contigs(self) -> NDArray[np.int64]:
         used, first = np.unique(self._arrays.read("variant_contig"), return_index=True)
-        if used[0] < 0 or used[-1] >= self._arrays["contig_id"].shape[0]:
-            raise InputError(f"{self.path}: variant_contig points outside contig_id; {REMEDY}")
+        if used[0] < 0 or used[-1] >= len(self._contig_names):
+            raise InputError(
+                f"{self.path}: variant_contig points outside the names of contigs; {REMEDY}"
+            )
         return used[np.argsort(first)].astype(np.int64)
 
     def variant_contig(self) -> NDArray[np.int16]:
         """Return the index into `contigs` of every variant, shape (m,)."""
-        place_of = np.zeros(int(self._arrays["contig_id"].shape[0]), dtype=np.int16)
+        place_of = np.zeros(len(self._contig_names), dtype=np.int16)
         place_of[self._used_contigs] = np.arange(len(self._used_contigs))
         index: NDArray[np.int16] = place_of[self._arrays.read("variant_contig")]
         return index
@@ -128,7 +155,7 @@ class VcfZarrDataset(GenotypeDataset):
         # A record without an alternative allele has an empty second one here, "." in VCF.
         effect = alleles[:, 1] if alleles.shape[1] > 1 else np.full(len(alleles), "", dtype=object)
         effect = np.where(effect == "", ".", effect).astype(object)
-        names = self._arrays.text("contig_id")
+        names = np.array(self._contig_names, dtype=object)
         return VariantTable(
             contig=names[self._arrays.read("variant_contig", start, stop)],
             position=self._arrays.read("variant_position", start, stop).astype(np.int32),
@@ -158,21 +185,21 @@ class VcfZarrDataset(GenotypeDataset):
         for columns in self._columns(4):
             calls = self._calls(start, stop, columns)
             packed[:, columns.start // 4 : -(-columns.stop // 4)] = pack(
-                self._said(copies_of_alleles, calls, start)
+                self._said(copies_of_alleles, calls, start, None, columns)
             )
         return packed
 
     def info(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        """Return the imputation information, where the store has dosages and ``call_GP``."""
-        if self._field == GENOTYPES or PROBABILITIES not in self._arrays:
+        """Return the imputation information, where the store has dosages and probabilities."""
+        name = next((name for name in PROBABILITIES if name in self._arrays), None)
+        if self._field == GENOTYPES or name is None:
             return None
-        p = self._arrays.read(PROBABILITIES, start, stop).astype(np.float64)
-        one = np.isnan(p[..., -1]) if p.shape[-1] == 3 else np.ones(p.shape[:2], dtype=bool)
-        p = np.where(np.isnan(p) & ~np.isnan(p[..., :1]), 0.0, p)
-        square = p[..., 1] + (4 * p[..., 2] if p.shape[-1] == 3 else 0.0)
-        mean = p[..., 1] + (2 * p[..., 2] if p.shape[-1] == 3 else 0.0)
-        ploidy = np.where(one, 1, 2)
-        return np.array([information(*row) for row in zip(mean, square, ploidy, strict=True)])
+        none = np.zeros(self.n_samples, np.bool_)
+        found = np.empty(stop - start)
+        for row, gp in enumerate(self._arrays.read(name, start, stop).astype(np.float64)):
+            said = self._said(lambda p: probabilities(p, none), gp, start + row, name)
+            found[row] = information(said.mean, said.square, np.where(said.one, 1, 2))
+        return found
 
     def genotype_counts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return counts over all people for variants ``start`` to ``stop``, counted here."""
@@ -180,19 +207,29 @@ class VcfZarrDataset(GenotypeDataset):
 
     def _read_dosages(self, start: int, stop: int) -> Dosages:
         codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)
-        for columns in self._columns(1):
+        whole = [slice(0, self.n_samples)]  # probabilities are told from phred by all of them
+        for columns in whole if self._field in PROBABILITIES else self._columns(1):
             values = self._arrays.read_columns(self._field, start, stop, columns)
-            values = values.reshape(values.shape[:2])
             if values.dtype.kind != "f":
                 values = np.where(values < 0, np.nan, values)
+            values = values.astype(np.float64)
+            if self._field in DOSAGES:
+                values = values.reshape(values.shape[:2])
+            # Some programs leave the dosage out where the call is certain.
+            alleles = None
             if GENOTYPES in self._arrays:
-                alleles = self._arrays.read_columns(GENOTYPES, start, stop, columns)
-                hard = self._said(copies_of_alleles, alleles, start)
-                values = np.where(haploid(alleles), 2 * values, values)
-                # Some programs leave the dosage out where the call is certain.
-                values = np.where(np.isnan(values) & (hard >= 0), hard, values)
-            codes[:, columns] = self._said(lambda v: encode_dosages(v, FINEST), values, start)
+                alleles = self._calls(start, stop, columns)
+            for row, given in enumerate(values):
+                said = self._said(self._copies, given, start + row, None, columns, alleles, row)
+                codes[row, columns] = encode_dosages(said.copies, FINEST)
         return Dosages(codes, FINEST)
+
+    def _copies(self, values: NDArray[np.float64], alleles: Any, row: int) -> Copies:
+        """Return the copies of one variant."""
+        kind = "ds" if self._field in DOSAGES else "hds" if self._field in HAPLOTYPES else "gp"
+        return copies_of_variant(
+            None if alleles is None else alleles[row], len(values), **{kind: values}
+        )
 
     def _columns(self, multiple: int) -> list[slice]:
         """Return ranges of people to read at once: whole chunks, in whole bytes of packed calls."""
@@ -205,13 +242,27 @@ class VcfZarrDataset(GenotypeDataset):
         calls = self._arrays.read_columns(GENOTYPES, start, stop, columns)
         return calls if calls.ndim == 3 else calls[:, :, None]
 
-    def _said(self, decode: Any, values: NDArray[Any], start: int) -> Any:
+    def _said(
+        self,
+        decode: Callable[..., Any],
+        values: NDArray[Any],
+        start: int,
+        name: str | None = None,
+        columns: slice = slice(None),
+        *more: Any,
+    ) -> Any:
         """Decode values, and say of which variants they are where they make no sense."""
         try:
-            return decode(values)
+            return decode(values, *more)
+        except WrongValueError as error:
+            who = self.samples.individual_id[columns][error.person]
+            raise DamagedError(
+                f"{self.path}: {name or self._field} at variant {start + error.variant + 1}, "
+                f"person {who}: {error.why}"
+            ) from error
         except ValueError as error:
             raise DamagedError(
-                f"{self.path}: {self._field} at variants {start}:{start + len(values)}: {error}"
+                f"{self.path}: {name or self._field} at variant {start + 1} or after it: {error}"
             ) from error
 
     def _refuse_more_alleles(self) -> None:
@@ -229,7 +280,9 @@ class VcfZarrDataset(GenotypeDataset):
     def _fingerprint(self) -> str:
         """Return a checksum of the files of metadata, people and variants."""
         hashed = hashlib.sha256()
-        names = [n for n in (*_DESCRIBING, "variant_id") if n in self._arrays]
+        names = [n for n in (*_DESCRIBING, _CONTIGS, "variant_id") if n in self._arrays]
+        if _CONTIGS not in self._arrays:
+            hashed.update("\n".join(self._contig_names).encode())
         for name in sorted({*names, self._field}):
             array = self._arrays[name]
             hashed.update(f"{name} {array.shape} {array.dtype} {array.fill_value}\n".encode())

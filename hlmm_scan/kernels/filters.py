@@ -33,7 +33,7 @@ class Filters:
         Smallest minor allele count of a kept variant.
     max_missing : float
         Largest fraction of missing calls of a kept variant.
-    min_info : float, default 0
+    min_info : float, default −∞
         Smallest info score, 0 for none.
     min_hwe_p : float, default 0
         Smallest p of the Hardy–Weinberg test, 0 for none.
@@ -42,7 +42,7 @@ class Filters:
     min_maf: float = 0.01
     min_mac: float = 20
     max_missing: float = 0.05
-    min_info: float = field(default=0.0, kw_only=True)
+    min_info: float = field(default=-np.inf, kw_only=True)
     min_hwe_p: float = field(default=0.0, kw_only=True)
 
 

@@ -328,7 +328,7 @@ def _screen(
             design.weight, design.total, gamma, delta, found,
         )  # fmt: skip
         a, I_a, I_b, first, second, third, cross, density, rest = found.T
-        unique = (people >= design.c + design.v + 3) & (rest > COLLINEAR)
+        unique = (people >= design.c + design.v + 3) & (rest > COLLINEAR) & (I_a > 0) & (I_b > 0)
         exactly = unique & (a * a * I_a * (1 - rest) > _SECOND_ORDER * np.sqrt(design.n))
         chosen = np.flatnonzero(exactly)
         for start in range(0, len(chosen), _TILE):

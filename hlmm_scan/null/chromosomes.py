@@ -7,7 +7,7 @@ and predictions from the other chromosomes differ from chromosome to chromosome.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from hlmm_scan.cohort.derived import restricted, with_covariate_in_both
 from hlmm_scan.cohort.offsets import EVERYWHERE, Offsets
 from hlmm_scan.cohort.sex import Sex
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.joined import Genotypes
-from hlmm_scan.genotypes.ploidy import MALE, HaploidRegions, Ploidy
+from hlmm_scan.genotypes.chromosomes import autosomes_seen
+from hlmm_scan.genotypes.joined import Genotypes, parts_of
+from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy
+from hlmm_scan.genotypes.samples import MALE
 from hlmm_scan.null.serving import DEFAULT, Kind
 
 logger = logging.getLogger(__name__)
@@ -77,12 +79,26 @@ def variant_kinds(dataset: Genotypes, regions: HaploidRegions | None) -> tuple[K
             raise InputError(
                 f"{where}: {int(undecided.sum()):,} variants of chromosome {contig} (the "
                 f"first at {positions[undecided][0]:,}) lie in or near the pseudo-autosomal "
-                "regions, where the build decides who is haploid: say --genome-build GRCh37 or "
-                "GRCh38"
+                f"regions of humans, {_which_species(dataset)}"
             )
         for code in np.unique(regions.classify(contig, positions)).tolist():
             kinds[Kind(contig, Ploidy(code))] = None
     return tuple(kinds)
+
+
+def _which_species(dataset: Genotypes) -> str:
+    """Say which option tells where the pseudo-autosomal regions are."""
+    every = [contig for part in parts_of(dataset) for contig in part.contigs]
+    seen = autosomes_seen(every)
+    if seen is not None:
+        return (
+            f"but with chromosomes 1 to {seen} this looks like another species: say --autosomes "
+            f"{seen}, or, if they are some of a human's, --genome-build GRCh37 or GRCh38"
+        )
+    return (
+        "where the build decides who is haploid: say --genome-build GRCh37 or GRCh38, or for "
+        "another species its number of --autosomes"
+    )
 
 
 def _positions(dataset: Genotypes, rows: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -190,15 +206,15 @@ def wanted_null_models(
     default = (Ploidy.DIPLOID, row)
     for ploidy, row in dict.fromkeys([default, *served]):
         those = tuple(served.get((ploidy, row), ()))
-        key = DEFAULT if (ploidy, row) == default else _label(those[0])
+        key = DEFAULT if (ploidy, row) == default else _label(those[0], kinds)
         people = cohorts[ploidy]
         yield Wanted(key, people if offsets is None else offsets.applied(people, row), those)
 
 
-def _label(kind: Kind) -> str:
+def _label(kind: Kind, kinds: Iterable[Kind]) -> str:
     """Name a null model after the first kind of variants it serves."""
-    haploid = HaploidRegions().of_contig(kind.contig) is not Ploidy.DIPLOID
-    return f"{kind.contig} diploid" if haploid and kind.ploidy is Ploidy.DIPLOID else kind.contig
+    partly = any(k.contig == kind.contig and k.ploidy is not Ploidy.DIPLOID for k in kinds)
+    return f"{kind.contig} diploid" if partly and kind.ploidy is Ploidy.DIPLOID else kind.contig
 
 
 def _tell_of_sex(cohort: Cohort, sexed: Cohort) -> None:

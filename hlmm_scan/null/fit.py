@@ -140,8 +140,7 @@ def fit_null(
         person, and both designs by an intercept (math.md §4, ``seed``). The covariates are then
         fitted without the random effects, as the 2018 script does.
     left_out : iterable of str
-        Chromosomes (:func:`~hlmm_scan.null.model.contig_key`) to leave out of the random effects
-        in turn; empty without LOCO.
+        Chromosomes, by any name, to leave out of the random effects in turn; empty without LOCO.
     work : Work, optional
         Does the fits of the chromosomes side by side, or has them from an earlier run. The numbers
         do not depend on it: all chromosomes start from the fit with all random effects.

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.null.eigen import Eigenstructure, SharedEigenstructure
 from hlmm_scan.schema import Status
 
@@ -19,17 +20,6 @@ Float = NDArray[np.float64]
 
 ALL_RANDOM_EFFECTS = ""
 """Name of the random-effect set that leaves no chromosome out."""
-
-
-def contig_key(contig: str) -> str:
-    """Return the name by which chromosomes of two datasets are compared.
-
-    ``chr1``, ``Chr1``, ``01`` and ``1`` are one chromosome: were they not, leaving the chromosome
-    of a test variant out of the random effects would silently leave out nothing. ``X`` and ``23``
-    stay two: which number X has depends on the species.
-    """
-    bare = contig[3:] if contig[:3].lower() == "chr" else contig
-    return bare.lstrip("0") or contig
 
 
 @dataclass(frozen=True)
@@ -76,16 +66,27 @@ class RandomEffects:
         Standardised genotypes: mean 0 and variance 1 in each column, missing calls imputed by the
         column mean. None where l > n and `sets` holds all that is ever asked for.
     contigs : tuple of str, length l
-        :func:`contig_key` of each column's chromosome.
+        :meth:`key` of each column's chromosome.
     variant_ids : tuple of str, length l
     sets : mapping of str to Eigenstructure, optional
         By left-out chromosome, those that need not be worked out from `columns`.
+    autosomes : int, default 22
+        Of the species: which number X has.
     """
 
     columns: Float | None
     contigs: tuple[str, ...]
     variant_ids: tuple[str, ...]
     sets: Mapping[str, Eigenstructure] = field(default_factory=dict)
+    autosomes: int = HUMAN_AUTOSOMES
+
+    def key(self, contig: str) -> str:
+        """Return the name of what is left out for a test variant on a chromosome.
+
+        Whatever the chromosome is called: were ``chr1`` and ``1`` two, leaving one out would
+        silently leave out nothing.
+        """
+        return linkage_group(contig, self.autosomes)
 
     def set_names(self, contigs: Iterable[str]) -> list[str]:
         """Name the sets that a scan of some chromosomes needs when each is left out in turn.
@@ -98,9 +99,9 @@ class RandomEffects:
         Returns
         -------
         list of str
-            :data:`ALL_RANDOM_EFFECTS`, then :func:`contig_key` of those that hold random effects.
+            :data:`ALL_RANDOM_EFFECTS`, then :meth:`key` of those that hold random effects.
         """
-        return [ALL_RANDOM_EFFECTS, *sorted({contig_key(c) for c in contigs} & set(self.contigs))]
+        return [ALL_RANDOM_EFFECTS, *sorted({self.key(c) for c in contigs} & set(self.contigs))]
 
     @cached_property
     def _shared(self) -> SharedEigenstructure:
@@ -113,7 +114,7 @@ class RandomEffects:
         Parameters
         ----------
         left_out : str
-            :func:`contig_key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
+            :meth:`key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
         principal : bool, default True
             Whether its axes must be the principal ones, where it is worked out here.
         """
@@ -132,7 +133,7 @@ class RandomEffects:
         Parameters
         ----------
         left_out : str
-            :func:`contig_key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
+            :meth:`key` of the chromosome, or :data:`ALL_RANDOM_EFFECTS`.
 
         Returns
         -------
@@ -203,5 +204,12 @@ class NullModel:
 
     def random_effect_set(self, contig: str) -> str:
         """Return the key into `fits` for a test variant on that chromosome."""
-        key = contig_key(contig)
-        return key if key in self.fits else ALL_RANDOM_EFFECTS
+        if self.random_effects is None:
+            return ALL_RANDOM_EFFECTS
+        return self._sets.get(self.random_effects.key(contig), ALL_RANDOM_EFFECTS)
+
+    @cached_property
+    def _sets(self) -> dict[str, str]:
+        """Keys of `fits` by what they leave out: stores of before have 23 for X."""
+        assert self.random_effects is not None
+        return {self.random_effects.key(name): name for name in self.fits if name}

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from hlmm_scan.cohort.align import match
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.calls import decode_samples, join_blocks
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
 from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.null.model import RandomEffects, contig_key
+from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
+from hlmm_scan.null.model import RandomEffects
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.textfiles import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,15 @@ class RandomEffectSource:
         Variants in the order of their dataset; packed hard calls or dosages.
     variant_ids : tuple of str, length l
     contigs : tuple of str, length l
-        :func:`~hlmm_scan.null.model.contig_key` of each.
+        :func:`~hlmm_scan.genotypes.chromosomes.linkage_group` of each.
     rows : ndarray of int64, shape (n_scan,)
         Sample of the genotypes for each sample of the scan; −1 where there is none.
     positions : ndarray of int64, shape (l,), or None
         Variants in the scan's own dataset; None where they come from another dataset.
     fingerprint : str
         Of the list or dataset, compared on resume.
+    autosomes : int, default 22
+        Of the species.
     """
 
     genotypes: GenotypeBlock
@@ -49,6 +54,7 @@ class RandomEffectSource:
     rows: NDArray[np.int64]
     positions: NDArray[np.int64] | None
     fingerprint: str
+    autosomes: int = HUMAN_AUTOSOMES
 
     @property
     def available(self) -> NDArray[np.bool_]:
@@ -109,23 +115,29 @@ class RandomEffectSource:
             columns=np.ascontiguousarray((columns[kept] / deviation[kept, None]).T),
             contigs=tuple(self.contigs[k] for k in kept),
             variant_ids=tuple(self.variant_ids[k] for k in kept),
+            autosomes=self.autosomes,
         )
 
 
 def load_random_effects(
-    path: Place, genotypes: Genotypes | None, samples: SampleIds
+    path: Place,
+    genotypes: Genotypes | None,
+    samples: SampleIds,
+    autosomes: int = HUMAN_AUTOSOMES,
 ) -> RandomEffectSource:
     """Read the random-effect variants a user named.
 
     Parameters
     ----------
     path : Path or ObjectPath
-        A list of variant ids of `genotypes`, one a line, or another genotype dataset, all of
+        A list of variants of `genotypes`, one a line, or another genotype dataset, all of
         whose variants are taken. A list is a file of this machine.
     genotypes : GenotypeDataset, JoinedGenotypes or None
         Needed for a list.
     samples : SampleIds
         The people who may be analysed: of the scan's dataset, or of a phenotype table.
+    autosomes : int, default 22
+        Of the species.
 
     Raises
     ------
@@ -147,36 +159,29 @@ def load_random_effects(
         if genotypes is None:
             raise InputError(f"{path}: a list of variant ids needs --genotypes to find them in")
         dataset = genotypes
-        content = path.read_bytes()
-        positions = np.sort(dataset.find_variants(_read_ids(path, content)))
+        names = _read_names(path)
+        positions = dataset.find_variants(names)
+        first = dict(zip(positions[::-1].tolist(), range(len(names) - 1, -1, -1), strict=True))
+        for k, position in enumerate(positions.tolist()):
+            if first[position] != k:
+                raise InputError(
+                    f"{path}, line {names[k].line}: variant {names[k]} stands already on line "
+                    f"{names[first[position]].line}; name each random effect once"
+                )
+        positions = np.sort(positions)
         own_people = samples is dataset.samples
         rows = np.arange(len(samples)) if own_people else match(samples, dataset.samples)
-        fingerprint, own = hashlib.sha256(content).hexdigest(), positions
-    block, ids, contigs = _gather(dataset, positions)
-    return RandomEffectSource(block, ids, contigs, rows, own, fingerprint)
+        fingerprint, own = hashlib.sha256(read_bytes(path)).hexdigest(), positions
+    block, ids, named = _gather(dataset, positions)
+    contigs = tuple(linkage_group(name, autosomes) for name in named)
+    return RandomEffectSource(block, ids, contigs, rows, own, fingerprint, autosomes)
 
 
-def _read_ids(path: Path, content: bytes) -> list[str]:
-    try:
-        lines = content.decode().splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file of variant ids, one a line") from None
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) > 1:
-            raise InputError(f"{path}, line {number}: expected one variant id, found {len(words)}")
-        if words[0] in first_line:
-            raise InputError(
-                f"{path}, line {number}: variant {words[0]} stands already on line "
-                f"{first_line[words[0]]}; name each random effect once"
-            )
-        first_line[words[0]] = number
-    if not first_line:
+def _read_names(path: Path) -> list[VariantName]:
+    names = read_variant_names(path)
+    if not names:
         raise InputError(f"{path}: no variant ids in it")
-    return list(first_line)
+    return names
 
 
 def _gather(
@@ -195,7 +200,7 @@ def _gather(
         blocks.append(block.take(chosen) if isinstance(block, Dosages) else block[chosen])
         table = dataset.variants(start, stop)
         ids.extend(str(v) for v in table.variant_id[chosen])
-        contigs.extend(contig_key(str(c)) for c in table.contig[chosen])
+        contigs.extend(str(c) for c in table.contig[chosen])
     units = [block.unit for block in blocks if isinstance(block, Dosages)]
     joined = join_blocks(blocks, dataset.n_samples, units[0] if units else FINEST)
     return joined, tuple(ids), tuple(contigs)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hlmm_scan.analysis.calibration import Calibration
-from hlmm_scan.errors import HlmmScanError
+from hlmm_scan.analysis.calibration import COLUMNS, Calibration
+from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.report.trait import Trait
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.scan.state import ScanState, scan_state
@@ -33,8 +33,6 @@ STATUS_WORDS: Mapping[str, str] = {
     "task_failed": "not done: its task failed (see status)",
 }
 
-
-_FEWEST = 50  # tests whose median is worth telling
 
 TEST_WORDS = {"add": "mean", "var": "variance", "av": "joint", "dispersion": "dispersion"}
 """Tests, by what they ask for."""
@@ -136,18 +134,8 @@ def statuses(trait: Trait) -> Table:
 
 
 def inflation(calibrated: Calibration) -> Table:
-    """Return λ of every test, by frequency of the minor allele."""
-    bins = list(dict.fromkeys(test.frequency for test in calibrated.tests))
-    found = {(t.test, t.frequency): t for t in calibrated.tests}
-    rows = []
-    for name in dict.fromkeys(t.test for t in calibrated.tests):
-        cells = [found.get((name, b)) for b in bins]
-        lambdas = (
-            "–" if t is None or t.n < _FEWEST else inflation_factor(t.lambda_gc) for t in cells
-        )
-        rows.append((name, *lambdas))
-    header = ("all" if b is None else f"{b[0]:g} to {b[1]:g}" for b in bins)
-    return Table(("test", *header), tuple(rows))
+    """Return λ and rejections of every test, by allele count and imputation info."""
+    return Table(COLUMNS, tuple(test.cells for test in calibrated.tests))
 
 
 def covariates(null: Mapping[str, Any]) -> Table:
@@ -192,6 +180,8 @@ def run_statistics(store: ResultStore) -> Table:
     """Return how long the run took, what it needed and what went wrong; none without a ledger."""
     try:
         state: ScanState = scan_state(store)
+    except InputError:  # damage
+        raise
     except (HlmmScanError, KeyError):
         return Table(("what", "value"), ())
     rows = [

@@ -12,23 +12,33 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import (
+    AFTER_AUTOSOMES,
+    MT,
+    NUMBERS_STAY,
+    XY,
+    X,
+    Y,
+    chromosome,
+    number_of,
+)
+
 GAP = 0.006
 """Space between two chromosomes, of the whole axis; less where there are over 30 of them."""
-
-_LAST = {"X": 0, "XY": 1, "Y": 2, "M": 3, "MT": 3}
 
 
 def contig_order(name: str) -> tuple[Any, ...]:
     """Return the sorting key of a chromosome: 1, 2, … 22, X, XY, Y, MT, then all other names.
 
-    A prefix ``chr`` does not count; digits within other names sort as numbers.
+    However it is written; digits within other names sort as numbers.
     """
-    bare = re.sub("^chr", "", name, flags=re.IGNORECASE)
-    if bare.isascii() and bare.isdigit():
-        return 0, int(bare), name
-    if bare.upper() in _LAST:
-        return 1, _LAST[bare.upper()], name
-    parts = re.split("([0-9]+)", bare.casefold())
+    bare = chromosome(name, NUMBERS_STAY)
+    number = number_of(bare)
+    if number is not None:
+        return 0, number, name
+    if bare in AFTER_AUTOSOMES:
+        return 1, (X, XY, Y, MT).index(bare), name
+    parts = re.split("([0-9]{1,9})", bare.casefold())
     return 2, tuple(int(part) if k % 2 else part for k, part in enumerate(parts)), name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hlmm_scan.analysis.clumping import clump
-from hlmm_scan.analysis.hits import DISTANCE
+from hlmm_scan.analysis.hits import CALIBRATION_FLAGS, DISTANCE
 from hlmm_scan.report.trait import Trait, shown_p
 
 MOST = 40
@@ -29,7 +29,8 @@ class Lead:
     tests : tuple of str
         Those it leads, of :data:`~hlmm_scan.report.trait.TESTS`.
     doubt : str
-        What else could make its variance effect; empty where nothing is known.
+        What else could make its variance effect, and what its trait's calibration does not show;
+        empty where nothing is known.
     """
 
     variant: int
@@ -87,11 +88,20 @@ def _by_distance(
 
 
 def _doubts(hits: pd.DataFrame) -> Iterator[tuple[int, str]]:
-    """Yield rows whose variance effect something else could make, and what."""
-    for hit in hits.loc[hits["flags"] != ""].to_dict("records"):
+    """Yield the row of each hit that is in doubt, and why: of all tests that it leads."""
+    found: dict[int, dict[str, None]] = {}
+    for hit in hits.to_dict("records"):
         words = {
-            "dominance": "dominance",
             "neighbour": f"{hit['neighbour']} (r² {hit['neighbour_r2']:.2f})",
             "low_info": "poor imputation",
+            "few_tests_count": "few tests at its allele count",
+            "inflated_count": "inflated at its allele count",
+            "few_tests_info": "few tests at its info",
+            "inflated_info": "inflated at its info",
+            "at_bound": "p at its bound",
         }
-        yield hit["row"], ", ".join(words.get(flag, flag) for flag in hit["flags"].split(","))
+        flags = f"{hit['flags']},{hit.get(CALIBRATION_FLAGS, '')}".split(",")
+        found.setdefault(hit["row"], {}).update({words.get(f, f): None for f in flags if f})
+    for row, doubts in found.items():
+        if doubts:
+            yield row, ", ".join(doubts)

@@ -120,7 +120,7 @@ def write_report(
     find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)
     with store.being_read():
         text = _page(store, numbers, names, threshold, partial(find, checks=checks))
-    with staged_text(output, encoding="utf-8") as file:
+    with staged_text(output) as file:
         file.write(text)
     size = len(text.encode())
     if size > LARGE:
@@ -302,7 +302,7 @@ def _hits(trait: Trait, leads: tuple[Lead, ...], places: Sequence[Place], key: s
     header = ["#", "variant", "position", "allele", "freq.", "n", "effect on mean", "on variance"]
     header += [f"−log₁₀\u00a0p {TEST_WORDS[test]}" for test in trait.tests] + ["found by"]
     doubtful = any(lead.doubt for lead in leads)
-    header += ["may be"] * doubtful
+    header += ["doubts"] * doubtful
     rows = []
     for lead, place in zip(leads, places, strict=True):
         hit = trait.hits.loc[lead.variant].to_dict()

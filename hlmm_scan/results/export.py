@@ -11,6 +11,7 @@ from typing import IO, cast
 
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.outputs import staged_file
+from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
 from hlmm_scan.results.export_parquet import write_parquet
 from hlmm_scan.results.export_rows import Columns, FinishedRows
@@ -130,9 +131,11 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
             return write_tabix(FinishedRows(store, chosen, tests=tests), scratch)
         if kind == "regenie":
             variables = {v for t in tests for v in t.variables}
-            rows = FinishedRows(store, chosen, ("n", "effect_allele_frequency", *sorted(variables)))
+            variables |= {"n", "effect_allele_frequency", "test_flags"}
+            rows = FinishedRows(store, chosen, sorted(variables))
             first = header(REGENIE_COLUMNS, " ")
-            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
+            autosomes = autosomes_of(store.attributes)
+            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests, autosomes))
         rows = FinishedRows(store, chosen, tests=tests)
         if kind == "seed":
             return _write_text(rows, scratch, header(SEED_COLUMNS), seed_rows)

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError, nearest
-from hlmm_scan.results.export_chromosomes import chromosome_numbers
+from hlmm_scan.results.export_chromosomes import autosomes_of, chromosome_numbers
 from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import Status
+from hlmm_scan.textfiles import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def read_metadata(path: Path | None) -> dict[str, Any]:
             "(or what it is)"
         )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -154,13 +155,14 @@ def write_gwas_ssf(
         with ExitStack() as open_files:
             tables = [_open(folder, name, test, open_files) for test in tests]
             for block in rows.by_phenotype():
-                variant = _Variants(block)
+                variant = _Variants(block, autosomes_of(store.attributes))
                 for table in tables:
                     _write(table, block, variant)
         for table in tables:
             _report(name, table)
             described = _describe(store, name, table, metadata, in_order)
-            table.path.with_name(f"{table.path.name}-meta.yaml").write_text(described)
+            beside = table.path.with_name(f"{table.path.name}-meta.yaml")
+            beside.write_text(described, encoding="utf-8")
             total += table.rows
     return total
 
@@ -168,8 +170,8 @@ def write_gwas_ssf(
 class _Variants:
     """What the files of a block have in common: rows that fit, as text, and why others do not."""
 
-    def __init__(self, block: Columns) -> None:
-        numbers = chromosome_numbers(block["contig"])
+    def __init__(self, block: Columns, autosomes: int) -> None:
+        numbers = chromosome_numbers(block["contig"], autosomes)
         alleles = [
             np.array([bool(_BASES.fullmatch(str(a))) for a in block[name]], dtype=bool)
             for name in ("effect_allele", "other_allele")

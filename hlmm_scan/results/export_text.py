@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES
 from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns
-from hlmm_scan.results.tests import ReportedTest
+from hlmm_scan.results.tests import ReportedTest, at_bound
 from hlmm_scan.schema import Status
 
 SEED_COLUMNS = (
@@ -53,6 +54,11 @@ def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
     if any(c in everything for c in '"\t\n\r'):
         text = [_quoted(t) for t in text]
     return text
+
+
+def unbroken(column: Sequence[str]) -> list[str]:
+    """Return cells for a table parted by blanks: none holds a blank, none is empty."""
+    return ["_".join(cell.split()) or "NA" for cell in column]
 
 
 def lines(columns: Sequence[Sequence[str]], separator: str = "\t") -> list[str]:
@@ -100,16 +106,18 @@ def seed_rows(rows: Columns) -> str:
     return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
 
 
-def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
+def regenie_rows(
+    rows: Columns, tests: Sequence[ReportedTest], autosomes: int = HUMAN_AUTOSOMES
+) -> str:
     """Return regenie's columns, a row for each test of each variant.
 
     ALLELE1 is the effect allele; joint tests have no BETA and SE, and a CHISQ of 2 df; EXTRA holds
-    the status where it is not plain ``ok``.
+    the status where it is not plain ``ok``, and ``at_bound`` where p is a bound.
     """
-    numbers = chromosome_numbers(rows["contig"])
+    numbers = chromosome_numbers(rows["contig"], autosomes)
     contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
     variant = [
-        cells(column)
+        unbroken(cells(column))
         for column in (
             contig,
             rows["position"],
@@ -120,14 +128,19 @@ def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
             rows["n"],
         )
     ]
-    extra = ["NA" if s == Status.OK.label else s for s in labels(rows["status"])]
-    none = ["NA"] * len(extra)
+    statuses = ["" if s == Status.OK.label else s for s in labels(rows["status"])]
+    none = ["NA"] * len(statuses)
     each = []
     for test in tests:
         effect = [cells(rows[v]) for v in (test.effect, test.standard_error)] if test.effect else ()
         beta, se = effect or (none, none)
         chi2, log_p = cells(test.chi2(rows)), cells(test.neg_log10_p(rows))
-        name = [test.name.upper()] * len(extra)
+        name = [test.name.upper()] * len(statuses)
+        bound = at_bound(test, rows)
+        extra = [
+            ";".join(filter(None, (s, "at_bound" if b else ""))) or "NA"
+            for s, b in zip(statuses, bound, strict=True)
+        ]
         each.append(lines([*variant, name, beta, se, chi2, log_p, extra], " "))
     return "".join(line for of_variant in zip(*each, strict=True) for line in of_variant)
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hlmm_scan.errors import StoreHeldError
+from hlmm_scan.errors import InputError, StoreHeldError
 from hlmm_scan.staging import read_error
 from hlmm_scan.storage import Place
 from hlmm_scan.storage.locks import locked
@@ -94,10 +94,19 @@ def require_run(store: Place, run_id: str) -> None:
 
     Raises
     ------
+    InputError
+        If its metadata are damaged.
     OSError
         If none stands there, or it cannot be read.
     """
-    if json.loads((store / ROOT).read_text()).get("attributes", {}).get("run_id", "") != run_id:
+    try:
+        found = json.loads((store / ROOT).read_bytes())["attributes"].get("run_id", "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{store}: {ROOT} is damaged; restore the store from a copy, or start the scan anew "
+            "with --overwrite"
+        ) from None
+    if found != run_id:
         raise StoreHeldError(f"{store}: another run replaced this store just now; start again")
 
 

@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+
+from hlmm_scan.storage.arrays import CheckedArray, compressors
 
 SHAPE = "trait_shape"
 """Attribute of a published null model: what :func:`trait_shape` gives, as people are not there."""
 
 ATTRIBUTES = (
-    *("phenotype", "y_scale", "people", "people_in_genotypes", "dropped", "serves"),
+    *("phenotype", "y_scale", "two_valued", "people", "people_in_genotypes", "dropped", "serves"),
     *("phenotyped_but_not_in_genotypes", "covariate_fit", "served_by_others", "haploid_regions"),
 )
 ARRAYS = (
@@ -33,7 +34,7 @@ def trait_shape(group: zarr.Group) -> tuple[int, float, float]:
     if SHAPE in group.attrs:
         people, skewness, excess = cast(list[float], group.attrs[SHAPE])
         return int(people), float(skewness), float(excess)
-    y = np.asarray(cast(zarr.Array[Any], group["y"])[:], np.float64)
+    y = np.asarray(_stored(group, "y")[:], np.float64)
     centred = y - y.mean()
     t = centred / np.sqrt((centred**2).mean())
     return len(y), float((t**3).mean()), float((t**4).mean()) - 3.0
@@ -51,17 +52,21 @@ def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
     kept = {name: group.attrs[name] for name in ATTRIBUTES if name in group.attrs}
     target.attrs.put({**kept, SHAPE: list(trait_shape(group))})
     for name in ARRAYS:
-        array = cast(zarr.Array[Any], group[name])
-        values: NDArray[Any] = np.asarray(array[...])
+        array = _stored(group, name)
         copy = target.create_array(
             name,
             shape=array.shape,
             chunks=array.chunks,
             dtype=array.dtype,
-            dimension_names=getattr(array.metadata, "dimension_names", None),
-        ).with_config({"write_empty_chunks": True})
-        copy[...] = values
+            dimension_names=getattr(array.zarr.metadata, "dimension_names", None),
+            compressors=compressors(),
+        )
+        CheckedArray(copy)[...] = array[...]
     if "others" in group:
         others = cast(zarr.Group, group["others"])
         for name, other in others.groups():
             copy_summary(other, target.require_group(f"others/{name}"))
+
+
+def _stored(group: zarr.Group, name: str) -> CheckedArray:
+    return CheckedArray(cast(zarr.Array[Any], group[name]))

@@ -18,7 +18,7 @@ from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.null_summary import copy_summary
 from hlmm_scan.results.records import PartitionRecord
-from hlmm_scan.results.store import MARK, ResultStore, checksum, combined
+from hlmm_scan.results.store import ResultStore, checksum, combined
 from hlmm_scan.staging import staged_store, stands
 from hlmm_scan.storage import Place
 
@@ -26,9 +26,9 @@ PUBLISHED = "published"
 """Attribute of the root that tells a published store, and the version that made it."""
 
 ROOT_ATTRIBUTES = (
-    *(MARK, "coordinates", "run_id", "run_status", "started", "finished", "status_counts"),
+    *("coordinates", "run_id", "run_status", "started", "finished", "status_counts"),
     *("parameters", "software", "effects_per", "effect_scale", "log_likelihood_of"),
-    "dispersion_fit",
+    *("dispersion_fit", "software_of_partitions"),
 )
 """Copied as they are: parameters hold options and digests of the inputs, not what was in them."""
 
@@ -79,7 +79,7 @@ def publish(store: ResultStore, output: Place) -> ResultStore:
             plan=_plan(store.plan),
         )
         for name in ("phenotype", *_coordinates(store), *(v.name for v in store.readable)):
-            summary.array(name).attrs.put(store.array(name).attrs.asdict())
+            summary.array(name).zarr.attrs.put(store.array(name).attrs)
         if store.genotype_rows is not None:
             summary.put_genotype_rows(np.asarray(store.genotype_rows[:]))
         _copy_coordinates(store, summary)
@@ -156,16 +156,18 @@ def _copy_results(store: ResultStore, summary: ResultStore) -> list[PartitionRec
         if not record.failed:
             records[record.partition] = replace(record, worker="", retries=0)
     for index, phenotypes, start, stop in _partitions(store.plan):
-        checksums = []
+        checksums, chunks = [], dict[str, str]()
         for phenotype in phenotypes:
             values = store.read_partition(phenotype, start, stop)
             checksums.append(checksum(values, names))
             summary.write_partition(phenotype, start, stop, values)
+            chunks |= summary.chunk_checksums(phenotype, start)
         if index not in records or combined(checksums) != records[index].checksum:
             raise InputError(
                 f"{store.path}: partition {index} does not hold what was written; restore the "
                 "store from a copy, or start the scan anew with --overwrite"
             )
+        records[index] = replace(records[index], chunks=chunks)
     _copy_derived(store, summary)
     return [records[index] for index in sorted(records)]
 

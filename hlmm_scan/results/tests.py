@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.models.inference import chi2_of
 from hlmm_scan.results.wald import COVARIANCES, wald_needs, wald_test
-from hlmm_scan.schema import Variable
+from hlmm_scan.schema import ScoreFlag, Variable
 
 Float = NDArray[np.float64]
 
@@ -146,6 +146,28 @@ TESTS: tuple[ReportedTest, ...] = (
     _default(INTERACTION),
     *(_wald(INTERACTION, covariance) for covariance in COVARIANCES),
 )
+
+_AT_BOUND = {
+    "add": ScoreFlag.ADD_AT_BOUND,
+    "var": ScoreFlag.VAR_AT_BOUND,
+    "av": ScoreFlag.AV_AT_BOUND,
+}
+
+
+def at_bound(test: ReportedTest, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Return where the p of a test is the bound of what the residuals can reach.
+
+    Parameters
+    ----------
+    test : ReportedTest
+    columns : mapping of str to ndarray
+        With ``status``, and ``test_flags`` where the store has it.
+    """
+    bit = _AT_BOUND.get(test.question) if not test.form else None
+    if bit is None or "test_flags" not in columns:
+        return np.zeros(len(columns["status"]), np.bool_)
+    return np.asarray((columns["test_flags"] & bit) > 0)
+
 
 _MADE_BY = {
     "wald_sandwich": "scan --sandwich",

@@ -18,6 +18,7 @@ from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
+from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
@@ -45,7 +46,7 @@ _STORED = (
 
 def check(
     store: ResultStore,
-    variants: Sequence[str],
+    variants: Sequence[str | VariantName],
     genotypes: Genotypes,
     phenotypes: Sequence[str] = (),
     *,
@@ -60,8 +61,8 @@ def check(
     Parameters
     ----------
     store : ResultStore
-    variants : sequence of str
-        Ids in the genotypes.
+    variants : sequence of str or VariantName
+        As :meth:`~hlmm_scan.genotypes.dataset.GenotypeDataset.find_variants` takes them.
     genotypes : GenotypeDataset or JoinedGenotypes
         Those that were scanned.
     phenotypes : sequence of str, default all
@@ -108,7 +109,8 @@ def check(
     for name in phenotypes:
         if name not in known:
             raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    rows = genotypes.find_variants(list(dict.fromkeys(variants)))
+    found = genotypes.find_variants(variants).tolist()
+    rows = np.array(list(dict.fromkeys(found)), dtype=np.int64)
     tables = []
     with store.being_read():
         for name in phenotypes or known:
@@ -129,42 +131,24 @@ def check(
     return pd.concat(tables, ignore_index=True)
 
 
-def read_variants(path: Path) -> list[str]:
+def read_variants(path: Path) -> list[VariantName]:
     """Read which variants to check.
 
     Parameters
     ----------
     path : Path
-        One id a line, or a tab-separated table with a column ``variant_id``, as ``hits`` writes.
+        See :func:`~hlmm_scan.genotypes.variant_names.read_variant_names`: a list, or a table that
+        ``hits`` wrote.
 
     Raises
     ------
     InputError
-        If it cannot be read, is empty, or has lines that are no ids.
+        If it cannot be read, is empty, or has lines that are no names.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file of variant ids, one a line") from None
-    header = lines[0].split("\t") if lines else []
-    if "variant_id" in header:
-        at = header.index("variant_id")
-        cells = [line.split("\t") for line in lines[1:] if line.strip()]
-        short = next((k for k, c in enumerate(cells, start=2) if len(c) <= at), None)
-        if short is not None:
-            raise InputError(f"{path}, line {short}: has no variant_id")
-        ids = [c[at] for c in cells]
-    else:
-        for number, line in enumerate(lines, start=1):
-            if len(line.split()) > 1:
-                raise InputError(
-                    f"{path}, line {number}: expected one variant id, or a table whose header "
-                    "has variant_id"
-                )
-        ids = [line.strip() for line in lines if line.strip()]
-    if not ids:
+    names = read_variant_names(path)
+    if not names:
         raise InputError(f"{path}: no variant ids in it")
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys(names))
 
 
 def _check_numbers(
@@ -305,7 +289,10 @@ def _bootstrap(
     """Fill in the columns of the bootstrap."""
     refits = Refits(null)
     for line, contig, copies in zip(part.lines, part.contigs, part.copies, strict=True):
-        name = str(table.loc[line, "variant_id"])
+        row = table.iloc[[line]].to_dict("records")[0]
+        alleles = row["other_allele"], row["effect_allele"]
+        place = Place(str(row["contig"]), int(row["position"]), *map(str, alleles))
+        name = str(VariantName(str(row["variant_id"]), place))
         fitted = refits.fitted(contig, copies)
         found = np.empty((0, 2))
         if fitted is not None and fitted.fit.success:

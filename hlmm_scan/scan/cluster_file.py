@@ -26,6 +26,7 @@ from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError, nea
 from hlmm_scan.scan.clusters import WORKER_SETTINGS, Cluster
 from hlmm_scan.scan.fork_server import THREAD_VARIABLES
 from hlmm_scan.scan.plan import Plan
+from hlmm_scan.textfiles import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ class KubernetesFile:
             If it is not one of a DaskCluster.
         """
         try:
-            documents = list(yaml.safe_load_all(self.manifest.read_text()))
+            documents = list(yaml.safe_load_all(read_text(self.manifest)))
         except OSError as error:
             raise ValueError(f"{self.manifest}: {error.strerror or error}") from None
         except (yaml.YAMLError, UnicodeDecodeError):
@@ -230,7 +231,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         If the file is missing, not YAML, or holds an unknown key or a value that cannot be.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_text(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -21,11 +21,11 @@ from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group, unknown_names
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
-from hlmm_scan.genotypes.ploidy import HUMAN_AUTOSOMES, HaploidRegions, Ploidy, genome_build
+from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, genome_build
 from hlmm_scan.genotypes.selection import Selection, VariantChoice
 from hlmm_scan.null.chromosomes import variant_kinds
-from hlmm_scan.null.model import contig_key
 from hlmm_scan.null.random_effects import RandomEffectSource, load_random_effects
 from hlmm_scan.null.serving import Kind
 from hlmm_scan.schema import STORE_FORMAT
@@ -138,7 +138,9 @@ class Inputs:
             "hwe": config.hwe,
             "missing_value": sorted(config.missing_value),
             "haploid": self.haploid,
-            "autosomes": self.regions.autosomes if self.haploid and self.regions else None,
+            "autosomes": self.regions.autosomes
+            if self.haploid and self.regions
+            else config.autosomes,
             "genome_build": self.regions.build if self.haploid and self.regions else None,
             "sex": self.sex and self.sex.fingerprint,
             "sex_on_x": self.sex_on_x,
@@ -169,14 +171,15 @@ def read_inputs(config: ScanConfig) -> Inputs:
         for path in (config.mean_covariates, config.variance_covariates)
         if path is not None
     }
-    selection = choice.rows_of(genotypes)
+    autosomes = config.autosomes or HUMAN_AUTOSOMES
+    selection = choice.rows_of(genotypes, autosomes)
     scanned = chosen_variants(genotypes, selection.rows)
     environment = None
     if config.interaction is not None:
         environment, phenotypes = _environment(config, table, phenotypes, covariates)
     source = None
     if config.random_effects is not None:
-        source = load_random_effects(config.random_effects, genotypes, genotypes.samples)
+        source = load_random_effects(config.random_effects, genotypes, genotypes.samples, autosomes)
     loco = source is not None and source.spans_chromosomes() and config.loco is not False
     if config.loco and not loco:
         raise InputError(
@@ -191,10 +194,10 @@ def read_inputs(config: ScanConfig) -> Inputs:
         )
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
     if source is not None and loco:
-        _name_chromosomes_without_random_effects(scanned.contigs, source.contigs)
+        _name_chromosomes_without_random_effects(scanned.contigs, source)
     mean = covariates[config.mean_covariates] if config.mean_covariates else None
     variance = covariates[config.variance_covariates] if config.variance_covariates else None
-    autosomes = config.autosomes or HUMAN_AUTOSOMES
+    _name_unknown_chromosomes(scanned.contigs, autosomes)
     regions = None
     if config.haploid is not False:
         build = None if config.genome_build is None else genome_build(config.genome_build)
@@ -272,15 +275,32 @@ def _kinds(
     return variant_kinds(genotypes, regions)
 
 
-def _name_chromosomes_without_random_effects(scanned: Sequence[str], random: Sequence[str]) -> None:
+def _name_unknown_chromosomes(contigs: Sequence[str], autosomes: int) -> None:
+    """Say once which names are no chromosome's that is known: they may be X by another name."""
+    unknown = unknown_names(contigs, autosomes)
+    if unknown:
+        more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
+        logger.warning(
+            "chromosome %s%s: no known name (1 to %d, X, Y, XY, MT, in the ways they are written), "
+            "taken for an autosome of its own, of which everybody has two copies",
+            ", ".join(name or "''" for name in unknown[:5]),
+            more,
+            autosomes,
+        )
+
+
+def _name_chromosomes_without_random_effects(
+    scanned: Sequence[str], random: RandomEffectSource
+) -> None:
     """Say for which chromosomes there is nothing to leave out: the names may be to blame."""
-    alone = [contig for contig in scanned if contig_key(contig) not in set(random)]
+    there = set(random.contigs)
+    alone = [c for c in scanned if linkage_group(c, random.autosomes) not in there]
     if alone:
         logger.warning(
             "no random effects lie on chromosome %s, so nothing is left out there (the random "
             "effects lie on %s)",
             ", ".join(alone),
-            ", ".join(dict.fromkeys(random)),
+            ", ".join(dict.fromkeys(random.contigs)),
         )
 
 

@@ -20,7 +20,7 @@ def own_bytes() -> int:
     do not count.
     """
     try:
-        _, resident, shared, *_ = _STATM.read_text().split()
+        _, resident, shared, *_ = _STATM.read_text(encoding="ascii").split()
     except OSError:
         return 0
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

@@ -12,7 +12,7 @@ from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.offsets import Offsets
 from hlmm_scan.null.chromosomes import wanted_null_models
 from hlmm_scan.null.fit import CovariateFit, fit_null
-from hlmm_scan.null.model import NullModel, RandomEffects, contig_key
+from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.null.store import (
     read_random_effects,
@@ -64,7 +64,7 @@ def write_null_models(
     for wanted in wanted_null_models(cohort, inputs.kinds, sex, inputs.sex_on_x, offsets):
         people = wanted.cohort
         if default is not None or (offsets is not None and wanted.kinds):
-            contigs = sorted({contig_key(kind.contig) for kind in wanted.kinds})
+            contigs = sorted({kind.contig for kind in wanted.kinds})
         if default is not None:
             keys.update(dict.fromkeys(wanted.kinds, wanted.key))
         if default is None or not np.array_equal(people.samples, default.samples):

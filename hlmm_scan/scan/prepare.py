@@ -21,6 +21,7 @@ from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.chromosomes import linkage_group
 from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
 from hlmm_scan.genotypes.ploidy import Ploidy
 from hlmm_scan.kernels.block import FitOptions
@@ -29,7 +30,6 @@ from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.models.relationship import by_relationship
 from hlmm_scan.null.chromosomes import check_sex
 from hlmm_scan.null.cost import fits_seconds, sets_seconds
-from hlmm_scan.null.model import contig_key
 from hlmm_scan.results.in_use import being_changed
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.cluster_file import read_cluster_file
@@ -133,7 +133,7 @@ def _with_null_models(inputs: Inputs, plan: Plan) -> Plan:
     effects, model = inputs.random_effects, plan.model
     if effects is None:
         return plan
-    contigs = {contig_key(contig) for contig in inputs.genotypes.contigs}
+    contigs = {linkage_group(c, effects.autosomes) for c in inputs.genotypes.contigs}
     sets = 1 + (len(contigs & set(effects.contigs)) if inputs.loco else 0)
     # People of the same number are nearly always the same.
     groups = len(set(plan.people))
@@ -271,7 +271,7 @@ def write_store(
         if inputs.selection.rows is not None:
             store.put_genotype_rows(inputs.selection.rows)
         _write_coordinates(store, inputs.genotypes)
-        contigs = sorted({contig_key(c) for c in inputs.genotypes.contigs})
+        contigs = sorted(inputs.genotypes.contigs)
         for name in plan.phenotypes:
             cohort, offsets = _cohort(inputs, builder, name, announce=False)
             write_null_models(inputs, cohort, offsets, contigs, store, work)
@@ -295,7 +295,8 @@ def fit_options(plan: Plan) -> FitOptions:
         screen=p["screen"],
         refine_below=p["refine_below"] or 0.0,
         # What a store of before does not know of was not asked for.
-        min_info=p.get("min_info") or 0.0,
+        # Information may be negative; where none was asked for it filters nobody.
+        min_info=-np.inf if p.get("min_info") is None else p["min_info"],
         min_hwe_p=p.get("hwe") or 0.0,
         info=plan.model.dosages or p.get("min_info") is not None,
         hwe=p.get("hwe") is not None,

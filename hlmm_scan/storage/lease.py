@@ -229,7 +229,7 @@ def _this_process() -> dict[str, Any]:
 def _machine() -> str:
     """Return the machine since it booted, and the container: a process id means nothing beyond."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -238,7 +238,8 @@ def _machine() -> str:
 def _born(process: int) -> int | None:
     """Return when a process started, in ticks since the machine did; None where there is none."""
     try:
-        state, *numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        state, *numbers = stat.rpartition(")")[2].split()
     except OSError:
         return None
     return None if state in "ZX" else int(numbers[18])

@@ -19,17 +19,20 @@ def store_of(
     contig: Any = None,
     chunk: int = 4,
     moments: tuple[float, float] = (0.0, 3.0),
+    people: int = 50,
+    covariates: int = 0,
+    parameters: dict[str, Any] | None = None,
 ) -> ResultStore:
     """A store of one phenotype; what `columns` does not give is 1, the status ok."""
     m = len(position)
-    variables = result_variables(random_effects=False)
+    variables = result_variables(random_effects=False, info="info" in columns)
     store = ResultStore.create(
         path,
         phenotypes=["height"],
         n_variants=m,
         chunk_variants=chunk,
         variables=variables,
-        attributes={"run_status": "complete", "parameters": {}, "inputs": {}},
+        attributes={"run_status": "complete", "parameters": parameters or {}, "inputs": {}},
         plan={},
     )
     store.write_variants(
@@ -51,7 +54,9 @@ def store_of(
         stop = min(start + chunk, m)
         store.write_partition(0, start, stop, {k: v[start:stop] for k, v in filled.items()})
     group = store.null_group("height")
-    group.create_array("y", data=np.random.default_rng(0).standard_normal(50))
+    group.create_array("y", data=np.random.default_rng(0).standard_normal(people))
+    group.create_array("alpha", data=np.zeros((1, 1 + covariates)))
+    group.create_array("beta", data=np.zeros((1, 1)))
     group.create_array("moments", data=np.array([moments]))
     store.seal()
     return ResultStore.open(path)

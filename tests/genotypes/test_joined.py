@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.chromosomes import chromosome
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, PGEN, Dosages
@@ -21,6 +22,9 @@ from hlmm_scan.genotypes.joined import (
     open_genotypes,
 )
 from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.genotypes.ploidy import HaploidRegions
+from hlmm_scan.genotypes.selection import Region, VariantChoice
+from hlmm_scan.null.chromosomes import variant_kinds
 
 SIZES = (37, 1, 50)
 CHUNKS = (10, 4, 16)
@@ -270,3 +274,42 @@ def test_the_same_dataset_twice_is_refused(paths):
 def test_one_that_is_no_dataset_is_named(paths, tmp_path):
     with pytest.raises(InputError, match=r"absent\.zarr: no such file or folder"):
         open_genotypes([paths[0], tmp_path / "absent.zarr"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_chromosomes_of_any_choice_are_those_of_its_variants(contigs_in_two, data):
+    """Indices, names and tables agree, whichever variants and chromosomes are left out."""
+    paths, contigs = contigs_in_two
+    m = len(contigs)
+    rows = data.draw(st.lists(st.integers(0, m - 1), min_size=1, max_size=m, unique=True))
+    view = chosen_variants(open_genotypes(paths), np.array(sorted(rows)))
+    expected = [contigs[row] for row in sorted(rows)]
+    assert view.contigs == tuple(dict.fromkeys(expected))
+    assert [view.contigs[k] for k in view.variant_contig()] == expected
+    assert view.variants(0, len(rows)).contig.tolist() == expected
+    kinds = variant_kinds(view, HaploidRegions(build="GRCh38"))
+    assert list(dict.fromkeys(kind.contig for kind in kinds)) == list(dict.fromkeys(expected))
+    for contig in view.contigs:
+        chosen = VariantChoice(regions=(Region(contig, 0, 10**9),)).rows_of(view).rows
+        assert chosen is not None
+        assert {chromosome(expected[row]) for row in chosen} == {chromosome(contig)}
+
+
+@pytest.fixture(scope="module")
+def contigs_in_two(tmp_path_factory) -> tuple[list[Path], list[str]]:
+    """Two datasets of some chromosomes each, one of which both have, and their chromosomes."""
+    folder = tmp_path_factory.mktemp("contigs")
+    rng = np.random.default_rng(4)
+    paths, every = [], []
+    for name, blocks in (("a", ["1", "2", "X", "Y"]), ("b", ["2", "7", "scaffold", "X", "1"])):
+        contigs = [contig for contig in blocks for _ in range(5)]
+        lines = [f"{c} {name}{k} 0 {3_000_000 + k} A G\n" for k, c in enumerate(contigs)]
+        (folder / f"{name}.bim").write_text("".join(lines))
+        (folder / f"{name}.fam").write_text("".join(f"0 i{k} 0 0 1 -9\n" for k in range(8)))
+        calls = pack(rng.integers(0, 2, (len(contigs), 8)).astype(np.int8) * 2)
+        (folder / f"{name}.bed").write_bytes(b"\x6c\x1b\x01" + calls.tobytes())
+        convert([folder / f"{name}.bed"], folder / f"{name}.zarr", chunk_variants=4)
+        paths.append(folder / f"{name}.zarr")
+        every += contigs
+    return paths, every

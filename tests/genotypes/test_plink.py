@@ -180,8 +180,8 @@ def test_bad_bim_row_names_its_line(make_fileset, copies, row, words):
 
 def test_binary_where_text_should_be(make_fileset, copies):
     bed = make_fileset(copies)
-    bed.with_suffix(".fam").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"data\.fam: not a text file"):
+    bed.with_suffix(".fam").write_bytes(b"\xfe\xff\x00\x81")
+    with pytest.raises(InputError, match=r"data\.fam: in UTF-16; save it as UTF-8"):
         PlinkFileset.open(bed)
 
 

@@ -27,7 +27,7 @@ from hlmm_scan.results.export_rows import FinishedRows
 from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.wald import wald_test
-from hlmm_scan.schema import Status, result_variables
+from hlmm_scan.schema import ScoreFlag, Status, result_variables
 
 CONTIGS = ["2", "2", "chrX", "2", "1", "1", "MT", "weird", "1", "2", "1"]
 POSITIONS = [500, 90, 7, 500, 33, 12, 16_000, 5, 0, 1_000, 12]
@@ -82,6 +82,8 @@ def make_store(
                 for name in set(values) - {"n", "effect_allele_frequency", "status", "test_flags"}:
                     values[name][1:2] = np.nan
                 values["add_neg_log10_p"][0] = 4_321.125
+            if start == CHUNK:
+                values["test_flags"][0] = ScoreFlag.VAR_AT_BOUND
             store.write_partition(phenotype, start, stop, values)
     return store
 
@@ -408,6 +410,7 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
             np.testing.assert_array_equal(rows["BETA"], expected[test])
             np.testing.assert_array_equal(rows["SE"], expected[f"{test}_se"])
         extra = [None if s == "ok" else s for s in expected["status"]]
+        extra[CHUNK] = "at_bound" if test == "var" else None
         assert [None if pd.isna(v) else v for v in rows["EXTRA"]] == extra
 
 

@@ -13,10 +13,11 @@ from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.models.inference import chi2_of, joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.report.trait import read_trait
+from hlmm_scan.results.frame import to_frame
 from hlmm_scan.results.store import MARK, ResultStore
 from hlmm_scan.results.tests import TESTS, available_tests, parse_tests
 from hlmm_scan.scan.state import verify
-from hlmm_scan.schema import SCORE_TESTS, WALD_FORMAT, result_variables
+from hlmm_scan.schema import SCORE_TESTS, WALD_FORMAT, Status, result_variables
 
 STORED = [v.name for v in result_variables(random_effects=False)]
 EVERYTHING = [
@@ -135,3 +136,32 @@ def test_an_earlier_store_is_not_gone_on_with(earlier):
     for go_on in (earlier.require_current, lambda: verify(earlier)):
         with pytest.raises(InputError, match="format 1, which this version only reads"):
             go_on()
+
+
+def test_a_frame_has_what_is_stored_and_the_tests_asked_for(tmp_path):
+    store = stores.make_store(tmp_path / "results.zarr", ("height", "weight"))
+    for start, stop in itertools.pairwise((0, 3, 6, 7)):
+        values = stores.chunk_values(stop - start, start)
+        if not start:
+            values["status"][:] = Status.NOT_CONVERGED
+            values["var_neg_log10_p"][:] = 50
+        values["var_neg_log10_p"][-1] = 9 + start
+        store.write_partition(0, start, stop, values)
+    frame = to_frame(store)
+    assert list(frame["variant_id"]) == [f"rs{k}" for k in range(7)]
+    assert list(frame["status"]) == ["not_converged"] * 3 + ["ok"] * 4
+    np.testing.assert_array_equal(frame["add"], store.dataset()["add"].values[0])
+    more = to_frame(store, ["height"], tests=["wald", "var"])
+    assert list(more.columns) == [
+        *frame.columns,
+        *(f"{question}_neg_log10_p_wald" for question in ("add", "var", "av")),
+    ]
+    wald = wald_neg_log10_p(frame["add"], frame["add_se"])
+    np.testing.assert_array_equal(more["add_neg_log10_p_wald"], wald)
+    assert list(to_frame(store, below=5e-8)["variant_id"]) == ["rs5", "rs6"]
+    assert list(to_frame(store, below=5e-8, tests=["add"])["variant_id"]) == []
+    assert len(to_frame(store, ["weight"])) == 0
+    with pytest.raises(InputError, match="unknown phenotype 'heigt'; did you mean 'height'"):
+        to_frame(store, ["heigt"])
+    with pytest.raises(InputError, match="below must be a p-value"):
+        to_frame(store, below=0)

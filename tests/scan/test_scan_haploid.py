@@ -12,6 +12,7 @@ from container_files import PLINK2, plink2
 from plink_by_hand import Fileset
 
 from hlmm_scan.analysis.hits import hits
+from hlmm_scan.analysis.rows import chosen_tests
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
@@ -311,7 +312,7 @@ def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
     genotypes = scanned_genotypes(store)
     # Every variant its own hit, refitted alone.
     table = hits(store, genotypes=genotypes, threshold=1 - 1e-12, tests=["wald"], distance=0, r2=1)
-    found = table[table["test"] == "var"].set_index("variant_id")["var_refitted"]
+    found = table[table["test"] == "var_wald"].set_index("variant_id")["var_refitted"]
     fitted = results["status"].isin([Status.OK, Status.REFINED])
     rows = np.flatnonzero(fitted)
     assert {CONTIGS[row] for row in rows} == {"1", "X", "Y", "MT", "XY"}
@@ -319,12 +320,13 @@ def test_hits_and_checks_take_the_null_model_that_served(cohort, tmp_path):
         refitted, scanned = found[f"v{row}"], float(results["var"][row])
         assert abs(refitted - scanned) < 1e-3 * float(results["var_se"][row])
 
-    options = {"genotypes": genotypes, "kind": "model", "distance": 0, "r2": 1}
+    options = {"genotypes": genotypes, "tests": ["wald"], "distance": 0, "r2": 1}
+    columns = {test.name: test.column for test in chosen_tests(store, ["wald"])}
     few = hits(store, threshold=1 - 1e-12, most_checked=3, **options)
     strongest = (
-        table[table["test"] != "add"]
+        table[table["test"] != "add_wald"]
         .groupby("row")
-        .apply(lambda same: max(same[f"{test}_neg_log10_p"].iloc[0] for test in same["test"]))
+        .apply(lambda same: max(same[columns[test]].iloc[0] for test in same["test"]))
     )
     looked_at = set(few["row"][few["var_refitted"].notna()])
     assert looked_at == set(strongest.sort_values().index[-3:])
