@@ -94,20 +94,30 @@ def require_run(store: Place, run_id: str) -> None:
 
     Raises
     ------
+    InputError, OSError
+        As :func:`run_at`.
+    """
+    if run_at(store) != run_id:
+        raise StoreHeldError(f"{store}: another run replaced this store just now; start again")
+
+
+def run_at(store: Place) -> str:
+    """Return the id of the run whose store stands at a place, which may be damaged elsewhere.
+
+    Raises
+    ------
     InputError
         If its metadata are damaged.
     OSError
         If none stands there, or it cannot be read.
     """
     try:
-        found = json.loads((store / ROOT).read_bytes())["attributes"].get("run_id", "")
+        return str(json.loads((store / ROOT).read_bytes())["attributes"].get("run_id", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{store}: {ROOT} is damaged; restore the store from a copy, or start the scan anew "
             "with --overwrite"
         ) from None
-    if found != run_id:
-        raise StoreHeldError(f"{store}: another run replaced this store just now; start again")
 
 
 @contextmanager

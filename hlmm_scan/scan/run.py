@@ -18,7 +18,7 @@ from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.null import host_cache
-from hlmm_scan.results.in_use import being_changed
+from hlmm_scan.results.in_use import being_changed, run_at
 from hlmm_scan.results.ledger import ledger_at
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
@@ -98,7 +98,7 @@ def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
         return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
-    with ledger_at(output, "").lock():  # it may be too damaged to be opened
+    with ledger_at(output, run_at(output)).lock():  # it may be too damaged to be opened
         with being_changed(output):  # rather told now than when all null models are fitted
             pass
         return write_store(inputs, plan, builder, replace=True)

@@ -20,6 +20,7 @@ from hlmm_scan.results.publish import publish
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.state import verify
+from hlmm_scan.scan.wholeness import verify_store
 from hlmm_scan.storage import place
 
 KINDS = ("joint", "hlmm")
@@ -56,6 +57,11 @@ def test_results_and_their_checksums_are_those_of_the_scan(stores):
     roots = [name for name in there if "/" not in name and name not in ("null", "random_effects")]
     assert [name for name in roots if here[name] != there[name]] == []
     assert verify(ResultStore.open(published)) == []
+    whole = verify_store(published)
+    assert (whole.damage, whole.notes) == ((), ())
+    chunks = [p for p in published.rglob("*") if p.is_file() and "/c/" in p.as_posix()]
+    listed = dict(ResultStore.open(published).manifest.files())
+    assert {p.relative_to(published).as_posix() for p in chunks} <= listed.keys()
     with xr.open_zarr(published) as mine, xr.open_zarr(scanned) as theirs:
         assert mine.variables.keys() == theirs.variables.keys()
         for name, variable in theirs.variables.items():
@@ -148,7 +154,7 @@ def test_unfinished_and_damaged_stores_are_not_published(bench, tmp_path):
     store = ResultStore.open(damaged)
     values = store.read_partition(0, 0, 12)
     store.write_partition(0, 0, 12, {**values, "add": values["add"] + 1})
-    with pytest.raises(InputError, match="partition 0 does not hold what was written"):
+    with pytest.raises(InputError, match="chunk add/c/0/0 is damaged"):
         publish(store, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
     (tmp_path / "out.zarr").mkdir()
