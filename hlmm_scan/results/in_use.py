@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hlmm_scan.errors import InputError, StoreHeldError
+from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
 from hlmm_scan.staging import read_error
 from hlmm_scan.storage import Place
 from hlmm_scan.storage.locks import locked
@@ -44,7 +44,12 @@ def being_read(store: Place, run_id: str) -> Iterator[None]:
         before = _state(store)
         if before[0] != run_id:
             raise changed
-        yield
+        try:
+            yield
+        except (HlmmScanError, OSError) as error:
+            if _state(store) != before:  # another store looks damaged as well
+                raise changed from error
+            raise
         if _state(store) != before:
             raise changed
 
