@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import os
 import re
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from hlmm_scan.cohort.cells import (
     split_line,
 )
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.packed import unpacked
 
 StrArray = NDArray[np.object_]
 
@@ -153,7 +152,7 @@ def read_table(
     path = Path(path)
     missing = Missing.of(missing_values)
     text, sha256 = read_text(path)
-    first = re.search(rb"[^\n]*[^ \t\n][^\n]*", text)
+    first = re.search(rb"(?m)^[ \t]*+[^ \t\n][^\n]*", text)
     if first is None:
         raise InputError(f"{path} is empty")
     line = first.group().decode()
@@ -222,11 +221,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _as_text(content: bytes, path: Path) -> bytes:
     """UTF-8 text with ``\\n`` line ends, decompressed and without a byte-order mark."""
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            raise InputError(f"{path}: the gzip data are damaged or truncated") from None
+    content = unpacked(content, path)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in content:
         raise InputError(f"{path} is not a text file")
