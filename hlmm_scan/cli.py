@@ -355,6 +355,13 @@ def _tests_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return click.option("--test", "tests", multiple=True, help=f"{_TEST_NAMES} {use} Repeatable.")
 
 
+def _wrote(output: Path, what: str) -> None:
+    """Say what a file holds now, where that does not end up in the file itself."""
+    from hlmm_scan.outputs import goes_elsewhere
+
+    click.echo(f"{output}: {what}", err=goes_elsewhere(output))
+
+
 @cli.command()
 @click.argument("results", type=_STORE)
 @click.option(
@@ -398,7 +405,25 @@ def export(
     kind = kind or exports.format_by_name(output)
     wanted = exports.Export(kind, tuple(phenotype), tuple(test), metadata)
     rows = exports.export(ResultStore.open(results), output, wanted)
-    click.echo(f"{output}: {rows:,} rows")
+    _wrote(output, f"{rows:,} rows")
+
+
+@cli.command()
+@click.argument("results", type=_STORE)
+@click.option("-o", "--output", type=_STORE, required=True, help="Result store to write.")
+def publish(results: storage.Place, output: storage.Place) -> None:
+    """Copy a complete result store without the people in it.
+
+    RESULTS holds each person's trait, covariates and sex, which tasks need. The copy holds results,
+    what was run, and summaries of the null models; report, hits, export, calibration, dispersion
+    and status read it, check does not.
+    """
+    from hlmm_scan.results.publish import publish as write_published
+    from hlmm_scan.results.store import ResultStore
+
+    store = write_published(ResultStore.open(results), output)
+    n_phenotypes, n_variants = store.array("status").shape
+    click.echo(f"{output}: {n_variants:,} variants × {n_phenotypes} phenotypes, nobody in it")
 
 
 @cli.command()
@@ -507,7 +532,7 @@ def report(
         logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
         dataset = None
     size = write_report(store, output, phenotype, genotypes=dataset, **options)
-    click.echo(f"{output}: {size / 2**20:.1f} MiB")
+    _wrote(output, f"{size / 2**20:.1f} MiB")
 
 
 @cli.command()
@@ -555,14 +580,16 @@ def hits(
     from hlmm_scan.analysis.rows import chosen_tests
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.publish import is_published
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
     dataset = scanned_genotypes(store, genotypes)
     if dataset is None:
+        why = "the genotypes are not where they were (--genotypes)"
         logging.getLogger("hlmm_scan").warning(
-            "the genotypes are not where they were (--genotypes): hits are told apart by distance "
-            "alone, and nothing is checked"
+            "%s: hits are told apart by distance alone, and nothing is checked",
+            "published without people" if is_published(store) else why,
         )
     table = find_hits(store, phenotype, genotypes=dataset, **options)
     if output is not None:
@@ -571,7 +598,7 @@ def hits(
         click.echo(json.dumps(to_records(table)))
         return
     if output is not None:
-        click.echo(f"{output}: {len(table):,} hits")
+        _wrote(output, f"{len(table):,} hits")
         return
     asked = chosen_tests(store, options["tests"])
     for hit in table.to_dict("records"):
@@ -624,12 +651,14 @@ def check(
     """Give empirical p-values of chosen variants: their residuals permuted."""
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
+    from hlmm_scan.results.publish import require_people
     from hlmm_scan.results.store import ResultStore
     from hlmm_scan.scan.check import check as run_check
     from hlmm_scan.scan.check import read_variants
 
     ids = read_variants(variants)
     store = ResultStore.open(results)
+    require_people(store, "check")
     dataset = scanned_genotypes(store, genotypes)
     if dataset is None:
         raise InputError(f"{results}: the genotypes are not where they were; name --genotypes")
@@ -640,7 +669,7 @@ def check(
         click.echo(json.dumps(to_records(table)))
         return
     if output is not None:
-        click.echo(f"{output}: {len(table):,} rows")
+        _wrote(output, f"{len(table):,} rows")
         return
     for row in table.to_dict("records"):
         tests = ", ".join(

@@ -1,9 +1,10 @@
 """Making a store all at once, so that one that exists is whole.
 
-A folder is built beside its place under a temporary name, then renamed. A temporary folder belongs
-to the process that holds the lock file in it. The kernel lets go of the lock when that process
-ends, however it ends, so whoever finds the lock free may sweep the folder; process ids would
-mislead between containers.
+A folder is built beside its place under a temporary name, then renamed; what it replaces changes
+places with it in one step, where the system can do that. A temporary folder belongs to the process
+that holds the lock file in it. The kernel lets go of the lock when that process ends, however it
+ends, so whoever finds the lock free may sweep the folder; process ids would mislead between
+containers.
 
 Object stores have no renaming. There a store is built in its place with its root's metadata under
 another name, and stands once an object of the right name is put, the last of all. What has only
@@ -18,14 +19,15 @@ import fcntl
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
-from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
+from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError, StoreHeldError
 from hlmm_scan.storage import ObjectPath, Place, UnfinishedPath, transient
 from hlmm_scan.storage.durable import sync_folder, sync_tree
+from hlmm_scan.storage.exchange import exchange
 from hlmm_scan.storage.lease import FOLDER as LEASES
 from hlmm_scan.storage.lease import held_alone
 from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
@@ -61,6 +63,10 @@ _REMEDIES = {
     errno.EPERM: "choose another place",
 }
 """What a user can do about them."""
+
+
+class AppearedError(InputError):
+    """Another process put something where this one was to put a store."""
 
 
 def write_error(target: Place, error: OSError) -> HlmmScanError:
@@ -99,7 +105,7 @@ def stands(target: Place) -> bool:
         If an object store does not answer, or refuses.
     """
     if isinstance(target, Path):
-        return target.exists() or target.is_symlink()
+        return target.exists() or target.is_symlink() or _brought_back(target)
     try:
         return (target / ROOT).is_file() or (
             not (target / UNFINISHED_ROOT).is_file()
@@ -109,35 +115,30 @@ def stands(target: Place) -> bool:
         raise read_error(target, error) from error
 
 
-@contextmanager
-def staged_text(target: Path) -> Iterator[IO[str]]:
-    """Open a text file to write that stands at its name once it is whole, or not at all.
+def refuse_link(target: Place) -> None:
+    """Raise an error where what is to be replaced is a link.
 
-    Parameters
-    ----------
-    target : Path
-        UTF-8, whatever the locale; line ends are written as they are given.
+    Replacing the link would leave what it leads to, and put the new store on another disk perhaps;
+    following it would remove something that the command does not name.
 
     Raises
     ------
     InputError
-        If the file cannot be written.
     """
-    scratch = target.with_name(f".{target.name}.partial")
-    try:
-        with scratch.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        scratch.replace(target)
-    except OSError as error:
-        raise write_error(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    if isinstance(target, Path) and target.is_symlink():
+        raise InputError(
+            f"{target}: a link to {target.resolve()}; name that itself to overwrite it, or remove "
+            "the link"
+        )
 
 
 @contextmanager
 def staged_store(
-    target: Place, *, replace: bool = False, resume: str | None = None
+    target: Place,
+    *,
+    replace: bool = False,
+    resume: str | None = None,
+    held: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Place]:
     """Give a place where a Zarr store may be made; it is at ``target`` when the block ends well.
 
@@ -149,7 +150,8 @@ def staged_store(
     target : Path or ObjectPath
     replace : bool, default False
     resume : str, optional
-        As for :func:`staged_folder`. Nothing is resumed on object stores.
+    held : callable, optional
+        As for :func:`staged_folder`. Nothing is resumed on object stores, nor are there locks.
 
     Yields
     ------
@@ -164,7 +166,7 @@ def staged_store(
         As for :func:`staged_folder`.
     """
     if isinstance(target, Path):
-        with staged_folder(target, replace=replace, resume=resume) as folder:
+        with staged_folder(target, replace=replace, resume=resume, held=held) as folder:
             yield folder
         return
     root, unfinished = target / ROOT, target / UNFINISHED_ROOT
@@ -174,7 +176,7 @@ def staged_store(
                 unfinished.write_bytes(b"{}")  # or nobody would know for whose leftovers these are
                 root.unlink(missing_ok=True)
             elif stands(target):
-                raise InputError(
+                raise AppearedError(
                     f"{target}: something appeared there meanwhile; nothing was written"
                 )
             _remove_objects(target)
@@ -201,7 +203,11 @@ def _remove_objects(store: ObjectPath) -> None:
 
 @contextmanager
 def staged_folder(
-    target: Path, *, replace: bool = False, resume: str | None = None
+    target: Path,
+    *,
+    replace: bool = False,
+    resume: str | None = None,
+    held: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Path]:
     """Give a new folder to fill; it takes the place of ``target`` when the block ends well.
 
@@ -219,6 +225,9 @@ def staged_folder(
         What is being made, and of what. A folder that was to become the same and was left by a
         process that was killed, interrupted or lost its workers is gone on with; without it, and
         for other purposes, such leftovers are removed.
+    held : callable, optional
+        Gives, for `target`, what holds what stands there while it is replaced; it raises
+        StoreHeldError where somebody uses it, and what was made is left to be resumed.
 
     Yields
     ------
@@ -229,8 +238,9 @@ def staged_folder(
     Raises
     ------
     InputError
-        On a write that the user must mend: disk full, read-only, no permission, or a target that
-        appeared meanwhile.
+        On a write that the user must mend: disk full, read-only, no permission.
+    AppearedError
+        If something came to stand at the target meanwhile.
     InfrastructureError
         On any other failed write.
     """
@@ -239,7 +249,7 @@ def staged_folder(
             raise InputError(f"{target}: cannot be written: there is no folder {target.parent}")
         left = None if resume is None else _left_for(target, resume)
         sweep(target)
-        temporary, lock = left or _locked_folder(target)
+        temporary, lock = left or locked_folder(target)
     except OSError as error:
         raise write_error(target, error) from error
     keep = False
@@ -257,19 +267,18 @@ def staged_folder(
             raise
         # All of it on the disk before it stands where others rely on it.
         sync_tree(content)
-        if replace and target.exists():
-            target.rename(temporary / _REPLACED)
-        elif target.exists():
-            # rename would take an empty folder's place without a word.
-            raise InputError(f"{target}: something appeared there meanwhile; nothing was written")
-        content.rename(target)
+        try:
+            _put_in_place(temporary, target, replace, held)
+        except StoreHeldError:
+            keep = resume is not None
+            raise
         sync_folder(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:
         _put_back(temporary, target)
         if not keep:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
         lock.close()
 
 
@@ -277,6 +286,34 @@ def unfinished_folders(target: Path) -> list[tuple[Path, bool]]:
     """Return the folders in which ``target`` is being made, or was, and whether it still is."""
     found = sorted(target.parent.glob(_pattern(target)))
     return [(folder, not _abandoned(folder)) for folder in found]
+
+
+def _put_in_place(
+    temporary: Path,
+    target: Path,
+    replace: bool,
+    held: Callable[[Path], AbstractContextManager[object]],
+) -> None:
+    content, replaced = temporary / _CONTENT, temporary / _REPLACED
+    if replace and target.exists():
+        with held(target):
+            # Out of its place first, or a kill would leave the old store as content to resume.
+            content.rename(replaced)
+            if exchange(replaced, target):
+                return
+            replaced.rename(content)
+            target.rename(replaced)
+            content.rename(target)
+        return
+    appeared = AppearedError(f"{target}: something appeared there meanwhile; nothing was written")
+    if target.exists():  # rename would take an empty folder's place without a word
+        raise appeared
+    try:
+        content.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise appeared from None
+        raise
 
 
 def sweep(target: Place) -> list[Path]:
@@ -294,9 +331,22 @@ def sweep(target: Place) -> list[Path]:
     swept = []
     for folder in sorted(target.parent.glob(_pattern(target))):
         if _abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _put_back(folder, target)
+            remove(folder)
             swept.append(folder)
     return swept
+
+
+def remove(temporary: Path) -> None:
+    """Remove a temporary folder, its lock the last of all: a kill meanwhile leaves one to sweep."""
+    with contextlib.suppress(OSError):
+        for entry in list(temporary.iterdir()):
+            if entry.name != _LOCK:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _prefix(target: Path) -> str:
@@ -308,8 +358,8 @@ def _pattern(target: Path) -> str:
     return f"{escaped}*{_SUFFIX}"
 
 
-def _locked_folder(target: Path) -> tuple[Path, IO[bytes]]:
-    """Make a temporary folder beside ``target`` and hold its lock."""
+def locked_folder(target: Path) -> tuple[Path, IO[bytes]]:
+    """Make a temporary folder beside ``target`` and hold its lock; see :func:`remove`."""
     while True:
         folder = Path(tempfile.mkdtemp(_SUFFIX, _prefix(target), target.parent))
         try:
@@ -340,7 +390,9 @@ def _left_for(target: Path, purpose: str) -> tuple[Path, IO[bytes]] | None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if (folder / _PURPOSE).read_text(encoding="utf-8") == purpose:
+            # Without content it was put in place, and only the old one not yet removed.
+            here = (folder / _CONTENT).is_dir()
+            if here and (folder / _PURPOSE).read_text(encoding="utf-8") == purpose:
                 return folder, lock
         except (OSError, ValueError):
             pass
@@ -364,8 +416,20 @@ def _abandoned(folder: Path) -> bool:
         return False
 
 
-def _put_back(temporary: Path, target: Path) -> None:
+def _put_back(temporary: Path, target: Path) -> bool:
     """Undo the first of a replacement's two renames where the second did not happen."""
     replaced = temporary / _REPLACED
-    if replaced.exists() and not target.exists():
+    half_done = replaced.exists() and (temporary / _CONTENT).exists()
+    if half_done and not target.exists():
         replaced.rename(target)
+        return True
+    return False
+
+
+def _brought_back(target: Path) -> bool:
+    """Put a store back that a process was about to replace when it was killed."""
+    try:
+        left = [folder for folder in target.parent.glob(_pattern(target)) if _abandoned(folder)]
+        return any(_put_back(folder, target) for folder in left)
+    except OSError:
+        return False

@@ -19,6 +19,7 @@ RANKS |= {"analysis": 6, "report": 7}
 # Everybody may know these.
 BASE = {
     "errors",
+    "outputs",
     "packed",
     "schema",
     "shown",

@@ -22,6 +22,7 @@ from hlmm_scan.analysis.rows import (
 )
 from hlmm_scan.analysis.verdict import FEWEST_TESTS, Facts, Verdict, judge
 from hlmm_scan.models.inference import chi2_of
+from hlmm_scan.results.null_summary import trait_shape
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, at_bound, available_tests
 
@@ -309,10 +310,11 @@ def calibration(
     bins = [ALL, *(Bin("count", low, high) for low, high in pairwise(count_edges))]
     if "info" in names:
         bins += [Bin("info", low, high) for low, high in pairwise(info_edges)]
-    return [
-        _of_phenotype(store, number, chosen, bins)
-        for number in chosen_phenotypes(store, phenotypes)
-    ]
+    with store.being_read():
+        return [
+            _of_phenotype(store, number, chosen, bins)
+            for number in chosen_phenotypes(store, phenotypes)
+        ]
 
 
 @dataclass(eq=False)
@@ -358,14 +360,13 @@ def _of_phenotype(
         if seen.values.n or which.of == "all"
     )
     name = store.phenotypes[number]
-    y = np.asarray(store.null_array(name, "y")[:], np.float64)
-    skewness, excess = _shape(y)
+    people, skewness, excess = trait_shape(store.null_group(name))
     return Calibration(
         name,
-        len(y),
+        people,
         skewness,
         excess,
-        judge(tests, _facts(store, name, len(y))),
+        judge(tests, _facts(store, name, people)),
         tests,
     )
 
@@ -500,13 +501,6 @@ def _facts(store: ResultStore, name: str, people: int) -> Facts:
         background=bool(parameters.get("random_effects") or parameters.get("offset")),
         loco=bool(parameters.get("loco") or parameters.get("offset")),
     )
-
-
-def _shape(y: Float) -> tuple[float, float]:
-    """Skewness and excess kurtosis."""
-    centred = y - y.mean()
-    t = centred / np.sqrt((centred**2).mean())
-    return float((t**3).mean()), float((t**4).mean()) - 3.0
 
 
 def _number(value: float) -> float | None:

@@ -124,7 +124,8 @@ def hits(
     asked = tuple(chosen_tests(store, tests))
     search = _Search(store, positions, genotypes, asked, threshold, distance, r2)
     most = most_checked if checks else 0
-    found = [search.of_phenotype(number, most) for number in chosen]
+    with store.being_read():
+        found = [search.of_phenotype(number, most) for number in chosen]
     return pd.concat(found, ignore_index=True)
 
 

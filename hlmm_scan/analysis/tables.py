@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from hlmm_scan.staging import staged_text
+from hlmm_scan.outputs import staged_text
 
 
 def write_table(table: pd.DataFrame, output: Path) -> None:

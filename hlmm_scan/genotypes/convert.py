@@ -12,12 +12,13 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import CHECKSUMS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset, is_genotype_dataset
 from hlmm_scan.genotypes.dataset_writer import DatasetWriter, Progress
+from hlmm_scan.genotypes.in_use import being_replaced
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.parts import Pool, ThisProcess
 from hlmm_scan.genotypes.reader_processes import ReaderProcesses
 from hlmm_scan.genotypes.source import FinerDosagesError
 from hlmm_scan.genotypes.sources import JoinedSources, SourceOptions, open_sources
-from hlmm_scan.staging import staged_store, stands
+from hlmm_scan.staging import refuse_link, staged_store, stands
 from hlmm_scan.storage import Place, place
 
 CHUNK_BYTES = 8 << 20
@@ -92,8 +93,8 @@ def convert(
     chunk_variants : int, optional
         Variants in one chunk of calls. Default `default_chunk_variants`.
     overwrite : bool, default False
-        Replace a genotype dataset of this package that stands at ``output``. Nothing else is ever
-        replaced.
+        Replace a genotype dataset of this package that stands at ``output``, once the new one is
+        whole and nobody reads the old one. Nothing else is ever replaced, nor is a link.
     progress : callable, optional
         Called with (variants done, all variants) after every part.
     options : SourceOptions, optional
@@ -114,6 +115,8 @@ def convert(
     InputError
         If a source cannot be read or is malformed, sources disagree about people, a file kind is
         not supported, or ``output`` cannot be written or holds something.
+    StoreHeldError
+        If the dataset to be replaced is in use.
     InfrastructureError
         If writing failed for a reason that may pass, or a worker was lost.
     """
@@ -151,7 +154,7 @@ def _convert(
         here = workers < 1 or (not joined.guarded and (workers == 1 or size < WORTH_A_PROCESS))
         pool = ThisProcess() if here else ReaderProcesses(workers)
     purpose = _purpose(joined, chunk, options)
-    with staged_store(output, replace=replacing, resume=purpose) as unfinished:
+    with staged_store(output, replace=replacing, resume=purpose, held=being_replaced) as unfinished:
         DatasetWriter(joined, unfinished, chunk, pool, progress).write()
     return GenotypeDataset.open(output)
 
@@ -173,7 +176,8 @@ def _check_output(output: Place, *, overwrite: bool) -> bool:
     """Return whether something is to be replaced; raise InputError where it must not be."""
     if not stands(output):
         return False
-    if (isinstance(output, Path) and output.is_symlink()) or not is_genotype_dataset(output):
+    refuse_link(output)
+    if not is_genotype_dataset(output):
         raise InputError(
             f"{output}: something that is no genotype dataset of this package stands there; "
             "choose another path or remove it"
@@ -182,4 +186,7 @@ def _check_output(output: Place, *, overwrite: bool) -> bool:
         raise InputError(
             f"{output}: a genotype dataset stands there already (--overwrite replaces it)"
         )
+    if isinstance(output, Path):
+        with being_replaced(output):  # rather now than when all is converted
+            pass
     return True

@@ -17,7 +17,7 @@ from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
-from hlmm_scan.staging import staged_text
+from hlmm_scan.outputs import staged_text
 from hlmm_scan.storage import Place
 
 COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")

@@ -22,6 +22,7 @@ from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import chosen_phenotypes
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.outputs import staged_text
 from hlmm_scan.report import facts, plots
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
 from hlmm_scan.report.genome import Genome
@@ -38,7 +39,6 @@ from hlmm_scan.report.trait import (
 )
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import QUESTIONS
-from hlmm_scan.staging import staged_text
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def write_report(
     shown = tests_shown(tests, [v.name for v in store.readable], store.path)
     names = [test.name for test in shown.values()]
     find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)
-    text = _page(store, numbers, names, threshold, partial(find, checks=checks))
+    with store.being_read():
+        text = _page(store, numbers, names, threshold, partial(find, checks=checks))
     with staged_text(output) as file:
         file.write(text)
     size = len(text.encode())

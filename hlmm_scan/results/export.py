@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.outputs import staged_file
 from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
 from hlmm_scan.results.export_parquet import write_parquet
@@ -78,9 +76,9 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     ----------
     store : ResultStore
     output : Path
-        A file, which takes the place of one that stands there; ``.gz`` compresses text. For
-        ``gwas-ssf`` a folder, which must not exist. Whatever goes wrong, nothing half-written
-        stands there.
+        A file, which takes the place of one that stands there; ``.gz`` compresses text. A pipe or
+        device gets the content once it is whole. For ``gwas-ssf`` a folder, which must not exist.
+        Whatever goes wrong, nothing half-written stands there.
     wanted : Export
 
     Returns
@@ -93,6 +91,8 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
     InputError
         If a phenotype, test or format is unknown, an option is not for the format, a library that
         it needs is not installed, or the file cannot be written.
+    StoreHeldError
+        If another command replaces the store, or what is derived in it, meanwhile.
     InfrastructureError
         If the store cannot be read for the moment.
     """
@@ -111,10 +111,20 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
         tests = parse_tests(wanted.tests, stored, store.path, with_effect=with_effect)
     if kind == "gwas-ssf":
         known = read_metadata(wanted.metadata)
-        with _errors_told(store, output), staged_folder(output) as folder:
+        if output.exists():
+            raise InputError(f"{output}: something stands there already; name a new folder")
+        with (
+            _errors_told(store, output),
+            staged_folder(output) as folder,
+            store.being_read(),
+        ):
             return write_gwas_ssf(store, folder, chosen, tests, known)
     companions = INDEXES if kind == "tabix" else ()
-    with _errors_told(store, output), _new_file(output, companions) as scratch:
+    with (
+        staged_file(output, companions) as scratch,
+        _errors_told(store, output),
+        store.being_read(),
+    ):
         if kind == "parquet":
             return write_parquet(FinishedRows(store, chosen, tests=tests), scratch, store)
         if kind == "tabix":
@@ -155,27 +165,6 @@ def _errors_told(store: ResultStore, output: Path) -> Iterator[None]:
         if str(error.filename).startswith(f"{store.path}/"):
             raise read_error(store.path, error) from error
         raise write_error(output, error) from error
-
-
-@contextlib.contextmanager
-def _new_file(output: Path, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """Give the name of a file to write; it takes the place of `output` if all goes well.
-
-    So do files with one of the `companions` after its name; old ones of `output` go.
-    """
-    folder = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir()
-        yield folder / output.name
-        if output.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(output))
-        for suffix in companions:
-            output.with_name(output.name + suffix).unlink(missing_ok=True)
-        for file in sorted(folder.iterdir()):
-            file.replace(output.with_name(file.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_text(

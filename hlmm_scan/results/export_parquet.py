@@ -10,6 +10,7 @@ import numpy as np
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.export_rows import Columns, FinishedRows
+from hlmm_scan.results.publish import public_attributes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import COORDINATES, Status
 
@@ -20,7 +21,8 @@ def write_parquet(rows: FinishedRows, scratch: Path, store: ResultStore) -> int:
     """Write a Parquet file, one row group a read; return the number of rows.
 
     Numbers that do not exist are null, so that no query takes NaN for the largest. Unit and
-    description stand with each column, the store's attributes as JSON under ``hlmm_scan``.
+    description stand with each column, the store's attributes as JSON under ``hlmm_scan``
+    (of input files the names, not where they lay).
 
     Raises
     ------
@@ -54,7 +56,7 @@ def _schema(pa: Any, rows: FinishedRows, store: ResultStore) -> Any:
         of = pa.dictionary(pa.int32(), pa.string()) if few else pa.type_for_alias(kind)
         about = {"description": variable.description, "unit": variable.unit}
         fields.append(pa.field(name, of, metadata={k: v for k, v in about.items() if v}))
-    attributes = json.dumps(store.attributes, default=str)
+    attributes = json.dumps(public_attributes(store.attributes), default=str)
     return pa.schema(fields, metadata={"hlmm_scan": attributes})
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects
+from hlmm_scan.results.publish import is_published, require_people
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import stands
 from hlmm_scan.storage import Place, place
@@ -32,6 +36,7 @@ def stored_null_model(store: ResultStore, phenotype: str, key: str = DEFAULT) ->
     InputError
         If it cannot be read.
     """
+    require_people(store, "the null model")
     try:
         default = None if key == DEFAULT else stored_null_model(store, phenotype)
         group = store.null_group(phenotype, key)
@@ -63,17 +68,27 @@ def scanned_genotypes(store: ResultStore, paths: Sequence[Place] = ()) -> Genoty
     ------
     InputError
         If what is at `paths` is not what was scanned.
+    StoreHeldError
+        If they are being replaced. Nobody can replace them while what this returns is in use.
     """
     attributes = store.attributes
+    if paths:
+        require_people(store, "--genotypes")
+    elif is_published(store):
+        return None
     there = list(paths)
     if not there:
         known = attributes.get("inputs", {}).get("genotypes", [])
         there = [place(path) for path in ([known] if isinstance(known, str) else known)]
         if not there or not all(map(stands, there)):
             return None
+    held = ExitStack()  # for as long as they are in use
+    held.enter_context(genotypes_in_use.being_read(there))
     genotypes = open_genotypes(there)
     if genotypes.fingerprint == attributes.get("parameters", {}).get("genotypes"):
-        return chosen_variants(genotypes, store.genotype_rows)
+        chosen = chosen_variants(genotypes, store.genotype_rows)
+        weakref.finalize(chosen, held.close)
+        return chosen
     words = f"{', '.join(map(str, there))}: not the genotypes that {store.path} was made of"
     if paths:
         raise InputError(f"{words}; name those")

@@ -84,4 +84,4 @@ def ledger_at(store: Place, run_id: str) -> Ledger:
     """
     if isinstance(store, ObjectPath):
         return ObjectLedger(store, run_id)
-    return FileLedger(store / "run" / "ledger")
+    return FileLedger(store / "run" / "ledger", run_id)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from hlmm_scan.errors import InputError, StoreHeldError
+from hlmm_scan.results.in_use import require_run
 from hlmm_scan.results.records import PartitionRecord, decode, encode
 from hlmm_scan.storage.durable import sync_folder
 
@@ -39,10 +40,13 @@ class FileLedger:
     ----------
     directory : Path
         Holds one ``*.journal`` file per writer, and the run lock.
+    run_id : str, optional
+        Attribute of the store; one that was made anew in its place has another.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, run_id: str | None = None) -> None:
         self.directory = directory
+        self.run_id = run_id
 
     def records(self) -> Iterator[PartitionRecord]:
         """Yield every whole record, journal by journal in the order they were begun."""
@@ -79,7 +83,8 @@ class FileLedger:
         Raises
         ------
         StoreHeldError
-            If another run holds it; for a shard, one that is none.
+            If another run holds it; for a shard, one that is none. Also if the store was made anew
+            since it was opened.
         InputError
             If the store is wanted alone on a file system that knows no locks. A shard goes on there
             with a warning: shards do without a lock, theirs only keeps off who wants to be alone.
@@ -101,6 +106,8 @@ class FileLedger:
                 note = f"shards, {shard} the last to start: {note}" if shard else note
                 # One write of one length: shards that start at once leave the note of either.
                 os.pwrite(descriptor, note.encode()[:_NOTE_BYTES].ljust(_NOTE_BYTES), 0)
+            if self.run_id is not None:
+                require_run(self.directory.parent.parent, self.run_id)
             yield
         finally:
             os.close(descriptor)

@@ -8,6 +8,7 @@ those partitions are done again, with the same bytes.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from hlmm_scan.storage.lease import Lease, held_alone, held_together
 from hlmm_scan.storage.places import ROOT, read_json
 
 SUFFIX = ".journal"
+_RUN = re.compile(rf"\.([0-9a-f]{{32}}){re.escape(SUFFIX)}$")
 
 SECONDS, SHARE_OF_TIME, MOST_SECONDS = 2.0, 0.01, 60.0
 """A segment is put when the last is this old, or a hundredth of the run's time, but at most so
@@ -52,7 +54,7 @@ class ObjectLedger:
 
     def records(self) -> Iterator[PartitionRecord]:
         """Yield every whole record, journal by journal in the order they were begun."""
-        names = [name for name in self.directory.objects() if name.endswith(SUFFIX)]
+        names = [name for name in self.directory.objects() if self._is_ours(name)]
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
             for start in range(0, len(names), 8 * _READ_AT_ONCE):
                 some = names[start : start + 8 * _READ_AT_ONCE]
@@ -75,7 +77,15 @@ class ObjectLedger:
 
     def writer(self) -> ObjectJournal:
         """Open a new journal of this process."""
-        return ObjectJournal(self.directory, self._lease)
+        return ObjectJournal(self.directory, self._lease, self.run_id)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a segment is of this store's run: one that was long under way may be another's.
+
+        Segments of earlier versions do not say.
+        """
+        run = _RUN.search(name)
+        return name.endswith(SUFFIX) and (run is None or run[1] == self.run_id)
 
     @contextmanager
     def lock(self, shard: str = "") -> Iterator[None]:
@@ -114,11 +124,14 @@ class ObjectJournal:
     directory : ObjectPath
     lease : Lease or None
         Checked before every segment.
+    run_id : str
+        Part of their names.
     """
 
-    def __init__(self, directory: ObjectPath, lease: Lease | None) -> None:
+    def __init__(self, directory: ObjectPath, lease: Lease | None, run_id: str) -> None:
         self._directory = directory
         self._lease = lease
+        self._run_id = run_id
         self._name = f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}"
         self._number = 0
         self._lines: list[bytes] = []
@@ -150,7 +163,8 @@ class ObjectJournal:
     def _put_segment(self) -> None:
         if self._lease is not None:
             self._lease.check()
-        name = f"{self._name}-{self._number:08d}{SUFFIX}"
+        run = f".{self._run_id}" if self._run_id else ""
+        name = f"{self._name}-{self._number:08d}{run}{SUFFIX}"
         (self._directory / name).create(b"".join(self._lines))
         self._number += 1
         self._lines.clear()

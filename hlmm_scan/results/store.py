@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -25,7 +25,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
-from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
+from hlmm_scan.results.in_use import being_changed, being_read, require_run
 from hlmm_scan.results.ledger import Ledger, ledger_at
 from hlmm_scan.results.recorded import RecordedChunks, chunk_key, chunk_place
 from hlmm_scan.schema import (
@@ -239,8 +240,8 @@ class ResultStore:
         for key in (ROOT, _PLAN):
             del files[key]
             put_bytes(self._files, key, sealed(json.loads(get_bytes(self._files, key))))
-        of = str(self.attributes.get("run_id", ""))
-        put_bytes(self._files, _MANIFEST, Manifest.of_files(of, files).to_document())
+        manifest = Manifest.of_files(self._run_id, files)
+        put_bytes(self._files, _MANIFEST, manifest.to_document())
         self._growing = False
 
     def _of_earlier_runs(self) -> dict[str, int]:
@@ -306,7 +307,7 @@ class ResultStore:
     @cached_property
     def ledger(self) -> Ledger:
         """The journals of finished partitions."""
-        return ledger_at(self.path, str(self.attributes.get("run_id", "")))
+        return ledger_at(self.path, self._run_id)
 
     @property
     def variables(self) -> tuple[Variable, ...]:
@@ -320,6 +321,20 @@ class ResultStore:
                     v for v in ALL_RESULTS if v.name in known and v.name not in other
                 )
         return self._variables
+
+    def being_read(self) -> AbstractContextManager[None]:
+        """Keep others from replacing this store, and what is derived in it, within a block.
+
+        Raises
+        ------
+        StoreHeldError
+            If somebody does, or did since this was opened.
+        """
+        return being_read(self.path, self._run_id)
+
+    @property
+    def _run_id(self) -> str:
+        return str(self.attributes.get("run_id", ""))
 
     @property
     def _listed_arrays(self) -> set[str]:
@@ -444,7 +459,10 @@ class ResultStore:
         if not self.checked:
             return {}
         place = chunk_place(phenotype, start // self.array("status").chunks[1])
-        written = [self._files.written.pop(chunk_key(v.name, place)) for v in self.variables]
+        noted = self._files.written
+        # While the store is made they stay where the manifest will be made of them.
+        take = noted.__getitem__ if self._growing else noted.pop
+        written = [take(chunk_key(v.name, place)) for v in self.variables]
         return {place: "".join(f"{checksum:08x}" for checksum in written)}
 
     def flush(self) -> None:
@@ -502,12 +520,15 @@ class ResultStore:
 
     def _add_to_manifest(self, more: Manifest) -> None:
         """List more files, which stand already."""
+        where = self.path / _MANIFEST
+        version = where.read()[1] if isinstance(where, ObjectPath) else {}
         manifest = Manifest.read(self.path, _MANIFEST)
+        if manifest.of != self._run_id:
+            raise StoreHeldError(f"{self.path}: another run replaced this store; start again")
         manifest.documents.update(more.documents)
         manifest.chunks.update(more.chunks)
-        where = self.path / _MANIFEST
         if isinstance(where, ObjectPath):
-            where.write_bytes(manifest.to_document())
+            where.replace(manifest.to_document(), version)
         else:
             write_durably(where, manifest.to_document())
 
@@ -525,6 +546,10 @@ class ResultStore:
             if checked and not document_is_whole(content):
                 raise InputError(f"{self.path}: {key} is damaged; {REMEDY}")
             metadata = json.loads(content)
+            if key != ROOT:
+                require_run(self.path, self._run_id)
+            elif metadata["attributes"].get("run_id", "") != self._run_id:
+                raise StoreHeldError(f"{self.path}: another run replaced this store; start again")
             change(metadata)
             return sealed(metadata) if checked else json.dumps(metadata, indent=2).encode()
 
@@ -590,7 +615,7 @@ class ResultStore:
         IncompleteError
             If the scan is not complete.
         StoreHeldError
-            If another run holds the store.
+            If another run holds the store, or somebody reads it.
         HlmmScanError
             If it cannot be written.
         """
@@ -611,7 +636,7 @@ class ResultStore:
 
         like = self.array("status")
         try:
-            with self.ledger.lock():
+            with self.ledger.lock(), being_changed(self.path):
                 self._edit_root(without)
                 for variable in variables:
                     self._group.create_array(

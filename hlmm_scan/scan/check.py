@@ -112,19 +112,22 @@ def check(
     found = genotypes.find_variants(variants).tolist()
     rows = np.array(list(dict.fromkeys(found)), dtype=np.int64)
     tables = []
-    for name in phenotypes or known:
-        table = _stored(store, genotypes, known.index(name), rows)
-        serving = read_serving(store.null_group(name), genotypes.n_samples)
-        places = table["contig"].to_numpy(object), table["position"].to_numpy()
-        for served in serving.groups(*places):
-            null = stored_null_model(store, name, served.key)
-            for part in _parts(null, genotypes, rows, served, serving.sex):
-                _permute(table, null, part, permutations, exceedances, seed)
-                if bootstraps:
-                    _bootstrap(table, null, part, bootstraps, noise, seed)
-        counted = [f"{test}_{what}" for test in _TESTS for what in ("permutations", "exceedances")]
-        counted += ["bootstraps"] if bootstraps else []
-        tables.append(table.astype(dict.fromkeys(counted, np.int64)))
+    with store.being_read():
+        for name in phenotypes or known:
+            table = _stored(store, genotypes, known.index(name), rows)
+            serving = read_serving(store.null_group(name), genotypes.n_samples)
+            places = table["contig"].to_numpy(object), table["position"].to_numpy()
+            for served in serving.groups(*places):
+                null = stored_null_model(store, name, served.key)
+                for part in _parts(null, genotypes, rows, served, serving.sex):
+                    _permute(table, null, part, permutations, exceedances, seed)
+                    if bootstraps:
+                        _bootstrap(table, null, part, bootstraps, noise, seed)
+            counted = [
+                f"{test}_{what}" for test in _TESTS for what in ("permutations", "exceedances")
+            ]
+            counted += ["bootstraps"] if bootstraps else []
+            tables.append(table.astype(dict.fromkeys(counted, np.int64)))
     return pd.concat(tables, ignore_index=True)
 
 

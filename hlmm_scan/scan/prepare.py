@@ -29,6 +29,7 @@ from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.models.relationship import by_relationship
 from hlmm_scan.null.chromosomes import check_sex
 from hlmm_scan.null.cost import fits_seconds, sets_seconds
+from hlmm_scan.results.in_use import being_changed
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
@@ -244,7 +245,9 @@ def write_store(
     output, options = inputs.config.output, fit_options(plan)
     threads = preparation_threads(inputs.config, plan)
     with (
-        staged_store(output, replace=replace, resume=_purpose(plan)) as unfinished,
+        staged_store(
+            output, replace=replace, resume=_purpose(plan), held=being_changed
+        ) as unfinished,
         Preparation(unfinished, threads, plan.null_steps) as work,
     ):
         clear(unfinished)

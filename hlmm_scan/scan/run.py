@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from hlmm_scan import signals, storage
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
+from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.null import host_cache
+from hlmm_scan.results.in_use import being_changed, run_at
 from hlmm_scan.results.ledger import ledger_at
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor
 from hlmm_scan.scan.faults import storage_error
-from hlmm_scan.scan.inputs import read_inputs
+from hlmm_scan.scan.inputs import Inputs, read_inputs
 from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prediction import forecast
 from hlmm_scan.scan.prepare import (
@@ -38,7 +40,7 @@ from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.scan.wholeness import look_at_partitions, revocations
 from hlmm_scan.schema import Status
-from hlmm_scan.staging import stands, sweep
+from hlmm_scan.staging import AppearedError, refuse_link, stands, sweep
 from hlmm_scan.storage import ObjectPath, Place
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     ----------
     config : ScanConfig
     overwrite : bool, default False
-        Replace an existing result store, once the new one is made.
+        Replace an existing result store, once the new one is made and nobody uses the old one.
 
     Returns
     -------
@@ -63,37 +65,58 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
         If an input is wrong, the output path holds something else, or a store that was made with
         other inputs or parameters (which are named).
     StoreHeldError
-        If another run holds the store to be overwritten.
+        If another run holds the store to be overwritten, or somebody reads it, or the genotypes
+        are being replaced.
     """
     config = absolute(config)
+    read = [p for p in (*config.genotypes, config.random_effects) if p is not None]
+    with genotypes_in_use.being_read(read):
+        return _prepared(config, overwrite)
+
+
+def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
     assert config.output is not None
     output = config.output
+    if overwrite:
+        refuse_link(output)
     if stands(output) and (read_mark(output) or {}).get("kind") != "results":
         raise InputError(f"{output}: holds something else; choose another --output")
     inputs = read_inputs(config)
     if stands(output) and not overwrite:
-        sweep(output)  # a run killed as it put the store into place left an empty folder beside it
-        store = ResultStore.open(output)
-        store.require_current()
-        changed = differing(store.plan["parameters"], inputs.parameters())
-        if changed:
-            raise InputError(
-                f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
-                "and options, choose another --output, or start anew with --overwrite"
-            )
-        _follow_genotypes(store, inputs.genotypes.paths)
-        return store
+        return _same(output, inputs)
     plan, builder = make_plan(inputs)
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
     told = forecast(plan, workers, _cores(config), threads=preparation_threads(config, plan))
     logger.info("plan:\n%s", "\n".join([*inputs.selection.lines, told]))
-    if not stands(output):
-        return write_store(inputs, plan, builder)
+    if not (overwrite and stands(output)):  # what appears from here on is another run's
+        try:
+            return write_store(inputs, plan, builder)
+        except AppearedError:
+            if (read_mark(output) or {}).get("kind") != "results":
+                raise
+            return _same(output, inputs)  # another run was quicker
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
         return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
-    with ledger_at(output, "").lock():  # it may be too damaged to be opened
+    with ledger_at(output, run_at(output)).lock():  # it may be too damaged to be opened
+        with being_changed(output):  # rather told now than when all null models are fitted
+            pass
         return write_store(inputs, plan, builder, replace=True)
+
+
+def _same(output: Place, inputs: Inputs) -> ResultStore:
+    """Open a store that stands there, having looked that it was made by the same configuration."""
+    sweep(output)  # a run killed as it put the store into place left an empty folder beside it
+    store = ResultStore.open(output)
+    store.require_current()
+    changed = differing(store.plan["parameters"], inputs.parameters())
+    if changed:
+        raise InputError(
+            f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
+            "and options, choose another --output, or start anew with --overwrite"
+        )
+    _follow_genotypes(store, inputs.genotypes.paths)
+    return store
 
 
 def _follow_genotypes(store: ResultStore, paths: Sequence[Place]) -> None:
@@ -207,14 +230,15 @@ def run(
     Raises
     ------
     StoreHeldError
-        If another run holds the store.
+        If another run holds the store, or the genotypes are being replaced.
     HlmmScanError
         If no partition can succeed any more. What is finished stays finished.
     """
     store.require_current()
     plan = Plan.from_json(store.plan)
+    read = map(storage.place, plan.genotypes)
     try:
-        with store.ledger.lock(str(shard or "")):
+        with genotypes_in_use.being_read(read), store.ledger.lock(str(shard or "")):
             mine = (shard or Shard(0, 1)).partitions(plan.n_partitions)
             stands = standing(store, plan)
             todo = _left(stands, mine, retry_failed)

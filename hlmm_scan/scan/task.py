@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
-from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
+from hlmm_scan.genotypes.in_use import Opened
+from hlmm_scan.genotypes.joined import Genotypes, chosen_variants
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects, read_serving
+from hlmm_scan.results.in_use import of_run, require_run
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore, combined
 from hlmm_scan.scan.chunks import TraitModels, fit_chunk
@@ -32,7 +34,8 @@ from hlmm_scan.scan.faults import Retrying, gone, present, writing
 from hlmm_scan.scan.memory import MemoryWatch
 from hlmm_scan.scan.plan import Partition
 from hlmm_scan.schema import Status
-from hlmm_scan.storage import place
+from hlmm_scan.storage import ObjectPath, place
+from hlmm_scan.storage.places import OwnedPath
 
 logger = logging.getLogger(__name__)
 
@@ -99,23 +102,19 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
     partition, retrying = task.partition, Retrying()
     pin_threads()
     try:
-        dataset = retrying(lambda: _dataset(task))
         store = retrying(lambda: _store(task.store, task.run_id))
-        traits = retrying(
-            lambda: _traits(task.store, task.run_id, task.phenotypes, dataset.n_samples)
-        )
-        results = _fit(partition, dataset, traits, task.options, retrying)
+        results = _results(task, retrying)
         checksums, statuses, chunks = [], Counter[str](), dict[str, str]()
         for phenotype, columns in zip(partition.phenotypes, results, strict=True):
             wanted = {variable.name: columns[variable.name] for variable in store.variables}
             write = partial(
                 store.write_partition, phenotype, partition.start, partition.stop, wanted
             )
-            with writing(place(task.store)):
+            with writing(store.path), of_run(store.path, task.run_id):
                 checksums.append(retrying(write))
             chunks |= store.chunk_checksums(phenotype, partition.start)
             statuses.update(Status(int(s)).label for s in columns["status"])
-        with writing(place(task.store)):
+        with writing(store.path), of_run(store.path, task.run_id):
             retrying(store.flush)  # a journal that is on the disk must not speak of what is not
     except Exception as error:
         return PartitionRecord(
@@ -135,6 +134,23 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
         chunks=chunks,
         software=_other_software(store),
     )
+
+
+def _results(task: PartitionTask, retrying: Retrying) -> list[dict[str, NDArray[Any]]]:
+    """Return the results of a partition; all of them of the genotypes the scan was made for."""
+    while True:
+        opened, chosen = retrying(lambda: _genotypes_of(task))
+        traits = retrying(
+            partial(_traits, task.store, task.run_id, task.phenotypes, chosen.n_samples)
+        )
+        try:
+            results = _fit(task.partition, chosen, traits, task.options, retrying)
+        except DamagedError:  # as other chunks of the same content look
+            if retrying(opened.still_there):
+                raise
+            continue
+        if retrying(opened.still_there):
+            return results
 
 
 def _other_software(store: ResultStore) -> dict[str, str]:
@@ -177,6 +193,13 @@ def _own_fault(task: PartitionTask, error: Exception) -> str:
     for path in (*map(place, task.genotypes), place(task.store)):
         if not present(path):  # and so all of it looks damaged
             raise gone(path) from error
+    try:
+        _genotypes_of(task)  # other genotypes look damaged as well
+        require_run(place(task.store), task.run_id)
+    except HlmmScanError as changed:
+        raise changed from error
+    except OSError:
+        pass
     if isinstance(error, HlmmScanError) and not isinstance(error, DamagedError):
         raise error
     words = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__}: {error}"
@@ -210,7 +233,7 @@ def open_inputs(task: PartitionTask) -> None:
     HlmmScanError
         In one line, what is not.
     """
-    _dataset(task)
+    _genotypes_of(task)
     if str(_store(task.store, task.run_id).attributes["run_id"]) != task.run_id:
         _store.cache_clear()
         raise InputError(f"{task.store}: holds another scan here")
@@ -222,25 +245,31 @@ def forget_inputs() -> None:
         kept.cache_clear()
 
 
-def _dataset(task: PartitionTask) -> Genotypes:
-    return _genotypes(task.genotypes, task.genotype_fingerprint, task.store, task.run_id)
+def _genotypes_of(task: PartitionTask) -> tuple[Opened, Genotypes]:
+    """Return the genotypes of a task, and those of their variants that are scanned."""
+    arguments = (task.genotypes, task.genotype_fingerprint, task.store, task.run_id)
+    found = _genotypes(*arguments)
+    if not found[0].still_there():
+        _genotypes.cache_clear()
+        found = _genotypes(*arguments)
+    return found
 
 
 @lru_cache(maxsize=4)
-def _genotypes(paths: tuple[str, ...], fingerprint: str, store: str, run_id: str) -> Genotypes:
+def _genotypes(
+    paths: tuple[str, ...], fingerprint: str, store: str, run_id: str
+) -> tuple[Opened, Genotypes]:
     """Open the variants that are scanned, having looked that they are those of the plan."""
-    genotypes = open_genotypes(paths)
-    if genotypes.fingerprint != fingerprint:
-        raise InputError(
-            f"{', '.join(paths)}: the genotype dataset changed since the scan was prepared; "
-            "restore it, or start anew with --overwrite"
-        )
-    return chosen_variants(genotypes, _store(store, run_id).genotype_rows)
+    opened = Opened(paths, fingerprint)
+    return opened, chosen_variants(opened.genotypes, _store(store, run_id).genotype_rows)
 
 
 @lru_cache(maxsize=4)
 def _store(path: str, run_id: str) -> ResultStore:
-    return ResultStore.open(path)
+    where = place(path)
+    if isinstance(where, ObjectPath):
+        where = OwnedPath(where.url, partial(require_run, where, run_id))
+    return ResultStore.open(where)
 
 
 @lru_cache(maxsize=1)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError, InputError
+from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.genotypes.arrays import CHECKSUMS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, KIND, GenotypeDataset
 from hlmm_scan.genotypes.fingerprint import fingerprint_of
 from hlmm_scan.genotypes.vcf_zarr import VcfZarrDataset
+from hlmm_scan.results import in_use as results_in_use
 from hlmm_scan.results.recorded import checksums_by_key, chunk_key, chunk_place
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
@@ -54,6 +56,8 @@ def verify_store(where: Place | str) -> Verdict:
     ------
     InputError
         If there is nothing, or nothing of ours.
+    StoreHeldError
+        If somebody replaces it meanwhile.
     InfrastructureError
         If an object store does not answer.
     """
@@ -78,10 +82,12 @@ def verify_store(where: Place | str) -> Verdict:
             f"{known[kind][0]}; do it with the version that wrote it"
         )
     try:
-        if kind == KIND:
-            return _verify_dataset(where, checked=bool(mark and mark.get(CHECKSUMS)))
-        if kind == "results":
-            return _verify_results(where)
+        if mark and kind == KIND:
+            with genotypes_in_use.being_read([where]):
+                return _verify_dataset(where, checked=bool(mark.get(CHECKSUMS)))
+        if attributes and kind == "results":
+            with results_in_use.being_read(where, str(attributes.get("run_id", ""))):
+                return _verify_results(where)
     except OSError as error:
         raise read_error(where, error) from error
     raise InputError(

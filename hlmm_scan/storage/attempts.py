@@ -83,6 +83,14 @@ def transient(error: BaseException) -> bool:
     return "HTTP error" in reason and not never_sent
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Return seconds by a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(_CLOCK)
+
+
 def retries() -> int:
     """Return how often this process has tried a request again since it started."""
     return _retries
@@ -104,7 +112,7 @@ def again(call: Callable[[], T], what: str) -> T:
         With the server's reason, once trying again no longer helps or cannot help. The classes
         are those of a file system: PermissionError, FileNotFoundError, FileExistsError.
     """
-    last = time.monotonic() + SECONDS
+    last = now() + SECONDS
     for wait in _waits():
         try:
             return call()
@@ -120,7 +128,7 @@ async def again_async(call: Callable[[], Awaitable[T]], what: str) -> T:
     """Do as :func:`again` for a coroutine function."""
     import asyncio  # not before it is needed: the command line starts without
 
-    last = time.monotonic() + SECONDS
+    last = now() + SECONDS
     for wait in _waits():
         try:
             return await call()
@@ -145,7 +153,7 @@ def _waits() -> list[float]:
 
 def _count_or_raise(error: Exception, what: str, wait: float, last: float) -> None:
     global _retries
-    if not transient(error) or not wait or time.monotonic() + wait > last:
+    if not transient(error) or not wait or now() + wait > last:
         if isinstance(error, OSError) and error.errno is not None:
             raise error
         raise _as_os_error(error, what) from error

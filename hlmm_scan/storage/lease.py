@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hlmm_scan.errors import InfrastructureError, StoreHeldError
+from hlmm_scan.storage.attempts import now
 from hlmm_scan.storage.places import ObjectPath, Version
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Lease:
         self._content = {"holder": note, "token": uuid.uuid4().hex, **_this_process()}
         self._version: Version = {}
         self._renewals = 0
-        self._renewed = 0.0  # monotonic
+        self._renewed = 0.0  # by `now`
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -71,14 +72,14 @@ class Lease:
         OSError
             If the object store fails or refuses.
         """
-        begun = time.monotonic()
+        begun = now()
         try:
             self._version = self.path.create(self._text())
         except FileExistsError:
             version = _abandoned(self.path)
             if version is None:
                 raise _held(self.path) from None
-            begun = time.monotonic()
+            begun = now()
             try:
                 self._version = self.path.replace(self._text(), version)
             except FileExistsError:  # somebody else took it over at the same instant
@@ -95,7 +96,7 @@ class Lease:
         InfrastructureError
             If it was lost, or could not be renewed in time.
         """
-        late = time.monotonic() - self._renewed > LEASE_SECONDS
+        late = now() - self._renewed > LEASE_SECONDS
         if self._lost or late:
             why = "another run took it over" if self._lost else "the object store did not answer"
             store = self.path.url.partition(f"/{FOLDER}/")[0]
@@ -115,7 +116,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEWAL_SECONDS):
-            begun = time.monotonic()
+            begun = now()
             self._renewals += 1
             try:
                 self._version = self.path.replace(self._text(), self._version)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -164,15 +165,28 @@ class ObjectPath:
 
         def get() -> tuple[bytes, Version]:
             found = obstore.get(self._client, self.key)
-            return bytes(found.bytes()), _version(found.meta)
+            return bytes(found.bytes()), version_of(found.meta)
 
         found: tuple[bytes, Version] = self._again(get)
         return found
 
+    def read_root(self, names: Sequence[str]) -> tuple[bytes, Version]:
+        """Return the first of some objects below that is there, as :meth:`read` does.
+
+        Raises
+        ------
+        FileNotFoundError
+            If none is.
+        """
+        for name in names[:-1]:
+            with suppress(FileNotFoundError):
+                return (self / name).read()
+        return (self / names[-1]).read()
+
     def write_bytes(self, data: bytes) -> Version:
         """Put an object, in place of whatever is there."""
         obstore = _obstore()
-        return _version(
+        return version_of(
             self._again(lambda: obstore.put(self._client, self.key, data, use_multipart=False))
         )
 
@@ -211,7 +225,7 @@ class ObjectPath:
     def _put_on_condition(self, data: bytes, mode: Any) -> Version:
         obstore = _obstore()
         try:
-            return _version(
+            return version_of(
                 self._again(
                     lambda: obstore.put(
                         self._client, self.key, data, mode=mode, use_multipart=False
@@ -279,6 +293,21 @@ class UnfinishedPath(ObjectPath):
     check: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class OwnedPath(ObjectPath):
+    """A store to which only those of one run may write.
+
+    Parameters
+    ----------
+    url : str
+    check : callable
+        Called before an object of another content is written over; raises unless the store that
+        stands there is of this run.
+    """
+
+    check: Callable[[], None]
+
+
 Place = Path | ObjectPath
 Version = Mapping[str, Any]
 
@@ -326,6 +355,10 @@ def zarr_store(
         below = client(where.url)
         if isinstance(where, UnfinishedPath):
             return ZarrObjects(below, where.url, root=UNFINISHED_ROOT, check=where.check)
+        if isinstance(where, OwnedPath):
+            return ZarrObjects(
+                below, where.url, read_only=read_only, ours=where.check, checks=checks
+            )
         return ZarrObjects(below, where.url, read_only=read_only, checks=checks)
     from hlmm_scan.storage.zarr_files import ZarrFiles
 
@@ -407,5 +440,6 @@ def _obstore() -> Any:
     return obstore
 
 
-def _version(found: Mapping[str, Any]) -> Version:
+def version_of(found: Mapping[str, Any]) -> Version:
+    """Return what a request for an object says of its version."""
     return {name: found[name] for name in ("e_tag", "version") if found.get(name) is not None}

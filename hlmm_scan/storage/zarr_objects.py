@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, Self, TypeVar
 
+import obstore
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from hlmm_scan.storage.attempts import again_async
 from hlmm_scan.storage.checksums import Checks, bytes_of, checksum_of
-from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
+from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT, Version, version_of
 
 T = TypeVar("T")
 
@@ -34,6 +36,9 @@ class ZarrObjects(ObjectStore[Any]):
         only one process makes it, metadata it has written are not asked for again meanwhile.
     check : callable
         Called before every write; raises if this process may no longer write.
+    ours : callable, optional
+        Called before an object is written over that is there with another content; raises if it is
+        not this process's to replace. Default: `check`.
     checks : Checks, optional
         Of what is read.
 
@@ -51,12 +56,14 @@ class ZarrObjects(ObjectStore[Any]):
         read_only: bool = False,
         root: str = ROOT,
         check: Callable[[], None] = lambda: None,
+        ours: Callable[[], None] | None = None,
         checks: Checks | None = None,
     ) -> None:
         super().__init__(store, read_only=read_only)
         self.url = url
         self.root = root
         self.check = check
+        self.ours = ours or check
         self.checks = checks
         self.written: dict[str, int] = {}
         self._metadata: dict[str, Buffer] = {}
@@ -72,6 +79,7 @@ class ZarrObjects(ObjectStore[Any]):
             read_only=read_only,
             root=self.root,
             check=self.check,
+            ours=self.ours,
             checks=self.checks,
         )
         other.written, other._metadata = self.written, self._metadata
@@ -121,10 +129,32 @@ class ZarrObjects(ObjectStore[Any]):
         )
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Put an object."""
-        self.check()
-        await self._again(key, lambda k: ObjectStore.set(self, k, value))
+        """Put an object: where there is none, or over what was looked at and may be replaced.
+
+        So a request that was long under way, of a process that lost its store meanwhile, never
+        takes the place of what the next owner of the store has written.
+        """
+        try:
+            await self._put(key, value, "create")
+        except FileExistsError:
+            found, version = await self._again(key, self._read)
+            if found != value.to_bytes():
+                await asyncio.to_thread(self.ours)
+                await self._put(key, value, version)
         self._keep(key, value)
+
+    async def _put(self, key: str, value: Buffer, mode: Any) -> None:
+        data = value.to_bytes()
+
+        async def put(stored: str) -> None:
+            self.check()  # each time: the last attempt may be a minute ago
+            await obstore.put_async(self.store, stored, data, mode=mode, use_multipart=False)
+
+        await self._again(key, put)
+
+    async def _read(self, stored: str) -> tuple[bytes, Version]:
+        found = await obstore.get_async(self.store, stored)
+        return bytes(await found.bytes_async()), version_of(found.meta)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Put an object where there is none."""

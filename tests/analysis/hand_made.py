@@ -9,6 +9,7 @@ import numpy as np
 
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import Status, result_variables
+from hlmm_scan.storage.arrays import compressors
 
 
 def store_of(
@@ -54,9 +55,13 @@ def store_of(
         stop = min(start + chunk, m)
         store.write_partition(0, start, stop, {k: v[start:stop] for k, v in filled.items()})
     group = store.null_group("height")
-    group.create_array("y", data=np.random.default_rng(0).standard_normal(people))
-    group.create_array("alpha", data=np.zeros((1, 1 + covariates)))
-    group.create_array("beta", data=np.zeros((1, 1)))
-    group.create_array("moments", data=np.array([moments]))
+    null = {
+        "y": np.random.default_rng(0).standard_normal(people),
+        "alpha": np.zeros((1, 1 + covariates)),
+        "beta": np.zeros((1, 1)),
+        "moments": np.array([moments]),
+    }
+    for name, values in null.items():
+        group.create_array(name, data=values, compressors=compressors())
     store.seal()
     return ResultStore.open(path)

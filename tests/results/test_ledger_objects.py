@@ -143,3 +143,16 @@ def test_a_store_made_anew_meanwhile_is_not_held(bucket):
         pass
     with ledger_at(store, "new").lock("shard 0 of 1"):
         pass
+
+
+def test_a_segment_of_another_run_that_came_late_does_not_count(bucket):
+    mine, theirs = (ObjectLedger(place(bucket), uuid.uuid4().hex) for _ in range(2))
+    with mine.writer() as journal:
+        journal.append(success(1))
+    with theirs.writer() as journal:
+        journal.append(success(2))
+    assert [record.partition for record in mine.records()] == [1]
+    assert [record.partition for record in theirs.records()] == [2]
+    with ObjectLedger(place(bucket), "").writer() as journal:  # as earlier versions named them
+        journal.append(success(3))
+    assert sorted(record.partition for record in mine.records()) == [1, 3]
