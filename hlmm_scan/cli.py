@@ -153,8 +153,9 @@ def _options(command: Callable[..., Any], names: Sequence[str]) -> Callable[...,
         kind, text = f.metadata["kind"], f.metadata["help"]
         settings: dict[str, Any] = {"help": text, "default": None}
         flags = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
-        if kind == "path":
+        if kind in ("path", "paths"):
             settings["type"] = _FILE
+            settings["multiple"] = kind == "paths"
         elif kind in ("store", "stores"):
             settings["type"] = _STORE
             settings["multiple"] = kind == "stores"
@@ -208,6 +209,7 @@ def scan(
     elif only_prepare:
         store = run.prepare(config, overwrite=overwrite)
         click.echo(f"{store.path}: prepared")
+        _warn(run.warnings_at_the_end(store))
     else:
         store = run.scan(config, overwrite=overwrite, retry_failed=retry_failed)
         counts = store.attributes["status_counts"]
@@ -217,6 +219,13 @@ def scan(
         for label in (s.label for s in Status):  # filters in the order in which they apply
             if label in counts:
                 click.echo(f"  {label:<26}{counts[label]:>12,}")
+        _warn(run.warnings_at_the_end(store))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Log what is not to be overlooked, below all else."""
+    for line in lines:
+        logging.getLogger("hlmm_scan").warning("WARNING: %s", line)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -250,6 +259,7 @@ def finalise(results: storage.Place) -> None:
 
     store = run.finalise(ResultStore.open(results))
     click.echo(f"{store.path}: complete")
+    _warn(run.warnings_at_the_end(store))
 
 
 @cli.command()
@@ -629,8 +639,15 @@ def check(
 @cli.command()
 @click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
 @click.option("--phenotype", help="Column. Default: the first.")
-@click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")
-@click.option("--variance-covariates", type=_FILE, help="Table of covariates of the log-variance.")
+@click.option(
+    "--mean-covariates", type=_FILE, multiple=True, help="Table of covariates of the mean."
+)
+@click.option(
+    "--variance-covariates",
+    type=_FILE,
+    multiple=True,
+    help="Table of covariates of the log-variance.",
+)
 @click.option("--random-effects", type=_STORE, help="Genotype dataset, or ids in --genotypes.")
 @click.option("--genotypes", type=_STORE, help="Genotype dataset for a list of ids.")
 @click.option(

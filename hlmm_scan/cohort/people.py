@@ -98,7 +98,7 @@ def restrictions(
     Raises
     ------
     InputError
-        If nobody of `keep` is in the genotypes, a person of a list cannot be told from another, or
+        If nobody of a list is in the genotypes, a person of a list cannot be told from another, or
         the genotypes say nobody's sex.
     """
     passing: dict[str, BoolArray] = {}
@@ -110,7 +110,9 @@ def restrictions(
         _count(passing["not_kept"], path, people)
     if remove is not None:
         path, people = remove
-        found = match(samples, people, other_name=str(path), nobody_is_fine=True) >= 0
+        if not len(people):
+            raise InputError(f"{path}: nobody is in it to remove")
+        found = match(samples, people, other_name=str(path)) >= 0
         passing["removed"] = ~found
         _count(found, path, people)
     if only_sex is not None:

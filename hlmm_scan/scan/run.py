@@ -78,6 +78,12 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
                 f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
                 "and options, choose another --output, or start anew with --overwrite"
             )
+        left_out = store.attributes.get("phenotypes_left_out")
+        if config.strict and left_out:
+            raise InputError(
+                f"{output}: made without phenotypes that cannot be analysed "
+                f"({', '.join(left_out)}); leave --strict out, or start anew with --overwrite"
+            )
         _follow_genotypes(store, inputs.genotypes.paths)
         return store
     plan, builder = make_plan(inputs)
@@ -91,6 +97,32 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     # The old store stays, and stays held, until the new one is ready to take its place.
     with ResultStore.open(output).ledger.lock():
         return write_store(inputs, plan, builder, replace=True)
+
+
+def warnings_at_the_end(store: ResultStore) -> list[str]:
+    """Return what whoever starts a scan should know when it is done, a line for each matter.
+
+    Parameters
+    ----------
+    store : ResultStore
+        Prepared or complete.
+    """
+    told = []
+    left_out = store.attributes.get("phenotypes_left_out")
+    if left_out:
+        what = "phenotype was" if len(left_out) == 1 else "phenotypes were"
+        first = "; ".join(list(left_out.values())[:3])
+        more = f"; and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
+        names = ", ".join(list(left_out)[:8]) + (", …" if len(left_out) > 8 else "")
+        told.append(f"{len(left_out):,} {what} left out, {names}: {first}{more}")
+    counts = store.attributes.get("status_counts")
+    analysed = [s.label for s in Status if Status.PENDING < s < Status.MONOMORPHIC]
+    if counts and not any(counts.get(label) for label in analysed):
+        told.append(
+            "no variant was analysed: "
+            + ", ".join(f"{n:,} {label}" for label, n in counts.items() if n)
+        )
+    return told
 
 
 def _follow_genotypes(store: ResultStore, paths: Sequence[Place]) -> None:
