@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
-import logging
 import math
 import os
 import re
@@ -22,8 +21,6 @@ from hlmm_scan.cohort.cells import columns_of_words, parse_body
 from hlmm_scan.cohort.grammar import Layout, Missing, split_line
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError, nearest
-
-logger = logging.getLogger(__name__)
 
 StrArray = NDArray[np.object_]
 
@@ -272,19 +269,6 @@ def _as_text(content: bytes, path: Path) -> bytes:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error):
             raise InputError(f"{path}: the gzip data are damaged or truncated") from None
-    content = _as_utf8(content, path)
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if _MARK in content:  # files with a mark, one put after the other
-        content = content.removeprefix(_MARK).replace(b"\n" + _MARK, b"\n")
-    return content
-
-
-def _as_utf8(content: bytes, path: Path) -> bytes:
-    """Text in UTF-8: of UTF-16 and UTF-32 by their mark, else in UTF-8 or Windows-1252.
-
-    What a file means does not depend on the locale.
-    """
     for marks, encoding in _WIDE:
         if content.startswith(marks):
             try:
@@ -294,19 +278,20 @@ def _as_utf8(content: bytes, path: Path) -> bytes:
             break
     if b"\0" in content:
         raise InputError(f"{path} is not a text file")
-    if content.isascii():
-        return content
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
-        if re.search(rb"[\x00-\x08\x0e-\x1f]", content):
-            raise InputError(f"{path} is not a text file (line {line})") from None
+    if not content.isascii():
         try:
-            content = content.decode("cp1252").encode()
-        except UnicodeDecodeError:  # five bytes mean nothing there
-            content = content.decode("latin-1").encode()
-        logger.warning("%s, line %d: not UTF-8, read as Windows-1252 (Latin-1)", path, line)
+            content.decode()
+        except UnicodeDecodeError as error:
+            # Read in another encoding a name is another name, and would be found nowhere.
+            line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
+            raise InputError(
+                f"{path}, line {line}: not text in UTF-8; if it is in latin-1, iconv -f latin1 "
+                "-t utf8 makes it so"
+            ) from None
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if _MARK in content:  # files with a mark, one put after the other
+        content = content.removeprefix(_MARK).replace(b"\n" + _MARK, b"\n")
     return content
 
 

@@ -148,15 +148,11 @@ def test_missing_cells(write):
     )
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1"])
-def test_encodings(write, encoding, caplog):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings(write, encoding):
     table = read_table(write("IID\tgröße\nMüller\t2\nß\t3\n".encode(encoding)))
     assert table.individual_id.tolist() == ["Müller", "ß"]
     assert table.columns == ("größe",)
-    told = [record.getMessage() for record in caplog.records]
-    assert [", line 1: not UTF-8, read as Windows-1252" in text for text in told] == [True] * (
-        encoding == "latin-1"
-    )
 
 
 def test_marks_where_files_were_put_together(write):
@@ -345,7 +341,11 @@ WHOLE = {
         "table.txt, line 4: FID 'f' IID '1' occurs twice (first in line 2)",
     ),
     "binary": (b"l\x1b\x01\0\0", "table.txt is not a text file"),
-    "no UTF-8, no text": (b"IID x\n1 2\nM\xfc\x01 3\n", "table.txt is not a text file (line 3)"),
+    "latin": (
+        b"IID x\n1 2\nM\xfcller 3\n",
+        "table.txt, line 3: not text in UTF-8; if it is in latin-1, iconv -f latin1 -t utf8 makes "
+        "it so",
+    ),
     "half UTF-16": ("IID x\n1 2\n".encode("utf-16")[:-1], "table.txt is not a text file"),
     "half gzip": (
         gzip.compress(b"IID x\n1 2\n")[:-6],
