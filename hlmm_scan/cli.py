@@ -352,11 +352,11 @@ def _tests_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"]),
-    help="tsv, parquet, tabix: every variable under its own name, tabix sorted and indexed by "
+    type=click.Choice(["tsv", "csv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"]),
+    help="tsv, csv, parquet, tabix: every variable under its own name, tabix sorted and indexed by "
     "position. gwas-ssf: for the GWAS catalog, a file for each phenotype and test. regenie: its "
     "columns, a row a test. seed: the 2018 script's columns. Default: parquet if the name ends in "
-    ".parquet, else tsv.",
+    ".parquet, csv if in .csv or .csv.gz, else tsv.",
 )
 @click.option("--phenotype", multiple=True, help="Repeatable. Default: all.")
 @click.option(

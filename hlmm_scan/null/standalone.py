@@ -18,6 +18,7 @@ from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
+from hlmm_scan.separators import separator_by_name
 from hlmm_scan.staging import staged_text
 from hlmm_scan.storage import Place
 
@@ -96,7 +97,9 @@ def fit_tables(
 
 
 def write_effects(fit: CovariateFit, output: Path) -> None:
-    """Write a fit as a tab-separated table, one parameter a row, all at once.
+    """Write a fit as a table, one parameter a row, all at once.
+
+    Separated by commas where the name ends in .csv, else by tabs.
 
     Parameters
     ----------
@@ -106,8 +109,9 @@ def write_effects(fit: CovariateFit, output: Path) -> None:
     Raises
     ------
     InputError
-        If the file cannot be written.
+        If the file cannot be written, or its name stands for something else.
     """
+    separator = separator_by_name(output)
     frame = pd.DataFrame([astuple(effect) for effect in fit.effects], columns=list(COLUMNS))
     with staged_text(output) as file:
-        frame.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        frame.to_csv(file, sep=separator, index=False, na_rep="NA", lineterminator="\n")
