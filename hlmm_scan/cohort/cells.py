@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def parse_body(body: bytes, layout: Layout, missing: Missing) -> Cells:
     if not len(rows) or (n_fields != layout.n_fields).any():
         return parse_lines(body, layout, missing)
     try:
-        ids, values, levels = _parse_fast(plain, layout, missing)
+        ids, values, levels = _parse_fast(_without_blanks(plain, layout), layout, missing)
     except ValueError:
         return parse_lines(body, layout, missing)
     if len(values) != len(rows):  # the two disagree about what a line is: trust neither
@@ -121,6 +122,17 @@ def _without_quotes(body: bytes, layout: Layout) -> bytes | None:
     if not (edge[marks[::2]].all() and edge[marks[1::2] + 2].all()):
         return None
     return body.replace(b'"', b"")
+
+
+def _without_blanks(body: bytes, layout: Layout) -> bytes:
+    """The body without blanks before separators: pandas rounds a number otherwise with them."""
+    if layout.separator == " ":
+        return body
+    blanks = b" " if layout.separator == "\t" else b" \t"
+    if b" " not in body and layout.separator == "\t":
+        return body
+    ends = layout.separator.encode() + b"\n"
+    return re.sub(rb"(?<![%b])[%b]++(?=[%b]|\Z)" % (blanks, blanks, ends), b"", body)
 
 
 def _shape(body: bytes, separator: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

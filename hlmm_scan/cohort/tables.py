@@ -299,7 +299,7 @@ def separator_of(line: str) -> str:
     """The separator that the first line shows."""
     if "\t" in line:
         # A blank within an id: the file mixes blanks and tabs, and any run of them separates.
-        ids = [cell.strip() for cell in line.split("\t")[:2]]
+        ids = split_line(line, "\t")[:2]
         if ids[0].lower() in INDIVIDUAL:
             ids = ids[:1]
         return " " if any(" " in cell for cell in ids) else "\t"

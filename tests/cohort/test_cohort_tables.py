@@ -187,6 +187,18 @@ def test_all_faults_are_told_together(write):
     )
 
 
+def test_numbers_are_rounded_alike_with_blanks_behind_them(write):
+    digits = "+2.02677105744626723e+185"
+    for separator, blank in (("\t", " "), (",", " "), (",", "\t"), (" ", "  ")):
+        table = read_table(write(f"IID{separator}x\na{separator}{digits}{blank}\n"))
+        assert table.values[0, 0] == float(digits)
+
+
+def test_quoted_headers_do_not_hide_the_separator(write):
+    table = read_table(write('"IID"\t"body weight"\n"1"\t"2"\n'))
+    assert table.columns == ("body weight",)
+
+
 def test_blanks_without_end_are_read_at_once(write):
     assert len(read_table(write(" " * 10**6 + "\nIID x\n" + "\t" * 10**6 + "\n1 2\n"))) == 1
     assert read_table(write('IID,x\n"' + "a" * 200_000 + '",1\n')).values[0, 0] == 1
