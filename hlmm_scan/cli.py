@@ -36,7 +36,25 @@ _FILE = click.Path(path_type=Path)
 _STORE = storage.place
 
 
+class _Command(click.Command):
+    """A command that takes an option once, unless it says that it takes several."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an option given again: all but the last would be dropped without a word."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in {o.name: o for o in given if isinstance(o, click.Option)}.values():
+            once = not (option.multiple or option.count or option.is_flag or option.is_eager)
+            if once and sum(other is option for other in given) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given more than once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
@@ -677,7 +695,7 @@ def fit(phenotypes: Path, output: Path | None, as_json: bool, **options: Any) ->
         )
 
 
-@cli.group()
+@cli.group(cls=_Group)
 def config() -> None:
     """Show or check a configuration."""
 

@@ -25,7 +25,7 @@ from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError
 
 IDS = ("NA", "nan", "007", "7", "1e5", "true", "é", "Ø-1", "x.y", "-9", "a_b", "0", "p'q", "日本")
-WORDS = ("Leeds", "York", "Hull", "Köln", "a b", "TRUE", "1A", "<18", "18-65", "x,y", "T2")
+WORDS = ("Leeds", "York", "Hull", "Köln", "a b", "TRUE", "stage 1", "<18", "18-65", "x,y", "T2")
 MISSING = ("", "NA", "na", "NaN", "nan")
 LISTED = (".", "None", "-9", "N/A", "missing")
 NOT_NUMBERS = (
@@ -164,6 +164,8 @@ class Written:
         if self.blank and any('"' in c or " " in c or not c for c in cells):
             return False
         if not self.header:
+            if len(self.cells) == 1 and len(self.cells[0]) != len(self.names):
+                return False  # no other line says how many fields there are
             first = self.values[0]
             return self.family and all(not isinstance(v, str) for v in first)
         # Commas in a line without tabs separate, and blanks in an id mean blanks do.
