@@ -66,9 +66,7 @@ def test_bad_traits_do_not_stop_good_ones(bench, many, tmp_path, capsys):
 
 
 def test_where_no_trait_is_left_all_reasons_are_told(bench, many, tmp_path):
-    with pytest.raises(
-        InputError, match=r"2 of 2 phenotypes cannot be analysed: nobody .*; phenot"
-    ):
+    with pytest.raises(InputError, match=r"2 of 2 phenotypes cannot be .*: nobody .*; phenot"):
         run.prepare(bench.config(tmp_path / "r", **many, phenotype=("empty", "same")))
     with pytest.raises(InputError, match=r"^flat: its null model"):
         run.prepare(bench.config(tmp_path / "r", **many, phenotype=("flat",)))
@@ -137,7 +135,7 @@ def test_noise_on_a_large_number_is_no_constant(bench, tmp_path):
     assert "is constant (0.3)" in store.attributes["phenotypes_left_out"]["rounding"]
     found = store.null_group("offset").attrs["y_scale"]
     column = read_table(tmp_path / "y.tsv").select(["offset"]).values[:, 0]
-    assert found == pytest.approx(column.std(), rel=1e-9)
+    assert found == pytest.approx((column - 1e15).std(), rel=1e-9)
 
 
 def test_no_variant_analysed_is_a_warning(bench, tmp_path, capsys):
