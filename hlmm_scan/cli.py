@@ -324,6 +324,8 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
     if state.workers:
         busiest, most = max(state.workers.items(), key=lambda item: item[1])
         click.echo(f"workers     {len(state.workers):,}, most by {busiest}: {most:,} partitions")
+    for software, count in state.software.items():
+        click.echo(f"software    {count:,} partitions under {software}, not as the store says")
     if state.retries:
         click.echo(f"retries     {state.retries:,} transient errors")
     for number, cost in enumerate(state.slowest):
@@ -346,6 +348,26 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
                 "with --overwrite"
             )
         click.echo(f"verified    {verdict}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("place", metavar="DATASET_OR_STORE", type=_STORE)
+def verify(place: storage.Place) -> None:
+    """Read a genotype dataset or a result store again and say what of it is damaged.
+
+    Recomputes every checksum, and of a dataset its fingerprint. Exit code 0 where all is as it was
+    written, 1 where something is not.
+    """
+    from hlmm_scan.scan.wholeness import verify_store
+
+    verdict = verify_store(place)
+    for line in verdict.damage:
+        click.echo(line)
+    for line in verdict.notes:
+        click.echo(f"{verdict.path}: {line}")
+    if verdict.damage:
+        raise HlmmScanError(f"{verdict.path}: damaged, in {len(verdict.damage):,} places")
+    click.echo(f"{verdict.path}: whole, {verdict.files:,} files are as they were written")
 
 
 # after the scan, and without one -----------------------------------------------------------

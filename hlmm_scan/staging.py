@@ -25,6 +25,7 @@ from typing import IO
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
 from hlmm_scan.storage import ObjectPath, Place, UnfinishedPath, transient
+from hlmm_scan.storage.durable import sync_folder, sync_tree
 from hlmm_scan.storage.lease import FOLDER as LEASES
 from hlmm_scan.storage.lease import held_alone
 from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
@@ -254,12 +255,15 @@ def staged_folder(
                 not isinstance(error, Exception) or isinstance(error, InfrastructureError)
             )
             raise
+        # All of it on the disk before it stands where others rely on it.
+        sync_tree(content)
         if replace and target.exists():
             target.rename(temporary / _REPLACED)
         elif target.exists():
             # rename would take an empty folder's place without a word.
             raise InputError(f"{target}: something appeared there meanwhile; nothing was written")
         content.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:

@@ -48,7 +48,10 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "script",
-    ["demo", "test", "test_blas", "calibrate", "accuracy", "relatedness", "storm", "picture"],
+    [
+        *("demo", "test", "test_blas", "calibrate", "accuracy", "relatedness", "storm", "damage"),
+        "picture",
+    ],
 )
 @pytest.mark.parametrize(
     ("fails_on", "words"),

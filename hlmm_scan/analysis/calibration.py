@@ -357,15 +357,15 @@ def _of_phenotype(
         for (test, which), seen in found.items()
         if seen.values.n or which.of == "all"
     )
-    group = store.null_group(store.phenotypes[number])
-    y = np.asarray(cast(zarr.Array[Any], group["y"])[:], np.float64)
+    name = store.phenotypes[number]
+    y = np.asarray(store.null_array(name, "y")[:], np.float64)
     skewness, excess = _shape(y)
     return Calibration(
-        store.phenotypes[number],
+        name,
         len(y),
         skewness,
         excess,
-        judge(tests, _facts(store, group, len(y))),
+        judge(tests, _facts(store, name, len(y))),
         tests,
     )
 
@@ -484,10 +484,11 @@ def _rejection(
     return Rejection(level, observed, expected, lower, upper, beyond)
 
 
-def _facts(store: ResultStore, group: zarr.Group, people: int) -> Facts:
+def _facts(store: ResultStore, name: str, people: int) -> Facts:
     """Return what the verdict wants to know of the scan."""
     parameters = store.attributes.get("parameters", {})
-    third, fourth = np.asarray(cast(zarr.Array[Any], group["moments"])[0], np.float64)
+    third, fourth = np.asarray(store.null_array(name, "moments")[0], np.float64)
+    group = store.null_group(name)
     # Every design has an intercept.
     designs = (group[name] for name in ("alpha", "beta") if name in group)
     covariates = sum(cast(zarr.Array[Any], fit).shape[-1] - 1 for fit in designs)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 from numpy.typing import NDArray
 
 from hlmm_scan.analysis.calibration import calibration, not_shown
@@ -190,7 +189,7 @@ class _Search:
         name = self.store.phenotypes[number]
         genotypes = None
         if self.genotypes is not None and len(rows):
-            samples = cast(zarr.Array[Any], self.store.null_group(name)["samples"])
+            samples = self.store.null_array(name, "samples")
             genotypes = ChosenGenotypes(self.genotypes, np.asarray(samples[:], np.int64))
         order: list[tuple[str, int, int]] = []
         for test in self.tests:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+from collections.abc import Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,25 @@ from hlmm_scan.errors import DamagedError, InputError
 from hlmm_scan.genotypes.variants import StrArray
 from hlmm_scan.staging import read_error, stands
 from hlmm_scan.storage import ObjectPath, Place, transient, zarr_store
-from hlmm_scan.storage.places import ROOT
+from hlmm_scan.storage.arrays import CheckedArray
+from hlmm_scan.storage.checksums import (
+    MANIFEST,
+    Checks,
+    Manifest,
+    every_chunk,
+    no_chunk,
+    read_document,
+)
+from hlmm_scan.storage.places import MARK, ROOT
+
+logger = logging.getLogger(__name__)
 
 ROOT_V2 = ".zgroup"
+
+CHECKSUMS = "checksums"
+"""In our mark: whether the dataset was made with checksums."""
+
+REMEDY = "convert the genotypes again"
 
 _LISTED_FROM = 20  # chunks from which one list is cheaper than asking for each
 
@@ -29,9 +48,7 @@ class StoredArrays:
     path : Path or ObjectPath
         Where the group lies.
     group : zarr.Group
-    whole : bool, default True
-        Whether a chunk that is absent is damage. Stores of others may leave chunks of nothing but
-        fill values out.
+        As :func:`open_group` gives it.
     remedy : str
         What a user can do about damage.
     """
@@ -41,12 +58,10 @@ class StoredArrays:
         path: Place,
         group: zarr.Group,
         *,
-        whole: bool = True,
-        remedy: str = "convert the genotypes again",
+        remedy: str = REMEDY,
     ) -> None:
         self.path = path
         self.group = group
-        self.whole = whole
         self.remedy = remedy
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
@@ -62,10 +77,7 @@ class StoredArrays:
         return self._arrays[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Read rows of an array, having looked that their chunks exist.
-
-        Zarr reads an absent chunk as fill values: missing calls that nobody made. The look costs
-        one `stat` a chunk; object stores are opened so that reading it fails.
+        """Read rows of an array.
 
         Errors that may pass are not the dataset's fault and remain as they are.
 
@@ -74,7 +86,7 @@ class StoredArrays:
         IndexError
             If the range does not lie within the array.
         DamagedError
-            If a chunk is missing from the store, or cannot be decoded.
+            If a chunk is missing from the store, is another's, or cannot be decoded.
         """
         stop = int(self[name].shape[0]) if stop is None else stop
         return self.read_columns(name, start, stop, slice(None))
@@ -84,23 +96,15 @@ class StoredArrays:
         array = self[name]
         if not 0 <= start <= stop <= array.shape[0]:
             raise IndexError(f"{name}[{start}:{stop}] of {array.shape[0]}")
-        if self.whole and not isinstance(self.path, ObjectPath):
-            absent = missing_chunk(self.path, name, array, start, stop)
-            if absent is not None:
-                raise self._misses(absent)
+        selection = slice(start, stop) if array.ndim == 1 else (slice(start, stop), columns)
         try:
-            if array.ndim == 1:
-                return np.asarray(array[start:stop])
-            return np.asarray(array[start:stop, columns])
-        except FileNotFoundError as error:
-            raise self._misses(str(error.filename)) from error
-        except (RuntimeError, ValueError, OSError) as error:
+            return CheckedArray(array)[selection]
+        except OSError as error:
             if transient(error):
                 raise
-            # A torn or overwritten chunk ends in the decoder, whose message names no file.
             raise DamagedError(
-                f"{self.path}: {name} cannot be decoded at rows {start}:{stop} ({error}); "
-                f"{self.remedy}"
+                f"{self.path}: {name} cannot be read at rows {start}:{stop} "
+                f"({error.strerror or error}); {self.remedy}"
             ) from error
 
     def text(self, name: str, start: int = 0, stop: int | None = None) -> StrArray:
@@ -124,20 +128,18 @@ class StoredArrays:
         found[:] = text
         return found.reshape(values.shape)
 
-    def _misses(self, chunk: str) -> DamagedError:
-        return DamagedError(
-            f"{self.path}: chunk {chunk} is missing, the dataset is damaged; {self.remedy}"
-        )
 
-
-def open_group(path: Place, *, whole: bool = True) -> zarr.Group | None:
+def open_group(path: Place, *, whole: bool = True, remedy: str = REMEDY) -> zarr.Group | None:
     """Open the Zarr group at a place for reading; None where there is none.
 
     Parameters
     ----------
     path : Path or ObjectPath
     whole : bool, default True
-        For object stores: whether an absent chunk is an error.
+        Whether a chunk that is absent from a store of ours is damage: zarr reads it as fill
+        values, missing calls that nobody made. Stores of others may leave such chunks out.
+    remedy : str
+        What a user can do about damage.
 
     Raises
     ------
@@ -149,17 +151,45 @@ def open_group(path: Place, *, whole: bool = True) -> zarr.Group | None:
     if not stands(path):
         raise InputError(f"{path}: no such file or folder")
     try:
-        version: Any = 3 if (path / ROOT).is_file() else 2
-        if version == 2 and not (path / ROOT_V2).is_file():
+        root = read_document(path)
+        if root is None and not (path / ROOT_V2).is_file():
             return None
-        return zarr.open_group(
-            zarr_store(path, read_only=True, whole=whole), mode="r", zarr_format=version
-        )
+        version: Any = 2 if root is None else 3
+        store = zarr_store(path, read_only=True, checks=_checks(path, root or {}, whole, remedy))
+        return zarr.open_group(store, mode="r", zarr_format=version)
     except (ValueError, KeyError, TypeError, OSError, zarr.errors.BaseZarrError) as error:
         if isinstance(path, ObjectPath) and isinstance(error, OSError):
             raise read_error(path, error) from error
         # What stands in zarr.json is no group's metadata.
         return None
+
+
+def _checks(path: Place, root: Mapping[str, Any], whole: bool, remedy: str) -> Checks:
+    """Return what looks at the files of a dataset: ours have checksums, all but old ones."""
+    attributes = root.get("attributes")
+    mark = attributes.get(MARK) if isinstance(attributes, dict) else None
+    if not isinstance(mark, dict) or "kind" not in mark:
+        return Checks(path, remedy)
+    key = f"{MANIFEST}/{ROOT}"
+    checked = bool(mark.get(CHECKSUMS))
+    if not checked:
+        _tell_once(str(path))
+    return Checks(
+        path,
+        remedy,
+        manifest=partial(Manifest.read, path, key) if checked else None,
+        whole=every_chunk if whole else no_chunk,
+        own=(ROOT,) if checked else (),
+    )
+
+
+@lru_cache
+def _tell_once(path: str) -> None:
+    logger.info(
+        "%s: made without checksums, by an older version: damage to it may go unnoticed; convert "
+        "the genotypes again to have them",
+        path,
+    )
 
 
 def missing_chunk(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.arrays import CHECKSUMS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset, is_genotype_dataset
 from hlmm_scan.genotypes.dataset_writer import DatasetWriter, Progress
 from hlmm_scan.genotypes.packing import packed_width
@@ -164,6 +165,7 @@ def _purpose(joined: JoinedSources, chunk: int, options: SourceOptions) -> str:
     ]
     asked = {name: str(value) for name, value in asdict(options).items()}
     what = {"version": __version__, "format": DATASET_FORMAT, "chunk": chunk, "options": asked}
+    what[CHECKSUMS] = True  # noted with every part, which those of before were not
     return json.dumps({**what, "files": files}, sort_keys=True)
 
 

@@ -26,9 +26,7 @@ from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, place
-
-MARK = "hlmm_scan"
-"""Root attribute that says a store is ours."""
+from hlmm_scan.storage.places import MARK
 
 KIND = "genotypes"
 

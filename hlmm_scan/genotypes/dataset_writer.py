@@ -9,27 +9,26 @@ killed goes on when it is started again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
+import shutil
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.arrays import missing_chunk
-from hlmm_scan.genotypes.calls import DIGEST_BITS
+from hlmm_scan.genotypes.arrays import CHECKSUMS, missing_chunk
 from hlmm_scan.genotypes.dataset import (
     CALLS,
     DATASET_FORMAT,
@@ -37,15 +36,19 @@ from hlmm_scan.genotypes.dataset import (
     HAS_DOSAGES,
     INFO,
     KIND,
-    MARK,
     variable,
 )
 from hlmm_scan.genotypes.duplicates import RepeatedIds
+from hlmm_scan.genotypes.fingerprint import Fingerprint
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
 from hlmm_scan.genotypes.parts import COUNTS, OF_DOSAGES, Part, PartRecord, Pool
 from hlmm_scan.genotypes.sources import JoinedSources
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, UnfinishedPath, zarr_store
+from hlmm_scan.storage.arrays import CheckedArray, compressors, get_bytes, put_bytes
+from hlmm_scan.storage.checksums import CHUNK, MANIFEST, Manifest, checksum_of, sealed
+from hlmm_scan.storage.durable import write_durably
+from hlmm_scan.storage.places import MARK, ROOT
 
 logger = logging.getLogger(__name__)
 
@@ -63,28 +66,6 @@ MIN_PARTS = 16
 
 SAMPLE_CHUNK = 1 << 20
 
-_UNKNOWN_FAMILY = "0"
-
-
-@dataclass
-class _Fingerprint:
-    """Checksums over content only: each stream is fed in order, so chunking leaves no trace."""
-
-    streams: dict[str, Any] = field(default_factory=dict)
-
-    def update(self, stream: str, data: bytes | NDArray[Any]) -> None:
-        self.streams.setdefault(stream, hashlib.sha256()).update(data)
-
-    def update_text(self, stream: str, values: StrArray) -> None:
-        # Cells of genotype files hold no line feeds, so these part them without doubt.
-        self.update(stream, "".join(f"{value}\n" for value in values.tolist()).encode())
-
-    def digest(self, n_samples: int, n_variants: int, calls: int) -> str:
-        parts: dict[str, Any] = {name: s.hexdigest() for name, s in self.streams.items()}
-        parts |= {"calls": f"{calls % (1 << DIGEST_BITS):x}"}
-        parts |= {"format": DATASET_FORMAT, "n_samples": n_samples, "n_variants": n_variants}
-        return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
 
 class _Journal:
     """Parts that are done, a line each, in a file beside the unfinished dataset."""
@@ -97,18 +78,20 @@ class _Journal:
         """Return what an earlier process noted; the line in which it was killed does not count."""
         if self.path is None or not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [PartRecord(**json.loads(line)) for line in lines if line.endswith("}\n")]
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        return [PartRecord(**json.loads(line)) for line in lines if line.endswith(b"}\n")]
 
     def begin(self, records: Sequence[PartRecord]) -> None:
         """Write these records anew."""
         if self.path is not None:
-            self.path.write_text("".join(map(self._line, records)), encoding="utf-8")
+            write_durably(self.path, "".join(map(self._line, records)).encode())
 
     def note(self, record: PartRecord) -> None:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(self._line(record))
+                file.flush()
+                os.fsync(file.fileno())
 
     @staticmethod
     def _line(record: PartRecord) -> str:
@@ -151,17 +134,18 @@ class DatasetWriter:
         self.part = self.chunk * max(1, part // self.chunk)
         self.pool = pool
         self.progress = progress
-        self.fingerprint = _Fingerprint()
+        self.fingerprint = Fingerprint()
         self.contigs: dict[str, int] = {}
         self.journal = _Journal(store)
+        self.manifest = Manifest("")
         self.done = self.journal.records()
-        if isinstance(store, Path):
-            for torn in store.rglob("*.partial"):
-                torn.unlink()
-        self.group = zarr.open_group(
-            zarr_store(store), mode="a", zarr_format=3, use_consolidated=False
-        )
-        self.arrays: dict[str, zarr.Array[Any]] = {}
+        if isinstance(store, Path) and store.is_dir():
+            for left in store.iterdir() if not self.done else store.rglob("*.partial"):
+                # Of what no record vouches for, a power cut may have left anything.
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.files = zarr_store(store)
+        self.group = zarr.open_group(self.files, mode="a", zarr_format=3, use_consolidated=False)
+        self.arrays: dict[str, CheckedArray] = {}
 
     def write(self) -> None:
         """Write all of it.
@@ -176,6 +160,7 @@ class DatasetWriter:
         self._create_arrays()
         repeated = self._write_tables()
         self._write_people_and_contigs()
+        self.files.flush()  # before a record relies on arrays that it fills
         self._write_parts()
         self._check()
         self._finish()
@@ -227,10 +212,8 @@ class DatasetWriter:
         self._put("variant_position", rows, table.position)
         self._put("variant_id", rows, table.variant_id)
         self._put("variant_allele", rows, alleles)
-        self.fingerprint.update_text("contig", table.contig)
-        self.fingerprint.update("position", table.position.astype("<i4"))
-        self.fingerprint.update_text("id", table.variant_id)
-        self.fingerprint.update_text("allele", alleles.ravel())
+        self.fingerprint.add_variants(table)
+        self._note()
 
     def _contig_index(self, contig: StrArray) -> NDArray[np.int16]:
         index = [self.contigs.setdefault(name, len(self.contigs)) for name in contig.tolist()]
@@ -254,12 +237,7 @@ class DatasetWriter:
         for name, values in columns.items():
             self._create(name, (n,), SAMPLE_CHUNK)
             self._put(name, slice(0, n), values)
-        family = samples.family_id
-        if family is None:
-            family = np.full(n, _UNKNOWN_FAMILY, dtype=object)
-        self.fingerprint.update_text("sample_id", samples.individual_id)
-        self.fingerprint.update_text("sample_family_id", family)
-        self.fingerprint.update("sample_sex", samples.sex)
+        self.fingerprint.add_people(samples)
         self._create("contig_id", (len(self.contigs),), SAMPLE_CHUNK)
         self._put("contig_id", slice(None), np.array(list(self.contigs), dtype=object))
 
@@ -290,12 +268,13 @@ class DatasetWriter:
     def _write_parts(self) -> None:
         m = self.source.n_variants
         self.journal.begin(self.done)
+        self.done = [self._noted(record) for record in self.done]
         converted = sum(record.stop - record.start for record in self.done)
         if converted:
             logger.info("going on after %d of %d variants", converted, m)
         for record in self.pool.run(self._parts({record.index for record in self.done})):
-            self.done.append(record)
             self.journal.note(record)
+            self.done.append(self._noted(record))
             converted += record.stop - record.start
             if isinstance(self.place, UnfinishedPath):
                 self.place.check()
@@ -323,16 +302,18 @@ class DatasetWriter:
         for name in idle:
             del self.group[name]
             del self.arrays[name]
+            del self.manifest.chunks[name]
         absent: str | None = None
         for name, array in self.arrays.items():
             if not (dosages and name in (CALLS, DOSAGES)):
-                absent = absent or missing_chunk(self.place, name, array)
+                absent = absent or missing_chunk(self.place, name, array.zarr)
         if dosages:
             flags = np.asarray(self.arrays[HAS_DOSAGES][:])
             for start in range(0, m, self.chunk):
                 name = DOSAGES if flags[start] else CALLS
                 stop = min(start + self.chunk, m)
-                absent = absent or missing_chunk(self.place, name, self.arrays[name], start, stop)
+                array = self.arrays[name]
+                absent = absent or missing_chunk(self.place, name, array.zarr, start, stop)
         if absent is not None:
             raise AssertionError(f"chunk {absent} was written and is not there")
 
@@ -347,6 +328,7 @@ class DatasetWriter:
                 "n_samples": n,
                 "n_variants": m,
                 "fingerprint": self.fingerprint.digest(n, m, calls),
+                CHECKSUMS: True,
             },
             # VCF-Zarr's name for the software that wrote the store.
             "source": f"hlmm_scan-{__version__}",
@@ -359,7 +341,29 @@ class DatasetWriter:
         with warnings.catch_warnings():
             # Zarr says that other readers may not know consolidated metadata; they need not.
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-            zarr.consolidate_metadata(self.group.store)
+            zarr.consolidate_metadata(self.files)
+        self._seal(str(attributes[MARK]["fingerprint"]))
+
+    def _seal(self, fingerprint: str) -> None:
+        """List the checksums of all that was written, and seal what changes no more."""
+        self._note()
+        self.manifest.of = fingerprint
+        for name in self.arrays:
+            key = f"{name}/{ROOT}"
+            self.manifest.note({key: checksum_of(key, get_bytes(self.files, key))})
+        put_bytes(self.files, f"{MANIFEST}/{ROOT}", self.manifest.to_document())
+        put_bytes(self.files, ROOT, sealed(json.loads(get_bytes(self.files, ROOT))))
+
+    def _note(self) -> None:
+        """List the chunks that this process wrote since it last did."""
+        written = self.files.written
+        self.manifest.note({key: written[key] for key in written if CHUNK in key})
+        written.clear()
+
+    def _noted(self, record: PartRecord) -> PartRecord:
+        """List the chunks of a part, and return its record without them."""
+        self.manifest.note(record.chunks)
+        return replace(record, chunks={})
 
     def _fields(self) -> Counter[str]:
         """Count variants by what of the sources they were taken from."""
@@ -375,20 +379,22 @@ class DatasetWriter:
         entry = variable(name)
         array = self.group.get(name)
         if not isinstance(array, zarr.Array):  # else an earlier process made it
+            # The first level packs dosages as well as the default one, three times as fast.
+            level = 1 if name == DOSAGES else 0
             array = self.group.create_array(
                 name,
                 shape=shape,
                 chunks=(max(1, min(rows, shape[0])), *shape[1:]),
                 dtype=_dtype(entry),
                 fill_value=MISSING_BYTE if name == CALLS else entry.fill_value,
-                # zstd's own default level for calls; shuffling bits makes them larger, not smaller.
-                # The first level packs dosages as well as the default one, three times as fast.
-                compressors=[ZstdCodec(level=1 if name == DOSAGES else 0)],
+                # Shuffling bits would make calls larger, not smaller.
+                compressors=compressors(level),
                 dimension_names=entry.dims,
                 attributes=entry.attributes() | attributes,
             )
-        # Chunks that hold only fill values are written too: one that is absent is damage.
-        self.arrays[name] = array.with_config({"write_empty_chunks": True})
+        self.arrays[name] = CheckedArray(array)
+        grid = (-(-s // max(c, 1)) for s, c in zip(array.shape, array.chunks, strict=True))
+        self.manifest.make_room(name, tuple(grid))
 
     def _put(self, name: str, rows: slice, values: NDArray[Any]) -> None:
         self.arrays[name][rows] = values

@@ -29,6 +29,8 @@ from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
 from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.source import Reader
 from hlmm_scan.storage import Place, zarr_store
+from hlmm_scan.storage.arrays import CheckedArray
+from hlmm_scan.storage.checksums import CHUNK
 
 COUNTS = (
     "variant_genotype_counts",
@@ -108,6 +110,8 @@ class PartRecord:
         Variants by what of the source they were taken from.
     uncertain : int
         Variants of which somebody has a dosage that is no whole number.
+    chunks : dict of str to int
+        Checksums of the chunks written, by key.
     """
 
     index: int
@@ -120,6 +124,7 @@ class PartRecord:
     has_info: bool
     fields: Mapping[str, int] = field(default_factory=dict)
     uncertain: int = 0
+    chunks: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON types."""
@@ -158,9 +163,8 @@ def convert_part(part: Part) -> PartRecord:
     OSError
         If they cannot be written.
     """
-    group = zarr.open_group(
-        zarr_store(part.store), mode="r+", zarr_format=3, use_consolidated=False
-    )
+    store = zarr_store(part.store)
+    group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     m = part.stop - part.start
     counts = np.empty((m, 4), dtype=np.int64)
     frequency, info = np.empty(m), np.full(m, np.nan)
@@ -199,6 +203,7 @@ def convert_part(part: Part) -> PartRecord:
     if part.unit:
         _put(group, HAS_DOSAGES, start, stop, dosages)
         _put(group, INFO, start, stop, info)
+    store.flush()  # a journal that is on the disk must not speak of what is not
     return PartRecord(
         index=part.index,
         start=start,
@@ -210,6 +215,7 @@ def convert_part(part: Part) -> PartRecord:
         has_info=has_info,
         fields=dict(sorted(fields.items())),
         uncertain=uncertain,
+        chunks={key: checksum for key, checksum in store.written.items() if CHUNK in key},
     )
 
 
@@ -239,5 +245,4 @@ def _read(part: Part, a: int, b: int) -> Calls:
 def _put(group: zarr.Group, name: str, start: int, stop: int, values: NDArray[Any]) -> None:
     array = group[name]
     assert isinstance(array, zarr.Array)
-    # Chunks that hold only fill values are written too: one that is absent is damage.
-    array.with_config({"write_empty_chunks": True})[start:stop] = values
+    CheckedArray(array)[start:stop] = values

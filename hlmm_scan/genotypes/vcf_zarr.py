@@ -78,13 +78,13 @@ class VcfZarrDataset(GenotypeDataset):
         InputError
             If it cannot be read as biallelic calls of one or two chromosomes a person.
         """
-        group = open_group(path, whole=False)
+        group = open_group(path, whole=False, remedy=REMEDY)
         assert group is not None
         return cls(path, group)
 
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
-        arrays = self._arrays = StoredArrays(path, group, whole=False, remedy=REMEDY)
+        arrays = self._arrays = StoredArrays(path, group, remedy=REMEDY)
         self._field = next(name for name in _FIELDS if name in group)
         self.unit = 0.0 if self._field == GENOTYPES else FINEST
         calls = arrays[self._field]

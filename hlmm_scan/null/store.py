@@ -24,6 +24,7 @@ from hlmm_scan.null.model import NullFit, NullModel, RandomEffects
 from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.null.work import InTurn, Work, digest_of_parts
 from hlmm_scan.schema import Status
+from hlmm_scan.storage.arrays import CheckedArray, compressors, flush
 
 _DESIGNS = ("mean_design", "variance_design")
 
@@ -229,6 +230,7 @@ def write_random_effects(
                 _put_big(part, "rotation", structure.rotation, (*column, "axis"))
             else:
                 _put_big(part, "factor", structure.columns, ("sample", "axis"), single=True)
+            flush(part)  # what is kept as done must outlast a power cut
             return {}
 
         label = f"random effects, set {position + 1} of {len(names)}"
@@ -323,9 +325,9 @@ def _mapped_single(group: zarr.Group, name: str) -> NDArray[np.float32]:
 
 
 def _strips(array: zarr.Array[Any]) -> Iterator[NDArray[Any]]:
-    rows = array.chunks[0]
+    rows, stored = array.chunks[0], CheckedArray(array)
     for start in range(0, array.shape[0], rows):
-        yield np.ascontiguousarray(array[start : start + rows])
+        yield np.ascontiguousarray(stored[start : start + rows])
 
 
 def _put_big(
@@ -375,7 +377,7 @@ def _of(default: NullModel | None) -> NullModel:
 
 
 def _get(group: zarr.Group, name: str) -> NDArray[Any]:
-    return np.asarray(cast(zarr.Array[Any], group[name])[...])
+    return CheckedArray(cast(zarr.Array[Any], group[name]))[...]
 
 
 def _text(values: Any) -> NDArray[np.object_]:
@@ -399,6 +401,6 @@ def _put(
         dtype=str if values.dtype == object else values.dtype,
         dimension_names=dims,
         attributes=dict(attributes or {}),
+        compressors=compressors(),
     )
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        array[...] = values
+    CheckedArray(array)[...] = values

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hlmm_scan.analysis.calibration import COLUMNS, Calibration
-from hlmm_scan.errors import HlmmScanError
+from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.report.trait import Trait
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.scan.state import ScanState, scan_state
@@ -180,6 +180,8 @@ def run_statistics(store: ResultStore) -> Table:
     """Return how long the run took, what it needed and what went wrong; none without a ledger."""
     try:
         state: ScanState = scan_state(store)
+    except InputError:  # damage
+        raise
     except (HlmmScanError, KeyError):
         return Table(("what", "value"), ())
     rows = [

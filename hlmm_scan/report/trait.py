@@ -17,7 +17,6 @@ from hlmm_scan.analysis.quantiles import PValues
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.thinning import KEEP, Thinner
-from hlmm_scan.results.store import MARK
 from hlmm_scan.results.tests import (
     DISPERSION,
     LIKELIHOOD_RATIO,
@@ -28,6 +27,7 @@ from hlmm_scan.results.tests import (
     parse_tests,
 )
 from hlmm_scan.schema import SCORE_TESTS, TRAIT_UNIT, WALD_FORMAT, Status
+from hlmm_scan.storage.places import MARK
 
 Float = NDArray[np.float64]
 

@@ -38,7 +38,7 @@ def stored_null_model(store: ResultStore, phenotype: str, key: str = DEFAULT) ->
         shared = str(group.attrs["random_effects"])
         effects = read_random_effects(store.group(f"random_effects/{shared}")) if shared else None
         return read_null_model(group, effects, default)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"{store.path}: the null model of {phenotype} cannot be read ({error}); restore the "
             "store from a copy, or start the scan anew with --overwrite"

@@ -51,6 +51,9 @@ class Ledger(Protocol):
     def records(self) -> Iterator[PartitionRecord]:
         """Yield every whole record, journal by journal in the order they were begun."""
 
+    def damaged_lines(self) -> int:
+        """Return how many lines are not as they were written; the last of a journal may be torn."""
+
     def writer(self) -> Journal:
         """Open a new journal of this process."""
 

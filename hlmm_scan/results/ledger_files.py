@@ -20,6 +20,7 @@ from typing import Self
 
 from hlmm_scan.errors import InputError, StoreHeldError
 from hlmm_scan.results.records import PartitionRecord, decode, encode
+from hlmm_scan.storage.durable import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,16 @@ class FileLedger:
                     record = decode(line)
                     if record is not None:
                         yield record
+
+    def damaged_lines(self) -> int:
+        """Return how many lines are not as they were written; the last of a journal may be torn."""
+        damaged = 0
+        for path in sorted(self.directory.glob(f"*{JOURNAL_SUFFIX}")):
+            lines = path.read_bytes().splitlines(keepends=True)
+            wrong = [decode(line) is None for line in lines]
+            torn = bool(lines) and not lines[-1].endswith(b"\n")
+            damaged += sum(wrong) - torn
+        return damaged
 
     def writer(self) -> FileJournal:
         """Open a new journal of this process."""
@@ -125,6 +136,7 @@ class FileJournal:
         self.path = directory / name
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self._descriptor = os.open(self.path, flags, 0o644)
+        sync_folder(directory)
 
     def append(self, record: PartitionRecord) -> None:
         """Write one record.

@@ -62,6 +62,17 @@ class ObjectLedger:
                         if record is not None:
                             yield record
 
+    def damaged_lines(self) -> int:
+        """Return how many lines are not as they were written; objects are never torn."""
+        names = [name for name in self.directory.objects() if name.endswith(SUFFIX)]
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            segments = pool.map(lambda name: (self.directory / name).read_bytes(), names)
+            return sum(
+                decode(line) is None
+                for segment in segments
+                for line in segment.splitlines(keepends=True)
+            )
+
     def writer(self) -> ObjectJournal:
         """Open a new journal of this process."""
         return ObjectJournal(self.directory, self._lease)

@@ -38,6 +38,15 @@ class PartitionRecord:
         Transient errors that were tried again.
     worker : str
         Host and process that did it, as ``host:process``.
+    chunks : mapping of str to str
+        Checksums of the chunks written, eight hexadecimal digits for each variable of the store,
+        by where the chunks stand.
+    software : mapping of str to str
+        Versions of the libraries that numbers depend on, where they are not those that the store
+        was prepared with.
+    revoked : bool
+        Whether the partition was done and is no longer, as its chunks are damaged: the error says
+        so, statuses and worker are those of before.
     """
 
     partition: int
@@ -49,6 +58,9 @@ class PartitionRecord:
     peak_bytes: int = 0
     retries: int = 0
     worker: str = ""
+    chunks: Mapping[str, str] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    revoked: bool = False
 
     @property
     def failed(self) -> bool:
@@ -58,7 +70,8 @@ class PartitionRecord:
 
 def encode(record: PartitionRecord) -> bytes:
     """Return the journal line of a record: JSON, a tab, CRC-32 of the JSON, a newline."""
-    text = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True)
+    known = {name: value for name, value in asdict(record).items() if value or name == "partition"}
+    text = json.dumps(known, separators=(",", ":"), sort_keys=True)
     return f"{text}\t{zlib.crc32(text.encode()):08x}\n".encode()
 
 
@@ -98,6 +111,8 @@ class Standing:
         Transient errors that were tried again, over all records.
     workers : Counter of str
         Finished partitions by worker.
+    software : dict of int to str
+        Versions under which partitions ran, where they are not those of the store.
 
     Raises
     ------
@@ -116,6 +131,7 @@ class Standing:
         self.statuses: Counter[str] = Counter()
         self.retries = 0
         self.workers: Counter[str] = Counter()
+        self.software: dict[int, str] = {}
         for record in records:
             self.add(record)
 
@@ -128,6 +144,8 @@ class Standing:
                 "belong to another run"
             )
         self.retries += record.retries
+        if record.revoked and self.done[index]:
+            self._forget(record)
         if record.failed:
             if not self.done[index]:
                 self.failed[index] = record
@@ -147,5 +165,20 @@ class Standing:
         self.tests[index] = sum(record.statuses.values())
         self.peak_bytes[index] = record.peak_bytes
         self.statuses.update(record.statuses)
+        if record.software:
+            told = (f"{name} {version}" for name, version in sorted(record.software.items()))
+            self.software[index] = ", ".join(told)
         if record.worker:
             self.workers[record.worker] += 1
+
+    def _forget(self, record: PartitionRecord) -> None:
+        index = record.partition
+        self.done[index] = False
+        self.checksum[index] = b""
+        for values in (self.started, self.finished, self.tests, self.peak_bytes):
+            values[index] = 0
+        self.statuses.subtract(record.statuses)
+        self.statuses += Counter()  # without those that are at nought
+        self.workers.subtract([record.worker])
+        self.workers += Counter()
+        self.software.pop(index, None)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -24,6 +27,7 @@ from zarr.errors import ZarrUserWarning
 
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.results.ledger import Ledger, ledger_at
+from hlmm_scan.results.recorded import RecordedChunks, chunk_key, chunk_place
 from hlmm_scan.schema import (
     ALL_RESULTS,
     COORDINATES,
@@ -36,19 +40,43 @@ from hlmm_scan.schema import (
 )
 from hlmm_scan.staging import read_error, stands, write_error
 from hlmm_scan.storage import ObjectPath, Place, place, zarr_store
-from hlmm_scan.storage.places import ROOT, read_json
+from hlmm_scan.storage.arrays import CheckedArray, compressors, get_bytes, put_bytes
+from hlmm_scan.storage.checksums import (
+    CHUNK,
+    MANIFEST,
+    Checks,
+    Manifest,
+    checksum_of,
+    document_is_whole,
+    sealed,
+)
+from hlmm_scan.storage.durable import write_durably
+from hlmm_scan.storage.places import MARK, ROOT, read_json
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from hlmm_scan.storage.zarr_files import ZarrFiles
+    from hlmm_scan.storage.zarr_objects import ZarrObjects
+
 T = TypeVar("T")
 
-MARK = "hlmm_scan"
+logger = logging.getLogger(__name__)
+
 ROWS = "genotype_rows"
+CHECKSUMS = "checksums"
+"""In our mark: whether the store was made with checksums."""
+
+REMEDY = "restore the store from a copy, or start the scan anew with --overwrite"
+
+_MANIFEST = f"run/{MANIFEST}/{ROOT}"
+_PLAN = f"run/{ROOT}"
 COORDINATE_CHUNK = 65_536
 """Variants per chunk of the coordinate arrays: read whole by every plot, written once."""
 
 _REQUESTS_AT_ONCE = 8
+_COORDINATES = {v.name for v in COORDINATES}
+_RESULTS = {v.name for v in ALL_RESULTS} - {v.name for v in DERIVED_RESULTS}
 
 
 class ResultStore:
@@ -63,8 +91,9 @@ class ResultStore:
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self._group = group
-        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._arrays: dict[str, CheckedArray] = {}
         self._variables: tuple[Variable, ...] = ()
+        self._growing = False
 
     # Opening and making -------------------------------------------------------------------
 
@@ -109,6 +138,7 @@ class ResultStore:
                 fill_value=variable.fill_value,
                 dimension_names=variable.dims,
                 attributes=variable.attributes(),
+                compressors=compressors(),
             )
         names = np.array(list(phenotypes), dtype=object)
         cast(zarr.Array[Any], group["phenotype"])[:] = names
@@ -117,12 +147,13 @@ class ResultStore:
         group.create_group("run").create_group("ledger")
         group.attrs.update(
             {
-                MARK: {"kind": "results", "format": STORE_FORMAT},
+                MARK: {"kind": "results", "format": STORE_FORMAT, CHECKSUMS: True},
                 "coordinates": " ".join(v.name for v in COORDINATES if v.name != "phenotype"),
                 **attributes,
             }
         )
         store = cls(path, group)
+        store._growing = True
         store.put_plan(plan)
         return store
 
@@ -142,16 +173,38 @@ class ResultStore:
             raise InputError(f"{path}: no such result store")
         mark = read_mark(path)
         if mark is None or mark.get("kind") != "results":
-            raise InputError(f"{path}: not a result store of hlmm-scan")
+            damaged = mark is None and (path / ROOT).is_file() and _root(path) is None
+            or_damaged = f", or {ROOT} is damaged" if damaged else ""
+            raise InputError(f"{path}: not a result store of hlmm-scan{or_damaged}")
         if mark.get("format") not in (WALD_FORMAT, STORE_FORMAT):
             raise InputError(
                 f"{path}: result store of format {mark.get('format')}, this version reads "
                 f"{WALD_FORMAT} and {STORE_FORMAT}; open it with the version that wrote it"
             )
         try:
-            return cls(path, _open_group(path))
+            store = cls(path, cast(zarr.Group, None))
+            store._open(checked=bool(mark.get(CHECKSUMS)))
+            if not store.checked:
+                _tell_once(str(path))
+            return store
         except OSError as error:
             raise read_error(path, error) from error
+        except (ValueError, KeyError, TypeError, zarr.errors.BaseZarrError) as error:
+            raise InputError(f"{path}: its metadata are damaged ({error}); {REMEDY}") from error
+
+    def _open(self, checked: bool) -> None:
+        checks = Checks(
+            self.path,
+            REMEDY,
+            manifest=partial(Manifest.read, self.path, _MANIFEST) if checked else None,
+            recorded=self._recorded,
+            whole=_written_before_the_run,
+            own=(ROOT, _PLAN) if checked else (),
+            thorough=True,  # xarray says of what cannot be decoded neither what nor where
+        )
+        store = zarr_store(self.path, checks=checks)
+        self._group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+        self._arrays.clear()
 
     @property
     def of_wald_tests(self) -> bool:
@@ -177,10 +230,29 @@ class ResultStore:
         """Write consolidated metadata, so that xarray opens the store without a warning.
 
         Done once, before the ledger holds files: the metadata of the arrays never changes later.
+        The manifest lists what is there now: coordinates, null models, and those metadata.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self._group.store)
+        files = {**self._of_earlier_runs(), **self._files.written}
+        for key in (ROOT, _PLAN):
+            del files[key]
+            put_bytes(self._files, key, sealed(json.loads(get_bytes(self._files, key))))
+        of = str(self.attributes.get("run_id", ""))
+        put_bytes(self._files, _MANIFEST, Manifest.of_files(of, files).to_document())
+        self._growing = False
+
+    def _of_earlier_runs(self) -> dict[str, int]:
+        """Return checksums of random effects that a run made which was cut off."""
+        if not isinstance(self.path, Path):
+            return {}
+        written, found = self._files.written, {}
+        for file in (self.path / "random_effects").rglob("*"):
+            key = file.relative_to(self.path).as_posix()
+            if key not in written and file.is_file():
+                found[key] = checksum_of(key, file.read_bytes())
+        return found
 
     # Reading ------------------------------------------------------------------------------
 
@@ -192,24 +264,39 @@ class ResultStore:
     @property
     def plan(self) -> dict[str, Any]:
         """The plan as it was stored by :meth:`create`."""
-        return cast(dict[str, Any], self.group("run").attrs["plan"])
+        try:
+            return cast(dict[str, Any], self.group("run").attrs["plan"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{self.path}: its plan is damaged ({error}); {REMEDY}") from error
 
     @property
-    def genotype_rows(self) -> zarr.Array[Any] | None:
+    def checked(self) -> bool:
+        """Whether the store was made with checksums: those before 2026-12 were not."""
+        return bool(cast(dict[str, Any], self.attributes.get(MARK, {})).get(CHECKSUMS))
+
+    @property
+    def genotype_rows(self) -> CheckedArray | None:
         """Variants of the genotype datasets that are scanned, (m,), ascending; None for all."""
         run = self.group("run")
-        return cast(zarr.Array[Any], run[ROWS]) if ROWS in run else None
+        return CheckedArray(cast(zarr.Array[Any], run[ROWS])) if ROWS in run else None
 
     def put_genotype_rows(self, rows: NDArray[np.int64]) -> None:
         """Store which variants are scanned; before :meth:`seal`."""
         array = self.group("run").create_array(
-            ROWS, shape=rows.shape, chunks=(COORDINATE_CHUNK,), dtype="int64"
+            ROWS,
+            shape=rows.shape,
+            chunks=(COORDINATE_CHUNK,),
+            dtype="int64",
+            compressors=compressors(),
         )
-        array[:] = rows
+        CheckedArray(array)[:] = rows
 
     def put_plan(self, plan: Mapping[str, Any]) -> None:
         """Store the plan in place of the one there is."""
-        self.group("run").attrs.update({"plan": dict(plan)})
+        if self._growing or not self.checked:
+            self.group("run").attrs.update({"plan": dict(plan)})
+            return
+        self._edit(_PLAN, lambda metadata: metadata["attributes"].update({"plan": dict(plan)}))
 
     @property
     def phenotypes(self) -> list[str]:
@@ -226,17 +313,25 @@ class ResultStore:
         """Result variables this store holds; of an earlier version's, not its p-values."""
         if not self._variables:
             other = SCORE_TESTS if self.of_wald_tests else ()
-            self._variables = tuple(
-                v for v in ALL_RESULTS if v.name in self._group and v.name not in other
-            )
+            # Of a store with a manifest without a word to Zarr, within whose reads this is asked.
+            known = self._group if self.manifest is None else self._listed_arrays
+            with self._reading_metadata():
+                self._variables = tuple(
+                    v for v in ALL_RESULTS if v.name in known and v.name not in other
+                )
         return self._variables
+
+    @property
+    def _listed_arrays(self) -> set[str]:
+        assert self.manifest is not None
+        return {key.removesuffix(f"/{ROOT}") for key in self.manifest.documents}
 
     def group(self, name: str) -> zarr.Group:
         """Return a group of the store."""
         return cast(zarr.Group, self._group[name])
 
     def null_group(self, phenotype: str, key: str = "") -> zarr.Group:
-        """Return (making it where absent) the group of one phenotype's null model.
+        """Return the group of one phenotype's null model; while the store is made, make it.
 
         Parameters
         ----------
@@ -244,17 +339,29 @@ class ResultStore:
         key : str, default ""
             The default null model, or by its key another one, which stands below it.
         """
-        group = self.group("null").require_group(group_name(phenotype))
-        return group.require_group(f"others/{group_name(key)}") if key else group
+        path = f"null/{group_name(phenotype)}" + (f"/others/{group_name(key)}" if key else "")
+        return self._group.require_group(path) if self._growing else self.group(path)
 
-    def array(self, name: str) -> zarr.Array[Any]:
+    def null_array(self, phenotype: str, name: str) -> CheckedArray:
+        """Return an array of a phenotype's default null model."""
+        return CheckedArray(cast(zarr.Array[Any], self.null_group(phenotype)[name]))
+
+    def array(self, name: str) -> CheckedArray:
         """Return an array of the root; opened once."""
         if name not in self._arrays:
-            array = cast(zarr.Array[Any], self._group[name])
-            # A chunk that holds only the fill value must be a file as well: a store is compared
-            # and counted by its chunks. Zarr binds this when it opens an array.
-            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+            with self._reading_metadata():
+                self._arrays[name] = CheckedArray(cast(zarr.Array[Any], self._group[name]))
         return self._arrays[name]
+
+    @contextmanager
+    def _reading_metadata(self) -> Iterator[None]:
+        """Say in one line that metadata of a store without checksums make no sense."""
+        try:
+            yield
+        except (ValueError, TypeError, zarr.errors.MetadataValidationError) as error:
+            raise InputError(
+                f"{self.path}: its metadata are damaged ({error}); {REMEDY}"
+            ) from error
 
     def dataset(self, **options: Any) -> xr.Dataset:
         """Open the results lazily; in a folder the same as ``xarray.open_zarr(path, **options)``.
@@ -265,7 +372,8 @@ class ResultStore:
         # of results need it.
         import xarray as xr
 
-        dataset: xr.Dataset = xr.open_zarr(zarr_store(self.path, read_only=True), **options)
+        store = zarr_store(self.path, read_only=True, checks=self._files.checks)
+        dataset: xr.Dataset = xr.open_zarr(store, **options)
         return dataset
 
     def read_partition(
@@ -319,8 +427,51 @@ class ResultStore:
         def put(name: str) -> None:
             self.array(name)[phenotype, start:stop] = stored[name]
 
-        self._each(names, put)
+        # The status last: rows that are not whole, meanwhile or after a kill, read as pending.
+        self._each([name for name in names if name != "status"], put)
+        put("status")
         return checksum(stored, names)
+
+    def chunk_checksums(self, phenotype: int, start: int) -> dict[str, str]:
+        """Return the checksums of the chunks that :meth:`write_partition` wrote just now.
+
+        Returns
+        -------
+        dict of str to str
+            As :class:`~hlmm_scan.results.records.PartitionRecord` has them; nothing where the
+            store was made without checksums.
+        """
+        if not self.checked:
+            return {}
+        place = chunk_place(phenotype, start // self.array("status").chunks[1])
+        written = [self._files.written.pop(chunk_key(v.name, place)) for v in self.variables]
+        return {place: "".join(f"{checksum:08x}" for checksum in written)}
+
+    def flush(self) -> None:
+        """Have on the disk all that this object wrote, so that a power cut leaves it there."""
+        self._files.flush()
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Checksums of what does not change any more; None where the store has none."""
+        return self._files.checks.manifest if self._files.checks else None
+
+    @property
+    def _files(self) -> ZarrFiles | ZarrObjects:
+        return cast("ZarrFiles | ZarrObjects", self._group.store)
+
+    def _recorded(self, key: str) -> Collection[int] | None:
+        """Return what is known of a chunk of a result variable that no manifest lists."""
+        if key.partition(CHUNK)[0] not in _RESULTS:
+            return None
+        complete = self.attributes.get("run_status") == "complete"
+        if complete or not self.checked:
+            return () if complete and not self.checked else None
+        return self._recorded_chunks(key)
+
+    @cached_property
+    def _recorded_chunks(self) -> RecordedChunks:
+        return RecordedChunks(self.ledger.records(), [v.name for v in self.variables])
 
     def _each(self, names: Sequence[str], do: Callable[[str], T]) -> list[T]:
         """Read or write arrays; several at a time where each costs a trip to a server."""
@@ -331,34 +482,59 @@ class ResultStore:
                 return list(pool.map(do, names))
         return [do(name) for name in names]
 
-    def complete(self, attributes: Mapping[str, Any]) -> None:
-        """Put the completion mark and closing attributes on the store, in one atomic write."""
+    def complete(
+        self,
+        attributes: Mapping[str, Any],
+        chunks: Mapping[str, NDArray[np.uint32]] | None = None,
+    ) -> None:
+        """Put the completion mark and closing attributes on the store, in one atomic write.
+
+        Parameters
+        ----------
+        attributes : mapping
+        chunks : mapping of str to ndarray of uint32, optional
+            Checksums of all chunks of the result variables, for the manifest: nothing writes them
+            again.
+        """
+        if chunks:
+            self._add_to_manifest(Manifest("", chunks=dict(chunks)))
         self._edit_root(lambda metadata: metadata["attributes"].update(attributes))
+
+    def _add_to_manifest(self, more: Manifest) -> None:
+        """List more files, which stand already."""
+        manifest = Manifest.read(self.path, _MANIFEST)
+        manifest.documents.update(more.documents)
+        manifest.chunks.update(more.chunks)
+        where = self.path / _MANIFEST
+        if isinstance(where, ObjectPath):
+            where.write_bytes(manifest.to_document())
+        else:
+            write_durably(where, manifest.to_document())
 
     def _edit_root(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Change the root's metadata in one atomic write, consolidated metadata and all.
 
         Done by hand: zarr would drop the consolidated metadata.
         """
+        self._edit(ROOT, change)
 
-        def changed(content: bytes) -> str:
+    def _edit(self, key: str, change: Callable[[dict[str, Any]], None]) -> None:
+        checked = self.checked
+
+        def changed(content: bytes) -> bytes:
+            if checked and not document_is_whole(content):
+                raise InputError(f"{self.path}: {key} is damaged; {REMEDY}")
             metadata = json.loads(content)
             change(metadata)
-            return json.dumps(metadata, indent=2)
+            return sealed(metadata) if checked else json.dumps(metadata, indent=2).encode()
 
-        root = self.path / ROOT
-        if isinstance(root, ObjectPath):
-            content, version = root.read()
-            root.replace(changed(content).encode(), version)
+        document = self.path / key
+        if isinstance(document, ObjectPath):
+            content, version = document.read()
+            document.replace(changed(content), version)
         else:
-            scratch = root.with_name(f"{ROOT}.partial")
-            try:
-                scratch.write_text(changed(root.read_bytes()), encoding="utf-8")
-                scratch.replace(root)
-            finally:
-                scratch.unlink(missing_ok=True)
-        self._group = _open_group(self.path)
-        self._arrays.clear()
+            write_durably(document, changed(document.read_bytes()))
+        self._open(checked)
 
     # What is derived from a complete store ------------------------------------------------
 
@@ -378,7 +554,7 @@ class ResultStore:
     @property
     def derived(self) -> tuple[Variable, ...]:
         """Derived variables this store holds, whole."""
-        consolidated = read_json(self.path / ROOT).get("consolidated_metadata") or {}
+        consolidated = (_root(self.path) or {}).get("consolidated_metadata") or {}
         metadata = consolidated.get("metadata", {})
         return tuple(v for v in DERIVED_RESULTS if v.name in metadata)
 
@@ -446,10 +622,21 @@ class ResultStore:
                         fill_value=variable.fill_value,
                         dimension_names=variable.dims,
                         attributes=variable.attributes(),
+                        compressors=compressors(),
                         overwrite=True,
                     )
+                    self._arrays.pop(variable.name, None)
                 for phenotype, start, values in chunks:
                     self._write_chunk(phenotype, start, names, values)
+                self.flush()
+                if self.checked:
+                    theirs = tuple(f"{name}/" for name in names)
+                    files = {
+                        k: self._files.written.pop(k)
+                        for k in list(self._files.written)
+                        if k.startswith(theirs)
+                    }
+                    self._add_to_manifest(Manifest.of_files("", files))
                 self._edit_root(with_them)
         except OSError as error:
             raise write_error(self.path, error) from error
@@ -464,8 +651,16 @@ class ResultStore:
         self._each(names, put)
 
 
-def _open_group(path: Place) -> zarr.Group:
-    return zarr.open_group(zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
+@lru_cache
+def _tell_once(path: str) -> None:
+    logger.info(
+        "%s: made without checksums, by an older version: damage to it may go unnoticed", path
+    )
+
+
+def _written_before_the_run(key: str) -> bool:
+    """Return whether a chunk must exist as soon as there is a store, even an old one."""
+    return key.startswith(("null/", "random_effects/")) or key.partition(CHUNK)[0] in _COORDINATES
 
 
 def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
@@ -492,16 +687,21 @@ def group_name(phenotype: str) -> str:
 
 
 def read_mark(path: Place) -> dict[str, Any] | None:
-    """Return our mark on a Zarr group, or None where there is none.
+    """Return our mark on a Zarr group, or None where there is none; damaged groups have it too.
 
     Raises
     ------
     HlmmScanError
         If an object store does not answer, or refuses.
     """
+    metadata = _root(path)
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    mark = attributes.get(MARK) if isinstance(attributes, dict) else None
+    return mark if isinstance(mark, dict) else None
+
+
+def _root(path: Place) -> Any:
     try:
-        metadata = read_json(path / ROOT)
+        return read_json(path / ROOT)
     except OSError as error:
         raise read_error(path, error) from error
-    mark = metadata.get("attributes", {}).get(MARK) if isinstance(metadata, dict) else None
-    return mark if isinstance(mark, dict) else None

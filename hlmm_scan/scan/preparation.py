@@ -19,7 +19,7 @@ from hlmm_scan.null.work import KeptFiles
 from hlmm_scan.scan.progress import Progress
 from hlmm_scan.staging import unfinished_folders
 from hlmm_scan.storage import Place
-from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
+from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -179,10 +179,14 @@ def preparing(output: Place) -> Preparing | None:
 def clear(store: Place) -> None:
     """Remove of an unfinished store what a new run makes again: all but the random effects.
 
-    Which of these are whole is kept beside it.
+    Which of these are whole is kept beside it. Others may be anything after a power cut; what has
+    no metadata is not even a group.
     """
     if not isinstance(store, Path):
         return
+    for metadata in list((store / "random_effects").rglob(ROOT)):
+        if metadata.is_file() and read_json(metadata) is None:
+            shutil.rmtree(metadata.parent, ignore_errors=True)
     for path in list(store.iterdir()):
         if path.name == "random_effects":
             (path / ROOT).unlink(missing_ok=True)

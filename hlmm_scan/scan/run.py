@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from hlmm_scan import storage
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.null import host_cache
+from hlmm_scan.results.ledger import ledger_at
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
 from hlmm_scan.scan.compiled import compile_kernels
@@ -34,6 +36,7 @@ from hlmm_scan.scan.prepare import (
 from hlmm_scan.scan.progress import ScanProgress
 from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
+from hlmm_scan.scan.wholeness import look_at_partitions, revocations
 from hlmm_scan.schema import Status
 from hlmm_scan.staging import stands, sweep
 from hlmm_scan.storage import ObjectPath, Place
@@ -95,7 +98,7 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
         return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
-    with ResultStore.open(output).ledger.lock():
+    with ledger_at(output, "").lock():  # it may be too damaged to be opened
         return write_store(inputs, plan, builder, replace=True)
 
 
@@ -343,16 +346,38 @@ def finalise(store: ResultStore) -> ResultStore:
             "the store is damaged, start anew with --overwrite"
         )
     try:
-        store.complete(
-            {
-                "run_status": "complete",
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "status_counts": dict(state.statuses),
-            }
-        )
+        chunks = look_at_partitions(store, plan)
+        if chunks.damaged:
+            _revoke(store, plan, chunks.damaged)
+        attributes: dict[str, Any] = {
+            "run_status": "complete",
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "status_counts": dict(state.statuses),
+        }
+        if state.software:
+            attributes["software_of_partitions"] = dict(state.software)
+        store.complete(attributes, chunks.checksums)
     except OSError as error:
         raise storage_error(store.path, error) from error
     return store
+
+
+def _revoke(store: ResultStore, plan: Plan, damaged: Mapping[int, str]) -> NoReturn:
+    """Take back that partitions are done, so that they can be done again.
+
+    Raises
+    ------
+    IncompleteError
+        Always.
+    """
+    with store.ledger.lock(), store.ledger.writer() as journal:
+        for record in revocations(store, damaged):
+            journal.append(record)
+    raise IncompleteError(
+        f"{store.path}: {len(damaged)} of {plan.n_partitions} partitions do not hold what was "
+        f"written ({listed(damaged)}); the first: {next(iter(damaged.values()))}; run the same "
+        "scan with --retry-failed to do these again"
+    )
 
 
 def _wanting(state: ScanState) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.errors import HlmmScanError
+from hlmm_scan.errors import DamagedError, HlmmScanError
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, checksum, combined
 from hlmm_scan.scan.plan import Plan
@@ -86,6 +87,8 @@ class ScanState:
         Most memory of its own that any worker had; 0 where unknown.
     slowest : tuple of PartitionCost
         The slowest first.
+    software : mapping of str to int
+        Partitions by the versions of numerical libraries, where those are not the store's.
     rate : float
         Finished tests per second of the last hour of work (wall clock); 0 where unknown.
     seconds_left : float or None
@@ -108,6 +111,7 @@ class ScanState:
     seconds: float
     peak_bytes: int
     slowest: tuple[PartitionCost, ...]
+    software: Mapping[str, int]
     rate: float
     seconds_left: float | None
 
@@ -168,6 +172,7 @@ def scan_state(store: ResultStore) -> ScanState:
         seconds=float(seconds.sum()),
         peak_bytes=int(stands.peak_bytes.max(initial=0)),
         slowest=_slowest(plan, stands, seconds),
+        software=dict(sorted(Counter(stands.software.values()).items())),
         rate=rate,
         seconds_left=(plan.n_tests - tests_done) / rate if rate else None,
     )
@@ -193,7 +198,7 @@ def verify(store: ResultStore) -> list[int]:
             for phenotype in partition.phenotypes:
                 values = store.read_partition(phenotype, partition.start, partition.stop)
                 checksums.append(checksum(values, names))
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, DamagedError) as error:
             if transient(error):
                 raise
             # A chunk cut short cannot even be decoded.

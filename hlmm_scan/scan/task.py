@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ from hlmm_scan.schema import Status
 from hlmm_scan.storage import place
 
 logger = logging.getLogger(__name__)
+
+NUMERICAL = ("numba", "numpy", "scipy")
+"""Libraries whose versions may show in the last digits."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
             lambda: _traits(task.store, task.run_id, task.phenotypes, dataset.n_samples)
         )
         results = _fit(partition, dataset, traits, task.options, retrying)
-        checksums, statuses = [], Counter[str]()
+        checksums, statuses, chunks = [], Counter[str](), dict[str, str]()
         for phenotype, columns in zip(partition.phenotypes, results, strict=True):
             wanted = {variable.name: columns[variable.name] for variable in store.variables}
             write = partial(
@@ -109,7 +113,10 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
             )
             with writing(place(task.store)):
                 checksums.append(retrying(write))
+            chunks |= store.chunk_checksums(phenotype, partition.start)
             statuses.update(Status(int(s)).label for s in columns["status"])
+        with writing(place(task.store)):
+            retrying(store.flush)  # a journal that is on the disk must not speak of what is not
     except Exception as error:
         return PartitionRecord(
             partition.index,
@@ -125,7 +132,20 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
         started,
         time.time(),
         retries=retrying.retries,
+        chunks=chunks,
+        software=_other_software(store),
     )
+
+
+def _other_software(store: ResultStore) -> dict[str, str]:
+    """Return the libraries whose versions here are not those that the store was prepared with."""
+    known = store.attributes.get("software", {})
+    return {name: version for name, version in _here().items() if known.get(name) != version}
+
+
+@lru_cache(maxsize=1)
+def _here() -> dict[str, str]:
+    return {name: metadata.version(name) for name in NUMERICAL}
 
 
 def _fit(
@@ -267,7 +287,9 @@ def _null_model(
 def _reading(path: str, phenotype: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, ValueError, RuntimeError) as error:
+    except DamagedError as error:
+        raise InputError(f"the null model of {phenotype} cannot be read: {error}") from error
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
             f"{path}: the null model of {phenotype} cannot be read ({error}); restore the store "
             "from a copy, or start the scan anew with --overwrite"

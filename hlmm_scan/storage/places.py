@@ -22,11 +22,17 @@ from hlmm_scan.storage.attempts import again, transient
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
-    from zarr.abc.store import Store
+
+    from hlmm_scan.storage.checksums import Checks
+    from hlmm_scan.storage.zarr_files import ZarrFiles
+    from hlmm_scan.storage.zarr_objects import ZarrObjects
 
 SCHEMES = ("s3", "s3a", "gs", "az")
 REQUEST_SECONDS = 60.0
 """Time a request may take, a chunk of some megabytes on a slow line included."""
+
+MARK = "hlmm_scan"
+"""Attribute of a Zarr group that says that it is ours, and what it holds."""
 
 ROOT = "zarr.json"
 UNFINISHED_ROOT = "zarr.json.partial"
@@ -290,15 +296,17 @@ def absolute(where: Place) -> Place:
     return where if isinstance(where, ObjectPath) else Path(os.path.abspath(where))  # noqa: PTH100
 
 
-def zarr_store(where: Place, *, read_only: bool = False, whole: bool = False) -> Store:
+def zarr_store(
+    where: Place, *, read_only: bool = False, checks: Checks | None = None
+) -> ZarrFiles | ZarrObjects:
     """Return the Zarr store at a place, which need not exist.
 
     Parameters
     ----------
     where : Path or ObjectPath
     read_only : bool, default False
-    whole : bool, default False
-        For object stores: whether to read an absent chunk is a FileNotFoundError, with its key.
+    checks : Checks, optional
+        Of what is read.
 
     Raises
     ------
@@ -312,10 +320,10 @@ def zarr_store(where: Place, *, read_only: bool = False, whole: bool = False) ->
         below = client(where.url)
         if isinstance(where, UnfinishedPath):
             return ZarrObjects(below, where.url, root=UNFINISHED_ROOT, check=where.check)
-        return ZarrObjects(below, where.url, read_only=read_only, whole=whole)
-    from zarr.storage import LocalStore
+        return ZarrObjects(below, where.url, read_only=read_only, checks=checks)
+    from hlmm_scan.storage.zarr_files import ZarrFiles
 
-    return LocalStore(where, read_only=read_only)
+    return ZarrFiles(where, read_only=read_only, checks=checks)
 
 
 def read_json(where: Place) -> Any:

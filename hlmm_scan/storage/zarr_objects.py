@@ -1,8 +1,7 @@
-"""Zarr's store over an object store, with our retries."""
+"""Zarr's store over an object store, with our retries; what it reads is looked at."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, Self, TypeVar
 
@@ -11,6 +10,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from hlmm_scan.storage.attempts import again_async
+from hlmm_scan.storage.checksums import Checks, bytes_of, checksum_of
 from hlmm_scan.storage.places import ROOT, UNFINISHED_ROOT
 
 T = TypeVar("T")
@@ -34,9 +34,13 @@ class ZarrObjects(ObjectStore[Any]):
         only one process makes it, metadata it has written are not asked for again meanwhile.
     check : callable
         Called before every write; raises if this process may no longer write.
-    whole : bool, default False
-        Whether a chunk that is absent is an error instead of fill values. Looking for it first
-        would double the requests.
+    checks : Checks, optional
+        Of what is read.
+
+    Attributes
+    ----------
+    written : dict of str to int
+        Checksums of the objects written, by key, until somebody takes them out.
     """
 
     def __init__(
@@ -47,35 +51,42 @@ class ZarrObjects(ObjectStore[Any]):
         read_only: bool = False,
         root: str = ROOT,
         check: Callable[[], None] = lambda: None,
-        whole: bool = False,
+        checks: Checks | None = None,
     ) -> None:
         super().__init__(store, read_only=read_only)
         self.url = url
         self.root = root
         self.check = check
-        self.whole = whole
-        self._written: dict[str, Buffer] = {}
+        self.checks = checks
+        self.written: dict[str, int] = {}
+        self._metadata: dict[str, Buffer] = {}
 
     def __str__(self) -> str:
         return self.url
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return the same store, for reading only or not."""
-        return type(self)(
+        other = type(self)(
             self.store,
             self.url,
             read_only=read_only,
             root=self.root,
             check=self.check,
-            whole=self.whole,
+            checks=self.checks,
         )
+        other.written, other._metadata = self.written, self._metadata
+        return other
+
+    def flush(self) -> None:
+        """Do nothing: an object is there for good once the server has answered."""
 
     def _key(self, key: str) -> str:
         return self.root if key == ROOT else key
 
     def _keep(self, key: str, value: Buffer) -> None:
+        self.written[key] = checksum_of(key, bytes_of(value))
         if self.root != ROOT and key.endswith(ROOT):
-            self._written[key] = value
+            self._metadata[key] = value
 
     async def _again(self, key: str, call: Callable[[str], Awaitable[T]]) -> T:
         stored = self._key(key)
@@ -85,11 +96,11 @@ class ZarrObjects(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object or part of it; None where there is none."""
-        if byte_range is None and key in self._written:
-            return self._written[key]
+        if byte_range is None and key in self._metadata:
+            return self._metadata[key]
         found = await self._again(key, lambda k: ObjectStore.get(self, k, prototype, byte_range))
-        if found is None and self.whole and "/c/" in key:
-            raise FileNotFoundError(errno.ENOENT, "missing chunk", key)
+        if self.checks is not None and byte_range is None:
+            self.checks.look(key, None if found is None else bytes_of(found))
         return found
 
     async def get_partial_values(
@@ -105,7 +116,9 @@ class ZarrObjects(ObjectStore[Any]):
 
     async def exists(self, key: str) -> bool:
         """Return whether there is such an object."""
-        return key in self._written or await self._again(key, lambda k: ObjectStore.exists(self, k))
+        return key in self._metadata or await self._again(
+            key, lambda k: ObjectStore.exists(self, k)
+        )
 
     async def set(self, key: str, value: Buffer) -> None:
         """Put an object."""
@@ -116,14 +129,16 @@ class ZarrObjects(ObjectStore[Any]):
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Put an object where there is none."""
         self.check()
-        if key not in self._written:
+        if key not in self._metadata and not await self.exists(key):
             await self._again(key, lambda k: ObjectStore.set_if_not_exists(self, k, value))
-            # What stands there now, this or what stood there before, is not known.
+            self.written[key] = checksum_of(key, bytes_of(value))
+            # Not kept: whether this stands there now, or another's that came first, is not known.
 
     async def delete(self, key: str) -> None:
         """Delete an object."""
         self.check()
-        self._written.pop(key, None)
+        self._metadata.pop(key, None)
+        self.written.pop(key, None)
         await self._again(key, lambda k: ObjectStore.delete(self, k))
 
     async def getsize(self, key: str) -> int:

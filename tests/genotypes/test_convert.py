@@ -87,7 +87,7 @@ def test_layout_is_that_of_the_registry(make_fileset, copies, out):
     assert calls.chunks == (1, 6)
     assert calls.fill_value == 0x55
     codecs = [c["name"] for c in json.loads((out / calls.path / "zarr.json").read_text())["codecs"]]
-    assert codecs == ["bytes", "zstd"]
+    assert codecs == ["bytes", "zstd", "crc32c"]
 
 
 def test_xarray_opens_it_without_warnings(make_fileset, copies, out):
@@ -109,6 +109,7 @@ def test_attributes(make_fileset, copies, out):
     attributes = dict(zarr.open_group(out, mode="r").attrs)
     assert attributes["source_files"] == ["data.bed"]
     assert attributes["source"] == f"hlmm_scan-{__version__}"
+    assert len(attributes["hlmm_scan"].pop("document_crc32c")) == 8
     assert attributes["hlmm_scan"] == {
         "kind": "genotypes",
         "format": 2,
@@ -116,6 +117,7 @@ def test_attributes(make_fileset, copies, out):
         "n_samples": 23,
         "n_variants": 101,
         "fingerprint": dataset.fingerprint,
+        "checksums": True,
     }
     everything = b"".join(f.read_bytes() for f in out.rglob("zarr.json"))
     assert str(out.parent).encode() not in everything

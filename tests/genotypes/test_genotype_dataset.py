@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.storage.checksums import sealed
 
 
 @pytest.fixture
@@ -91,13 +93,23 @@ def test_only_the_chunks_read_must_be_there(dataset, copies):
 def test_torn_chunk_is_an_error(dataset):
     chunk = dataset.path / "call_genotype_packed" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-4])
-    with pytest.raises(InputError, match="call_genotype_packed cannot be decoded at rows 20:40"):
+    with pytest.raises(InputError, match="chunk call_genotype_packed/c/1/0 is damaged"):
         dataset.read_packed(20, 40)
 
 
 def edit_mark(path: Path, **changes: object) -> None:
-    group = zarr.open_group(path, mode="r+")
-    group.attrs["hlmm_scan"] = {**group.attrs["hlmm_scan"], **changes}
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["hlmm_scan"] |= changes
+    (path / "zarr.json").write_bytes(sealed(root))
+
+
+def unseal(path: Path) -> None:
+    """Make it a dataset of before there were checksums."""
+    root = json.loads((path / "zarr.json").read_text())
+    del root["attributes"]["hlmm_scan"]["document_crc32c"]
+    del root["attributes"]["hlmm_scan"]["checksums"]
+    (path / "zarr.json").write_text(json.dumps(root))
+    shutil.rmtree(path / "checksums")
 
 
 def test_what_is_not_a_dataset(dataset, tmp_path):
@@ -130,6 +142,7 @@ def test_other_format_version(dataset):
 @pytest.mark.parametrize("name", ["call_genotype_packed", "sample_id"])
 def test_missing_array(dataset, name):
     # As a writer without consolidated metadata would have left it.
+    unseal(dataset.path)
     shutil.rmtree(dataset.path / name)
     root = dataset.path / "zarr.json"
     group = zarr.open_group(dataset.path, mode="r", use_consolidated=False)
@@ -141,6 +154,7 @@ def test_missing_array(dataset, name):
 
 
 def test_calls_of_another_number_of_people(dataset, copies):
+    unseal(dataset.path)
     group = zarr.open_group(dataset.path, mode="r+", use_consolidated=False)
     del group["sample_id"]
     group.create_array("sample_id", shape=(40,), dtype=str)

@@ -14,9 +14,13 @@ N_VARIANTS, CHUNK = 7, 3
 
 
 def make_store(
-    path: Path, phenotypes: Sequence[str] = ("height",), *, random_effects: bool = False
+    path: Path,
+    phenotypes: Sequence[str] = ("height",),
+    *,
+    random_effects: bool = False,
+    sealed: bool = True,
 ) -> ResultStore:
-    """A sealed store of 7 variants in chunks of 3 (the last holds one), with coordinates."""
+    """A store of 7 variants in chunks of 3 (the last holds one), with coordinates."""
     store = ResultStore.create(
         path,
         phenotypes=phenotypes,
@@ -36,6 +40,8 @@ def make_store(
             "other_allele": np.array(["GT"] * N_VARIANTS, dtype=object),
         },
     )
+    if not sealed:
+        return store
     store.seal()
     return ResultStore.open(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,8 @@ def test_completing_keeps_consolidated_metadata_and_attributes_of_arrays(store):
     store.complete({"run_status": "complete", "finished": "now"})
     after = json.loads((store.path / "zarr.json").read_text())
     assert after["consolidated_metadata"] == before["consolidated_metadata"]
+    del before["attributes"]["hlmm_scan"]["document_crc32c"]
+    del after["attributes"]["hlmm_scan"]["document_crc32c"]
     assert after["attributes"] == {
         **before["attributes"],
         "run_status": "complete",
@@ -140,13 +143,11 @@ def test_completing_keeps_consolidated_metadata_and_attributes_of_arrays(store):
     assert store.dataset()["add"].attrs["units"] == "phenotype units"
 
 
-@pytest.mark.parametrize("fault", ["write_text", "replace"])
+@pytest.mark.parametrize("fault", ["open", "replace"])
 def test_a_completion_that_fails_leaves_the_store_as_it_was(store, monkeypatch, fault):
     before = (store.path / "zarr.json").read_bytes()
 
     def fail(path, *args, **kwargs):
-        if fault == "write_text":
-            path.write_bytes(b"{half")
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Path, fault, fail)
@@ -161,9 +162,10 @@ AWKWARD = ["a/b", ".x", "..", "__y", "ü", "zarr.json", "%.x", "a b", "A", "a", 
 
 
 def test_phenotypes_of_any_name_have_a_null_group_of_their_own(tmp_path):
-    store = stores.make_store(tmp_path / "r", AWKWARD)
+    store = stores.make_store(tmp_path / "r", AWKWARD, sealed=False)
     for k, name in enumerate(AWKWARD):
         store.null_group(name).attrs.update({"number": k})
+    store.seal()
     again = ResultStore.open(store.path)
     assert again.phenotypes == AWKWARD
     assert [again.null_group(name).attrs["number"] for name in AWKWARD] == list(range(len(AWKWARD)))
@@ -171,6 +173,13 @@ def test_phenotypes_of_any_name_have_a_null_group_of_their_own(tmp_path):
     folders = [p for p in (store.path / "null").iterdir() if p.is_dir()]
     assert len(folders) == len(AWKWARD)
     assert [str(p) for p in xr.open_zarr(store.path)["phenotype"].values] == AWKWARD
+
+
+def test_a_lazy_dataset_travels(store):
+    values = stores.chunk_values(3, seed=1)
+    store.write_partition(0, 0, 3, values)
+    sent = pickle.loads(pickle.dumps(ResultStore.open(store.path).dataset(chunks={})))
+    assert (sent["add"].values[0, :3] == values["add"]).all()
 
 
 def test_the_plan_comes_back(store):
