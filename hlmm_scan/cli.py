@@ -11,16 +11,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 
-from hlmm_scan import __version__, logs, signals, storage
+from hlmm_scan import __version__, logs, signals, storage, surroundings
 from hlmm_scan.config import INFORMATION, ScanConfig, absolute, compose, load_config, to_yaml
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
+from hlmm_scan.shown import one_line, printable
 
 PROGRAM = "hlmm-scan"
 EXIT_CODES = """\b
@@ -30,7 +32,7 @@ Exit codes:
   2        bad input, a full or read-only disk: trying again without a change cannot help
   3        another run holds the store
   4        workers or storage lost: the same command again goes on
-  130 143  interrupted, terminated: the same command again goes on
+  130 143  interrupted, terminated: a scan or conversion goes on when it is given again
 """
 _FILE = click.Path(path_type=Path)
 _STORE = storage.place
@@ -67,6 +69,7 @@ class _Group(click.Group):
 def cli(verbose: bool, log_file: Path | None, log_json: Path | None) -> None:
     """Genome scans for effects on the mean and the variance of a trait."""
     logs.configure(verbose, log_file, log_json)
+    surroundings.prepare()
 
 
 # convert and simulate ---------------------------------------------------------------------
@@ -116,7 +119,7 @@ def convert(
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, not {workers}")
-    with Progress(0, "variants") as progress:
+    with Progress(0, "variants") as progress, signals.work_kept():
         dataset = run_convert(
             sources,
             output,
@@ -754,7 +757,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal of another encoding lacks
     try:
-        with signals.heard():
+        with signals.heard(), _printable_output():
             cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
     except HlmmScanError as error:
         return _fail(str(error), error.exit_code)
@@ -768,25 +771,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stopped("interrupted", 130)
     except signals.Terminated:
         return _stopped("terminated", 143)
-    except RuntimeError as error:
-        if "cannot cache function" not in str(error):  # numba, while our kernels are loaded
-            raise
-        return _fail(
-            "no folder to keep compiled kernels in can be written; set NUMBA_CACHE_DIR to one",
-            InputError.exit_code,
-        )
-    except OSError as error:  # of what is read; what is written has its own words
-        if error.filename is None or error.strerror is None:
-            raise
-        code = (InfrastructureError if storage.transient(error) else InputError).exit_code
-        return _fail(f"{error.filename}: {error.strerror}", code)
     except SystemExit:  # click, where the reader of our output went away, as `head` does
         return 0
+    except Exception as error:
+        return _unexpected(error)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
+        return _unexpected(error)
     return 0
 
 
+def _unexpected(error: BaseException) -> int:
+    """Tell an error that nobody has words for in one line; its traceback goes to the logs."""
+    logger = logging.getLogger("hlmm_scan")
+    if logger.handlers:  # else Python prints it
+        logger.error("where the error came from", exc_info=error, extra={"origin": True})
+    if isinstance(error, OSError) and error.strerror is not None:
+        # Of what is read; what is written has its own words.
+        code = (InfrastructureError if storage.transient(error) else InputError).exit_code
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror}", code)
+    if isinstance(error, MemoryError):
+        why = f" ({error})" if str(error) else ""
+        return _fail(f"there is not enough memory{why}", InputError.exit_code)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _fail(
+        f"unexpected error, {what}; -v or --log-file FILE shows where it came from: please report "
+        "it",
+        InputError.exit_code,
+    )
+
+
+@contextmanager
+def _printable_output() -> Iterator[None]:
+    """Let nothing reach the terminal that it would obey, nor fail at what it cannot show."""
+    before = sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # a stand-in of a caller's
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = cast(TextIO, _Printable(before))
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
+class _Printable:
+    """A stream that shows control characters as escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text) if isinstance(text, str) else text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo(f"{PROGRAM}: {' '.join(message.splitlines())}", err=True)
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
     return code
 
 
@@ -794,4 +839,5 @@ def _stopped(word: str, code: int) -> int:
     # Zarr's event loop would complain of the reads and writes that are left behind.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    return _fail(f"{word}; the same command again goes on from here", code)
+    kept = signals.GOES_ON * signals.work_is_kept()
+    return _fail(f"{word}{kept}", code)

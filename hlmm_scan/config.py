@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import yaml
 
 from hlmm_scan import storage
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.shown import one_line, quoted
 from hlmm_scan.storage import ObjectPath, Place
-from hlmm_scan.textfiles import read_text
+from hlmm_scan.yaml_files import read_mapping
 
 DEFAULT_MIN_MAF = 0.01
 DEFAULT_MIN_MAC = 20
@@ -20,6 +22,8 @@ DEFAULT_MAX_MISSING = 0.05
 DEFAULT_MISSING_VALUES = ("NA",)
 DEFAULT_NULL_MODE_REFINE_THRESHOLD = 1e-3
 DEFAULT_MIN_LEVEL_COUNT = 10
+MOST = 2**31 - 1
+"""Of anything that is counted."""
 SEXES = ("male", "female")
 RANKS_OF = ("residuals", "phenotype")
 COVARIATE_MODES = ("joint", "null", "seed")
@@ -268,6 +272,12 @@ class ScanConfig:
     cluster: Path | None = _option(
         None, "path", "YAML file that describes workers in SLURM jobs or Kubernetes pods."
     )
+    dashboard: bool | None = _option(
+        None,
+        "yes_no",
+        "Show the work of --workers on a page of Dask's, whose address is logged and which every "
+        "account of this machine can look at. Default: no.",
+    )
     partition_variants: int | None = _option(
         None, "whole", "Variants per task, a multiple of the genotype chunk. Default: chosen."
     )
@@ -294,15 +304,16 @@ class ScanConfig:
                 raise InputError(f"{name} must be between 0 and 1, not {value}")
         for name in ("workers", "partition_variants", "min_level_count", "autosomes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be 1 or more, not {value}")
+            if value is not None and not 1 <= value <= MOST:
+                span = "1 or more" if value < 1 else f"at most {MOST:,}"
+                raise InputError(f"{name} must be {span}, not {quoted(value)}")
         for f in fields(self):
             choices = f.metadata.get("choices")
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 hint = nearest(str(value), choices)
                 raise InputError(
-                    f"{f.name} must be one of {', '.join(choices)}, not '{value}'{hint}"
+                    f"{f.name} must be one of {', '.join(choices)}, not {quoted(value)}{hint}"
                 )
         if self.covariate_mode == "seed" and (self.condition or self.condition_list):
             raise InputError(
@@ -337,12 +348,14 @@ class ScanConfig:
         elsewhere = [name for name in ("scheduler", "cluster") if getattr(self, name) is not None]
         if len(elsewhere) > 1:
             raise InputError("scheduler and cluster exclude each other: a scan has one of them")
-        for name in ("workers", "memory_limit"):
+        for name in ("workers", "memory_limit", "dashboard"):
             if elsewhere and getattr(self, name) is not None:
                 raise InputError(
                     f"{name} is for workers of this machine; leave it out with {elsewhere[0]}, "
                     "whose workers are what they are"
                 )
+        if self.dashboard and importlib.util.find_spec("bokeh") is None:
+            raise InputError("dashboard needs bokeh; pip install 'hlmm-scan[dashboard]'")
         if len(set(self.phenotype)) < len(self.phenotype):
             raise InputError("phenotype: the same name is given twice")
         if len(set(self.genotypes)) < len(self.genotypes):
@@ -374,21 +387,14 @@ def load_config(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing, not YAML, holds an unknown key, or a value of the wrong kind.
     """
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        raise InputError(f"{path}{line}: not valid YAML") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'key: value' lines")
+    content = read_mapping(path)
     known = {f.name: f for f in fields(ScanConfig)}
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+            raise InputError(
+                f"{path}: unknown key '{one_line(str(key), 80)}'{nearest(str(key), known)}"
+            )
         if value is not None:
             values[key] = _read(known[key].metadata["kind"], key, value, path)
     return values
@@ -444,17 +450,17 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     """Check one YAML value against the kind of its key."""
 
     def wrong(expected: str) -> InputError:
-        return InputError(f"{path}: {key} must be {expected}, not {value!r}")
+        return InputError(f"{path}: {key} must be {expected}, not {quoted(value)}")
 
     if kind == "path":
         if not isinstance(value, str):
             raise wrong("a path")
-        return path.parent / Path(value).expanduser()
+        return path.parent / _expanded(Path(value), key, path)
     if kind == "store":
         if not isinstance(value, str):
             raise wrong("a path")
         where = storage.place(value)
-        return path.parent / where.expanduser() if isinstance(where, Path) else where
+        return path.parent / _expanded(where, key, path) if isinstance(where, Path) else where
     if kind in ("paths", "stores"):
         items = value if isinstance(value, list) else [value]
         if (kind == "stores" and not items) or not all(isinstance(item, str) for item in items):
@@ -463,7 +469,7 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     if kind == "names":
         items = value if isinstance(value, list) else [value]
         # YAML takes a bare no, off or true for a truth value: quotes make it a name.
-        if not all(type(item) in (str, int, float) for item in items):
+        if not all(isinstance(i, str | int | float) and not isinstance(i, bool) for i in items):
             raise wrong("a name or a list of names")
         return tuple(str(item) for item in items)
     if kind == "yes_no":
@@ -482,7 +488,17 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
                 raise wrong("a number") from None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong("a number")
-        return value
+        return float(value) if isinstance(value, float) else value
     if not isinstance(value, str):
         raise wrong("text")
     return value
+
+
+def _expanded(path: Path, key: str, file: Path) -> Path:
+    """Return a path with the home folder in place of ``~``."""
+    if "\0" in str(path):
+        raise InputError(f"{file}: {key} must be a path, not {quoted(str(path))}")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # of a user there is not
+        raise InputError(f"{file}: {key}: there is no home folder {path.parts[0]}") from None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_NAME = 200
+"""That is compared with others: the time it takes grows with the square."""
+
 
 class HlmmScanError(Exception):
     """Base of all errors that are reported as one line and without a traceback.
@@ -56,5 +59,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known : iterable of str
         Names that would have been right.
     """
+    if len(name) > _LONGEST_NAME:
+        return ""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""

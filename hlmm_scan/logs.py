@@ -6,11 +6,37 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.shown import printable
 
 _OURS = "hlmm_scan"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class PlainFormatter(logging.Formatter):
+    """Lines for people: what ids and cells hold of control characters stands there as escapes.
+
+    Parameters
+    ----------
+    form : str
+        As ``logging.Formatter`` takes it.
+    tracebacks : bool, default True
+        Whether to write where an error came from.
+    """
+
+    def __init__(self, form: str, *, tracebacks: bool = True) -> None:
+        super().__init__(form)
+        self._tracebacks = tracebacks
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback, if there is to be any."""
+        return super().formatException(ei) if self._tracebacks else ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        return printable(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -41,7 +67,7 @@ def configure(verbose: bool, log_file: Path | None = None, log_json: Path | None
     Parameters
     ----------
     verbose : bool
-        Whether to log more, to standard error and `log_file`.
+        Whether to log more, to standard error and `log_file`; tracebacks on standard error too.
     log_file : Path, optional
         Also log lines with time and level to this file.
     log_json : Path, optional
@@ -58,9 +84,12 @@ def configure(verbose: bool, log_file: Path | None = None, log_json: Path | None
         root.removeHandler(handler)
         handler.close()
     root.setLevel(logging.DEBUG if log_json else level)
-    _add(root, logging.StreamHandler(), logging.Formatter("%(message)s"), level)
+    terminal = logging.StreamHandler()
+    if not verbose:
+        terminal.addFilter(lambda record: not hasattr(record, "origin"))
+    _add(root, terminal, PlainFormatter("%(message)s", tracebacks=verbose), level)
     if log_file:
-        form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        form = PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
         _add(root, _to_file(log_file), form, level)
     if log_json:
         _add(root, _to_file(log_json), JsonFormatter(), logging.DEBUG)
@@ -69,8 +98,8 @@ def configure(verbose: bool, log_file: Path | None = None, log_json: Path | None
 def _to_file(path: Path) -> logging.Handler:
     try:
         return logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # as of a NUL in the name
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _add(

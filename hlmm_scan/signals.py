@@ -31,6 +31,25 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _RAISED_AGAIN = b"\xff"  # no signal's number
 
 
+GOES_ON = "; the same command again goes on from here"
+
+_keeping = False
+
+
+@contextmanager
+def work_kept() -> Iterator[None]:
+    """Say that what is done within the block is kept, and need not be done again after a signal."""
+    global _keeping
+    _keeping = True
+    yield
+    _keeping = False  # not where the block is left by an error: it is what the error stopped
+
+
+def work_is_kept() -> bool:
+    """Return whether such a block is under way, or was ended by an error."""
+    return _keeping
+
+
 class Terminated(BaseException):
     """SIGTERM arrived."""
 
@@ -42,7 +61,8 @@ def heard() -> Iterator[None]:
     In the main thread only. Another signal, or `GRACE_SECONDS` in which the process does not end,
     ends it with exit code 128 + signal.
     """
-    raised, main_thread = 0, threading.get_ident()
+    global _keeping
+    raised, main_thread, _keeping = 0, threading.get_ident(), False
     unraisable_hook = sys.unraisablehook
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -90,9 +110,11 @@ def heard() -> Iterator[None]:
 def _watch(listening: int) -> None:
     """Read the numbers of the signals that arrive until the block is over."""
     first, own, deadline = 0, 0, 0.0
+    arriving = select.poll()  # select itself knows no descriptor beyond 1,023
+    arriving.register(listening, select.POLLIN)
     while True:
-        patience = max(0.0, deadline - time.monotonic()) if first else None
-        if not select.select([listening], [], [], patience)[0]:
+        patience = max(0.0, deadline - time.monotonic()) * 1000 if first else None
+        if not arriving.poll(patience):
             break
         numbers = os.read(listening, 64)
         if not numbers:  # the block is over
@@ -109,5 +131,5 @@ def _watch(listening: int) -> None:
             first = ours[-1]
             break
     with suppress(OSError):
-        os.write(2, b"hlmm-scan: stopped at once; the same command again goes on from here\n")
+        os.write(2, f"hlmm-scan: stopped at once{GOES_ON * _keeping}\n".encode())
     os._exit(128 + first)

@@ -9,14 +9,12 @@ another name, and would match nobody without a word.
 from __future__ import annotations
 
 import codecs
-import gzip
 import re
-import zlib
 from pathlib import Path
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.packed import unpacked
 
-GZIP = b"\x1f\x8b"
 MARK = codecs.BOM_UTF8
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -59,17 +57,13 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # as of a NUL in the name
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def as_text(content: bytes, path: Path) -> str:
     """Return the content of a file as text with ``\\n`` line ends; see :func:`read_text`."""
-    if content.startswith(GZIP):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            raise InputError(f"{path}: the gzip data are damaged or truncated") from None
+    content = unpacked(content, path)
     if content.startswith(_UTF_16):
         try:
             text = content.decode("utf-16")

@@ -65,6 +65,7 @@ missing_value: [NA, -9]
 workers: 3
 memory_limit: 16GiB
 partition_variants: 128
+dashboard: false
 """
 
 
@@ -134,6 +135,7 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         workers=3,
         memory_limit="16GiB",
         partition_variants=128,
+        dashboard=False,
     )
     # In place of workers; with the plain method only.
     elsewhere = {"scheduler", "cluster", "interaction", "interaction_variance"}

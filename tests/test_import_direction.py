@@ -16,16 +16,22 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.
 # A package imports from itself and from packages further left; the first two know nothing at all.
 RANKS = {"models": 0, "genotypes": 0, "cohort": 1, "null": 2, "kernels": 3, "results": 4, "scan": 5}
 RANKS |= {"analysis": 6, "report": 7}
+# Everybody may know these.
 BASE = {
     "errors",
+    "packed",
     "schema",
+    "separators",
+    "shown",
     "staging",
     "storage",
     "textfiles",
+    "yaml_files",
     "hlmm_scan",
-}  # everybody may know these
+}
 # Modules at the top, and who may know them; scan/ takes the options of a run from config.
-TOP = {"config": {"scan", "cli"}, "simulate": {"cli"}, "logs": {"cli"}, "signals": {"cli"}}
+TOP = {"config": {"scan", "cli"}, "simulate": {"cli"}, "logs": {"cli"}}
+TOP |= {"signals": {"cli", "scan"}, "surroundings": {"cli"}}
 TOP |= {"cli": {"__main__"}, "__main__": set()}
 ROOMS = {
     "dask": {"scan"},

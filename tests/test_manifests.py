@@ -113,6 +113,8 @@ def test_preemption_is_told_from_error_and_bad_input_is_not_tried_again(path):
     (container,) = pod["containers"]
     assert {rule["onExitCodes"]["containerName"] for rule in by_code} == {container["name"]}
     assert spec["podReplacementPolicy"] == "Failed"
+    assert spec["activeDeadlineSeconds"] > 3600  # a pod that hangs is not paid for for ever
+    assert spec["ttlSecondsAfterFinished"] > 86400  # nor its log gone before it is looked at
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.name)

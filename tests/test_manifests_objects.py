@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from hlmm_scan.cli import cli
 from hlmm_scan.storage import ObjectPath
@@ -88,5 +92,19 @@ def test_only_the_first_step_mounts_the_tables():
         assert claims == ([{"claimName": claim}] if name == "prepare.yaml" else [])
 
 
-def test_the_image_has_what_object_stores_need():
-    assert "'.[object-stores]'" in (FOLDER / "Dockerfile").read_text()
+def test_the_image_has_every_extra_each_version_and_hash_written_down():
+    """What pods read and write: object stores, and every kind of genotype file and export."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: of for name, of in project["optional-dependencies"].items() if name != "test"}
+    wanted = [
+        Requirement(text) for of in (project["dependencies"], *extras.values()) for text in of
+    ]
+    lock = (FOLDER / "requirements.lock").read_text()
+    locked = re.split(r"\n(?=[a-z0-9])", lock.strip().lower())
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in locked)
+    versions = dict(entry.split()[0].split("==") for entry in locked)
+    for one in [*wanted, Requirement("setuptools>=68")]:
+        assert one.specifier.contains(versions[canonicalize_name(one.name)]), one
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    assert "--require-hashes" in dockerfile
+    assert all(f"--extra {name}" in dockerfile for name in extras)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.selection import Region
+from hlmm_scan.shown import one_line
 
 NAMED_REGIONS = {
     "mhc-grch37": Region("6", 28_477_797, 33_448_354),
@@ -38,7 +39,7 @@ def parse_region(text: str) -> Region:
         return named
     if "-" in text and ":" not in text:  # a name has a hyphen, a chromosome has none
         raise InputError(
-            f"region '{text}' is neither chromosome:from-to nor one of "
+            f"region '{one_line(text, 80)}' is neither chromosome:from-to nor one of "
             f"{', '.join(NAMED_REGIONS)}{nearest(text.lower(), NAMED_REGIONS)}"
         )
     return Region.parse(text)

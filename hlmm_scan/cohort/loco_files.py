@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,8 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.packed import unpacked
+from hlmm_scan.shown import one_line
 from hlmm_scan.textfiles import decoded
 
 FloatArray = NDArray[np.float64]
@@ -71,7 +71,9 @@ def read_loco(
                 )
             contig = chromosome(decoded(cells[0], number, path), autosomes)
             if contig in rows:
-                raise InputError(f"{path}, line {number}: chromosome {contig} is there already")
+                raise InputError(
+                    f"{path}, line {number}: chromosome {one_line(contig, 80)} is there already"
+                )
             values = np.append(_numbers(path, number, cells[1:], people), np.nan)
             rows[contig] = values[where]
     if not rows:
@@ -83,7 +85,9 @@ def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.in
     """Return where each sample stands among the people of a file; −1 where it does not."""
     index = pd.Index(people)
     if not index.is_unique:
-        raise InputError(f"{path}, line 1: {index[index.duplicated()][0]} is there twice")
+        raise InputError(
+            f"{path}, line 1: {one_line(index[index.duplicated()][0], 80)} is there twice"
+        )
     iid = np.asarray(samples.individual_id, object)
     namings = [iid + "_" + iid, "0_" + iid, iid]
     if samples.family_id is not None:
@@ -93,7 +97,8 @@ def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.in
     best = int(np.argmax(counts))
     if not counts[best]:
         raise InputError(
-            f"{path}: nobody is in the genotypes: the first is {people[0]}, there {namings[0][0]}"
+            f"{path}: nobody is in the genotypes: the first is {one_line(people[0], 80)}, there "
+            f"{namings[0][0]}"
         )
     there = found[best][found[best] >= 0]
     if len(np.unique(there)) < len(there):
@@ -111,9 +116,10 @@ def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> Fl
     wrong = np.isinf(values)
     if wrong.any():
         column = int(np.argmax(wrong))
-        text = decoded(cells[column], line, path)
+        text = one_line(decoded(cells[column], line, path), 80)
         raise InputError(
-            f"{path}, line {line}: '{text}' of {people[column]} (field {column + 2}) is no number"
+            f"{path}, line {line}: '{text}' of {one_line(people[column], 80)} (field {column + 2}) "
+            "is no number"
         )
     return values
 
@@ -132,12 +138,6 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == b"\x1f\x8b"
-            if not packed:
-                yield raw
-                return
-            with gzip.open(raw) as file:
-                yield io.BufferedReader(file)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path}: the gzip data are damaged or truncated") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+            yield io.BytesIO(unpacked(raw.read(), path)) if packed else raw
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None

@@ -25,6 +25,7 @@ from hlmm_scan.cohort.tables import Table, read_table
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import X, chromosome, is_autosome
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.shown import one_line
 from hlmm_scan.textfiles import as_text, read_bytes
 
 logger = logging.getLogger(__name__)
@@ -298,12 +299,18 @@ def load_offsets(
 
 def _loco_path(path: Path, name: str) -> Path:
     """Return where a file that a list names is: files are moved together with their list."""
-    named = Path(name).expanduser()
-    beside = path.parent / named
-    if beside.exists():  # also where the name is absolute
-        return beside
-    moved = path.parent / named.name
-    return moved if moved.exists() else beside
+    try:
+        if "\0" in name:
+            raise ValueError("it holds NUL")
+        named = Path(name).expanduser()
+        beside = path.parent / named
+        if beside.exists():  # also where the name is absolute
+            return beside
+        moved = path.parent / named.name
+        return moved if moved.exists() else beside
+    except (OSError, RuntimeError, ValueError) as error:  # too long; no such home; NUL in it
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: '{one_line(name, 80)}' is no name of a file ({why})") from None
 
 
 def _digest(path: Path) -> bytes:

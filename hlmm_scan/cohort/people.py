@@ -13,6 +13,7 @@ from hlmm_scan.cohort.grammar import split_line
 from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, read_text, separator_of
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
+from hlmm_scan.shown import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ def read_people(path: Path) -> tuple[SampleIds, str]:
     for number, line in lines:
         fields = split_line(line, separator)[:n_ids]
         if len(fields) < n_ids or "" in fields:
-            raise InputError(f"{path}, line {number}: expected {_FIELDS[n_ids]}, found '{line}'")
+            found = one_line(line, 80)
+            raise InputError(f"{path}, line {number}: expected {_FIELDS[n_ids]}, found '{found}'")
         people[tuple(fields)] = None
     ids = np.array(list(people), object).reshape(len(people), n_ids)
     family_id = ids[:, 0].copy() if n_ids == 2 else None

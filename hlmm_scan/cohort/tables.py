@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import hashlib
 import math
 import os
 import re
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from hlmm_scan.cohort.cells import columns_of_words, parse_body
 from hlmm_scan.cohort.grammar import Layout, Missing, split_line
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.packed import unpacked
 
 StrArray = NDArray[np.object_]
 
@@ -264,11 +263,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _as_text(content: bytes, path: Path) -> bytes:
     """UTF-8 text with ``\\n`` line ends, decompressed and without a byte-order mark."""
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            raise InputError(f"{path}: the gzip data are damaged or truncated") from None
+    content = unpacked(content, path)
     for marks, encoding in _WIDE:
         if content.startswith(marks):
             try:

@@ -16,10 +16,13 @@ from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.variant_names import VariantName, listed, read_variant_names
+from hlmm_scan.shown import one_line
 from hlmm_scan.textfiles import read_bytes
 
 _TABLE_ROWS = 65_536
-_MOST_DIGITS = 15  # of a position, commas among them
+_LAST = int(np.iinfo(np.int32).max)
+"""Position that no chromosome reaches; those beyond are the same."""
+
 _REGION = re.compile(r"(?P<contig>.+?)(?::(?P<start>[\d,]+)(?:-(?P<stop>[\d,]+))?)?")
 
 
@@ -73,20 +76,26 @@ class Region:
         """
         match = _REGION.fullmatch(text.strip())
         if match is None or (":" in text and match["start"] is None):
-            raise InputError(f"region '{text}' is not chromosome, or chromosome:from-to")
+            raise InputError(
+                f"region '{one_line(text, 80)}' is not chromosome, or chromosome:from-to"
+            )
         if match["start"] is None:
-            return cls(match["contig"], 0, np.iinfo(np.int32).max)
-        if max(len(match["start"]), len(match["stop"] or "")) > _MOST_DIGITS:
-            raise InputError(f"region '{text[:60]}' lies beyond the end of any chromosome")
-        start = int(match["start"].replace(",", "") or 0)
-        stop = int((match["stop"] or match["start"]).replace(",", "") or 0)
+            return cls(match["contig"], 0, _LAST)
+        start = _coordinate(match["start"])
+        stop = _coordinate(match["stop"] or match["start"])
         if stop < start:
-            raise InputError(f"region '{text}' ends before it starts")
+            raise InputError(f"region '{one_line(text, 80)}' ends before it starts")
         return cls(match["contig"], start, stop)
 
     def __str__(self) -> str:
-        whole = self.start == 0 and self.stop == np.iinfo(np.int32).max
+        whole = self.start == 0 and self.stop == _LAST
         return self.contig if whole else f"{self.contig}:{self.start}-{self.stop}"
+
+
+def _coordinate(text: str) -> int:
+    """Return a position as it is written, with commas or without, however many digits it has."""
+    digits = text.replace(",", "").lstrip("0")
+    return min(int(digits or 0), _LAST) if len(digits) < 18 else _LAST
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
         if kind == "regenie":
             variables = {v for t in tests for v in t.variables}
             variables |= {"n", "effect_allele_frequency", "info", "test_flags"}
-            rows = FinishedRows(store, chosen, sorted(variables))
+            rows = FinishedRows(store, chosen, sorted(variables), numbered=True)
             columns = [c for c in REGENIE_COLUMNS if c != "INFO" or "info" in rows.columns]
             first = header(columns, " ")
             return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))

@@ -1,13 +1,22 @@
-"""Chromosomes as every export has them: by their numbers."""
+"""Chromosomes in exports: one name each, in the order of their numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, MT, XY, X, Y, chromosome
+from hlmm_scan.genotypes.chromosomes import (
+    HUMAN_AUTOSOMES,
+    MT,
+    XY,
+    X,
+    Y,
+    chromosome,
+    number_of,
+)
 
 _AFTER_AUTOSOMES = {X: 1, Y: 2, XY: 1, MT: 3}
 """How far after the last autosome: of humans X is 23, Y 24 and MT 25, as in the GWAS catalog."""
@@ -15,8 +24,21 @@ _AFTER_AUTOSOMES = {X: 1, Y: 2, XY: 1, MT: 3}
 _MOST_IN_CATALOG = 25
 
 
+def autosomes_said(attributes: Mapping[str, Any]) -> int | None:
+    """Return how many autosomes a result store says its species has; None of an older store."""
+    parameters = attributes.get("parameters")
+    asked = parameters.get("autosomes") if isinstance(parameters, Mapping) else None
+    said = attributes.get("autosomes") or asked
+    return None if said is None else int(said)
+
+
+def autosomes_of(attributes: Mapping[str, Any]) -> int:
+    """Return how many autosomes the species of a result store has, by the store's attributes."""
+    return autosomes_said(attributes) or HUMAN_AUTOSOMES
+
+
 def exported_chromosomes(contigs: Iterable[str], autosomes: int | None) -> dict[str, str]:
-    """Return what exports call the chromosomes of a store.
+    """Return the numbers of a store's chromosomes, for formats that have numbers.
 
     Parameters
     ----------
@@ -32,11 +54,22 @@ def exported_chromosomes(contigs: Iterable[str], autosomes: int | None) -> dict[
         stay what they are.
     """
     contigs = list(contigs)
-    if autosomes is None:
-        numbers = [int(name) for name in map(_bare, contigs) if _is_number(name)]
-        human = max(numbers, default=0) <= HUMAN_AUTOSOMES + 4
-        autosomes = HUMAN_AUTOSOMES if human else max(numbers)
+    autosomes = _autosomes(contigs, autosomes)
     return {contig: _exported(contig, autosomes) for contig in contigs}
+
+
+def named_chromosomes(contigs: Iterable[str], autosomes: int | None) -> dict[str, str]:
+    """Return the names of a store's chromosomes: of several ways to write one, the first.
+
+    Parameters
+    ----------
+    contigs, autosomes
+        As for :func:`exported_chromosomes`.
+    """
+    contigs = list(contigs)
+    autosomes = _autosomes(contigs, autosomes)
+    first: dict[str, str] = {}
+    return {c: first.setdefault(chromosome(c, autosomes), c) for c in contigs}
 
 
 def catalog_numbers(contigs: NDArray[np.object_]) -> NDArray[np.int64]:
@@ -54,12 +87,33 @@ def catalog_numbers(contigs: NDArray[np.object_]) -> NDArray[np.int64]:
     return np.array([known[name] for name in contigs], dtype=np.int64)
 
 
-def order_of(names: Iterable[str]) -> dict[str, int]:
-    """Return the rank of exported chromosomes: numbers first, others as they first appear."""
-    seen = list(dict.fromkeys(names))
-    numbered = sorted((name for name in seen if _is_number(name)), key=int)
-    others = [name for name in seen if not _is_number(name)]
-    return {name: rank for rank, name in enumerate([*numbered, *others])}
+def ranks_of(numbers: Mapping[str, str], names: Mapping[str, str]) -> dict[str, int]:
+    """Return the rank of each chromosome: by number, then those without as they first appear.
+
+    Parameters
+    ----------
+    numbers : mapping of str to str
+        As :func:`exported_chromosomes` gives them.
+    names : mapping of str to str
+        What is written. Each of these is one piece, also where two have one number.
+    """
+    place = {name: k for k, name in enumerate(dict.fromkeys(names.values()))}
+
+    def key(contig: str) -> tuple[float, int]:
+        number = numbers[contig]
+        return int(number) if _is_number(number) else np.inf, place[names[contig]]
+
+    keys = {contig: key(contig) for contig in names}
+    rank = {one: k for k, one in enumerate(sorted(set(keys.values())))}
+    return {contig: rank[one] for contig, one in keys.items()}
+
+
+def _autosomes(contigs: list[str], autosomes: int | None) -> int:
+    if autosomes is not None:
+        return autosomes
+    numbers = [int(name) for name in map(_bare, contigs) if _is_number(name)]
+    human = max(numbers, default=0) <= HUMAN_AUTOSOMES + 4
+    return HUMAN_AUTOSOMES if human else max(numbers)
 
 
 def _bare(contig: str) -> str:
@@ -67,7 +121,7 @@ def _bare(contig: str) -> str:
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and int(name) > 0
+    return (number_of(name) or 0) > 0
 
 
 def _exported(contig: str, autosomes: int) -> str:

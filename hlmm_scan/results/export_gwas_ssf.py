@@ -31,7 +31,8 @@ from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import Status
-from hlmm_scan.textfiles import read_text
+from hlmm_scan.shown import one_line, quoted
+from hlmm_scan.yaml_files import read_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -76,22 +77,16 @@ def read_metadata(path: Path | None) -> dict[str, Any]:
             "gwas-ssf needs --metadata FILE, a YAML file with at least 'genome_assembly: GRCh38' "
             "(or what it is)"
         )
-    try:
-        content = yaml.safe_load(read_text(path))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError(f"{path}: not valid YAML") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'key: value' lines")
+    content = read_mapping(path)
     known = (*TEXT_KEYS, *LIST_KEYS, *SAMPLE_KEYS)
     metadata: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+            hint = nearest(str(key), known)
+            raise InputError(f"{path}: unknown key '{one_line(str(key), 80)}'{hint}")
         items = value if isinstance(value, list) else [value]
         if not items or not all(isinstance(item, str) for item in items):
-            raise InputError(f"{path}: {key} must be text, not {value!r}")
+            raise InputError(f"{path}: {key} must be text, not {quoted(value)}")
         if key in TEXT_KEYS and len(items) > 1:
             raise InputError(f"{path}: {key} must be one text, not a list")
         metadata[key] = items[0] if key in TEXT_KEYS else items
@@ -149,9 +144,8 @@ def write_gwas_ssf(
     variables = {v for test in tests for v in test.variables}
     total = 0
     for phenotype in phenotypes:
-        rows = FinishedRows(
-            store, [phenotype], ("n", "effect_allele_frequency", *sorted(variables))
-        )
+        columns = ("n", "effect_allele_frequency", *sorted(variables))
+        rows = FinishedRows(store, [phenotype], columns, numbered=True)
         name = store.phenotypes[phenotype]
         with ExitStack() as open_files:
             tables = [_open(folder, name, test, open_files) for test in tests]

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlmm_scan.results.export_chromosomes import exported_chromosomes, order_of
+from hlmm_scan.results.export_chromosomes import (
+    autosomes_said,
+    exported_chromosomes,
+    named_chromosomes,
+    ranks_of,
+)
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import COORDINATES, Status
@@ -40,6 +45,8 @@ class FinishedRows:
         Result variables wanted, ``status`` always among what is given. Default: all.
     tests : sequence of ReportedTest, optional
         Tests whose −log10 p stands after the variables, where it is not one of them.
+    numbered : bool, default False
+        Whether chromosomes are numbers (X is 23), not names as the store has them.
 
     Attributes
     ----------
@@ -55,8 +62,11 @@ class FinishedRows:
         phenotypes: Sequence[int],
         variables: Sequence[str] | None = None,
         tests: Sequence[ReportedTest] = (),
+        *,
+        numbered: bool = False,
     ) -> None:
         self._store = store
+        self._numbered = numbered
         self._phenotypes = list(phenotypes)
         self._names = store.phenotypes
         known = [v.name for v in store.readable]
@@ -136,17 +146,23 @@ class FinishedRows:
         return list(contigs), codes, positions
 
     @cached_property
+    def _numbers(self) -> dict[str, str]:
+        """Numbers of the chromosomes of the store."""
+        return exported_chromosomes(self._places[0], autosomes_said(self._store.attributes))
+
+    @cached_property
     def _chromosomes(self) -> dict[str, str]:
-        """What exports call the chromosomes of the store."""
-        return exported_chromosomes(self._places[0], self._store.attributes.get("autosomes"))
+        """What the rows call the chromosomes of the store."""
+        if self._numbered:
+            return self._numbers
+        return named_chromosomes(self._places[0], autosomes_said(self._store.attributes))
 
     @cached_property
     def _order(self) -> NDArray[np.intp]:
         """Variants by chromosome and position, shape (m,)."""
         contigs, codes, positions = self._places
-        exported = [self._chromosomes[contig] for contig in contigs]
-        ranks = order_of(exported)
-        rank_of_code = np.array([ranks[name] for name in exported], np.int32)
+        ranks = ranks_of(self._numbers, self._chromosomes)
+        rank_of_code = np.array([ranks[contig] for contig in contigs], np.int32)
         return np.lexsort((positions, rank_of_code[codes]))
 
 

@@ -19,14 +19,14 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from dask.utils import parse_bytes
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError, nearest
 from hlmm_scan.scan.clusters import WORKER_SETTINGS, Cluster
 from hlmm_scan.scan.fork_server import THREAD_VARIABLES
 from hlmm_scan.scan.plan import Plan
-from hlmm_scan.textfiles import read_text
+from hlmm_scan.shown import one_line, quoted
+from hlmm_scan.yaml_files import read_mapping, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,9 @@ class SlurmFile:
     tls : bool
         Whether scheduler and workers trust none but each other, by certificates made for the run.
         Without it, anybody who reaches the scheduler's port can run code as the user.
+    dashboard : bool
+        Whether the scheduler shows the work on a page, which every account of its machine can
+        look at.
     """
 
     kind: ClassVar[str] = "slurm"
@@ -101,6 +104,7 @@ class SlurmFile:
     python: str | None = None
     log_directory: Path | None = None
     tls: bool = True
+    dashboard: bool = False
 
     @property
     def most_workers(self) -> int:
@@ -182,11 +186,9 @@ class KubernetesFile:
             If it is not one of a DaskCluster.
         """
         try:
-            documents = list(yaml.safe_load_all(read_text(self.manifest)))
-        except OSError as error:
-            raise ValueError(f"{self.manifest}: {error.strerror or error}") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise ValueError(f"{self.manifest}: not valid YAML") from None
+            documents = read_yaml(self.manifest)
+        except InputError as error:
+            raise ValueError(str(error)) from None
         found = [d for d in documents if isinstance(d, dict) and d.get("kind") == "DaskCluster"]
         if len(found) != 1:
             raise ValueError(f"{self.manifest}: expected the manifest of one DaskCluster")
@@ -195,7 +197,7 @@ class KubernetesFile:
             manifest: dict[str, Any] = json.loads(json.dumps(found[0]))
             manifest["spec"]["worker"]["replicas"] = self.minimum
             manifest["metadata"]["name"], _worker_container(manifest)
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{self.manifest}: the DaskCluster has no {error}") from None
         return manifest
 
@@ -230,25 +232,20 @@ def read_cluster_file(path: Path) -> ClusterFile:
     InputError
         If the file is missing, not YAML, or holds an unknown key or a value that cannot be.
     """
-    try:
-        content = yaml.safe_load(read_text(path))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        raise InputError(f"{path}{line}: not valid YAML") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'key: value' lines, 'kind' among them")
+    content = read_mapping(path, "'key: value' lines, 'kind' among them")
     kind = content.pop("kind", None)
-    if kind not in KINDS:
-        found = "is missing" if kind is None else f"cannot be '{kind}'{nearest(str(kind), KINDS)}"
+    if not isinstance(kind, str) or kind not in KINDS:
+        found = (
+            "is missing" if kind is None else f"cannot be {quoted(kind)}{nearest(str(kind), KINDS)}"
+        )
         raise InputError(f"{path}: kind {found} (one of {', '.join(KINDS)})")
     known = {f.name: f for f in fields(KINDS[kind])}
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"{path}: unknown key '{key}'{nearest(str(key), known)}")
+            raise InputError(
+                f"{path}: unknown key '{one_line(str(key), 80)}'{nearest(str(key), known)}"
+            )
         if value is not None:
             values[key] = _read(str(known[key].type), key, value, path)
     missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
@@ -263,7 +260,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
             )
         described.check()
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {one_line(str(error), 400)}") from None
     if importlib.util.find_spec(described.library) is None:
         raise InputError(
             f"{path}: a cluster of kind {kind} needs {described.library.replace('_', '-')}; "
@@ -288,7 +285,7 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
     if not right or any(re.search(r"[\x00-\x1f]", item) for item in text if isinstance(item, str)):
         words = {"int": "a whole number", "boo": "true or false", "tup": "a list of words"}
         expected = words.get(kind[:3], "one line of text (in quotes, if it looks like a number)")
-        raise InputError(f"{path}: {key} must be {expected}, not {value!r}")
+        raise InputError(f"{path}: {key} must be {expected}, not {quoted(value)}")
     return path.parent / Path(value).expanduser() if kind.startswith("Path") else value
 
 
@@ -319,12 +316,14 @@ class _SlurmCluster:
         import dask
         from dask_jobqueue.slurm import SLURMCluster
         from distributed import Client
-        from distributed.security import Security
+
+        from hlmm_scan.scan.certificates import own_security
 
         wanted = self.described
-        with dask.config.set(
-            {**WORKER_SETTINGS, "distributed.deploy.lost-worker-timeout": LOST_AFTER}
-        ):
+        settings = {**WORKER_SETTINGS, "distributed.deploy.lost-worker-timeout": LOST_AFTER}
+        if not wanted.dashboard:
+            settings["distributed.scheduler.http.routes"] = []
+        with dask.config.set(settings):
             with _starting(self.name):
                 if wanted.log_directory is not None:
                     wanted.log_directory.mkdir(parents=True, exist_ok=True)
@@ -342,9 +341,12 @@ class _SlurmCluster:
                     job_extra_directives=list(wanted.directives),
                     job_script_prologue=[f"export {name}=1" for name in THREAD_VARIABLES],
                     worker_extra_args=worker_arguments(wanted.walltime),
-                    security=Security.temporary() if wanted.tls else None,
+                    security=own_security() if wanted.tls else None,
                     shared_temp_directory=str(Path.cwd()),
-                    scheduler_options={"dashboard_address": "127.0.0.1:0"},
+                    scheduler_options={
+                        "dashboard": wanted.dashboard,
+                        "dashboard_address": "127.0.0.1:0",
+                    },
                     silence_logs=logging.CRITICAL,
                 )
             with cluster:

@@ -9,16 +9,25 @@ are in :mod:`~hlmm_scan.scan.cluster_file`.
 
 from __future__ import annotations
 
+import copy
 import logging
+import multiprocessing.util
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.scan import fork_server
+from hlmm_scan.shown import one_line
 
 SECONDS_TO_CONNECT = 10.0
+
+_LENGTH_BYTES = 8
+_LONGEST_GREETING = 1 << 20
+"""A Dask server's first words are their length and some hundred bytes."""
 
 WORKER_SETTINGS = {
     "distributed.comm.timeouts.connect": "60s",
@@ -53,15 +62,19 @@ class Cluster(Protocol):
 class EmbeddedCluster:
     """Worker processes of this machine, one thread each, that nobody else can reach.
 
+    What a site's Dask configuration says is for the site's own clusters, and not for this one.
+
     Parameters
     ----------
     workers : int
+    dashboard : bool, default False
+        Whether to show the work on a page, which every account of this machine can look at.
     """
 
     name = "the embedded cluster"
 
-    def __init__(self, workers: int) -> None:
-        self.most_workers = workers
+    def __init__(self, workers: int, dashboard: bool = False) -> None:
+        self.most_workers, self.dashboard = workers, dashboard
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -69,22 +82,36 @@ class EmbeddedCluster:
         import dask
         from distributed import Client, LocalCluster
 
+        from hlmm_scan.scan.certificates import own_security
+
         settings = {
+            "distributed": _distributed_defaults(),
             **WORKER_SETTINGS,
             "distributed.worker.multiprocessing-method": fork_server.METHOD,
             "distributed.nanny.pre-spawn-environ": {},  # Dask would leave it in ours
             "distributed.scheduler.allowed-failures": 1,
+            # Processes of Dask import modules from their scratch folders: nobody else may have
+            # made the one that these lie in. This one is ours alone, and goes with this process.
+            "temporary-directory": multiprocessing.util.get_temp_dir(),
+            # The servers listen in any case; without pages they tell nothing.
+            "distributed.worker.http.routes": [],
         }
+        if not self.dashboard:
+            settings["distributed.scheduler.http.routes"] = []
         fork_server.start()
         with dask.config.set(settings), ExitStack() as stack:
+            security = own_security()
             with fork_server.held_back(signal.SIGINT):
                 cluster = LocalCluster(
                     n_workers=self.most_workers,
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
+                    protocol="tls://",
+                    security=security,
                     # Any free port: the default one is taken as soon as two scans run at once.
                     dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": self.dashboard},
                     # Dask counts mapped pages as memory and would pause or kill healthy workers.
                     memory_limit=0,
                     silence_logs=logging.CRITICAL,  # in the workers
@@ -92,6 +119,18 @@ class EmbeddedCluster:
                 )
                 client = stack.enter_context(Client(stack.enter_context(cluster)))
             yield client
+
+
+def _distributed_defaults() -> dict[str, Any]:
+    """Return the settings that Dask itself ships for clusters."""
+    from dask import config
+
+    shipped: dict[str, Any] = config.merge(*config.defaults)["distributed"]
+    return copy.deepcopy(shipped)  # some of its lists are added to as clusters are made
+
+
+class _NoScheduler(OSError):
+    """Something answers at an address, but no Dask scheduler."""
 
 
 class RunningScheduler:
@@ -118,7 +157,7 @@ class RunningScheduler:
         host, _, port = place.rpartition(":")
         if protocol not in ("tcp", "tls", "ws", "wss") or not host or not port.isdecimal():
             raise InputError(
-                f"--scheduler '{address}' is not an address as tcp://host:8786 or tls://host:8786"
+                f"--scheduler '{one_line(address, 80)}' is not an address as tcp://host:8786 or tls://host:8786"
             )
 
     @contextmanager
@@ -133,12 +172,43 @@ class RunningScheduler:
         from distributed import Client
 
         try:
+            self._see_that_it_is_one()
             with fork_server.held_back(signal.SIGINT):
                 client = Client(self.address, timeout=SECONDS_TO_CONNECT)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error) if "tls" in str(error).lower() else "refused, or a time-out"
+            told = isinstance(error, _NoScheduler) or "tls" in str(error).lower()
+            why = str(error) if told else "refused, or a time-out"
             raise InfrastructureError(
                 f"no scheduler answers at {self.address} ({why}); is `dask scheduler` running?"
             ) from error
         with client:
             yield client
+
+    def _see_that_it_is_one(self) -> None:
+        """Read the first bytes: a Dask server speaks first, and Dask's client waits for ever."""
+        from distributed.security import Security
+
+        protocol, _, place = self.address.partition("://")
+        host, _, port = place.rpartition(":")
+        if protocol not in ("tcp", "tls"):
+            return
+        end = time.monotonic() + SECONDS_TO_CONNECT
+        with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT) as plain:
+            context = None
+            if protocol == "tls":
+                context = Security().get_connection_args("client")["ssl_context"]
+                if context is None:
+                    return  # no certificates are configured, as the client will say
+            with context.wrap_socket(plain) if context else plain as connection:
+                said = b""
+                while len(said) < _LENGTH_BYTES:
+                    connection.settimeout(max(end - time.monotonic(), 0.001))
+                    try:
+                        more = connection.recv(_LENGTH_BYTES - len(said))
+                    except TimeoutError:
+                        raise _NoScheduler("what listens there says nothing") from None
+                    if not more:
+                        raise _NoScheduler("what listens there hangs up")
+                    said += more
+        if int.from_bytes(said, "little") > _LONGEST_GREETING:
+            raise _NoScheduler("what listens there is something else")

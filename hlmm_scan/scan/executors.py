@@ -348,4 +348,5 @@ def make_executor(config: ScanConfig, plan: Plan, workers: int) -> Executor:
         return DaskExecutor(cluster=cluster, worker_bytes=limit)
     if workers == 1:
         return SerialExecutor()
-    return DaskExecutor(workers, worker_bytes=limit)
+    embedded = EmbeddedCluster(workers, dashboard=bool(config.dashboard))
+    return DaskExecutor(cluster=embedded, worker_bytes=limit)

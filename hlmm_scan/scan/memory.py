@@ -1,16 +1,67 @@
-"""How much memory of its own this process takes while it does something."""
+"""How much memory there is, and how much of its own this process takes while it does something."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 SECONDS_BETWEEN_SAMPLES = 0.05
 
 _STATM = Path("/proc/self/statm")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def available_bytes() -> int:
+    """Return the memory that this process and its workers may still take, in bytes.
+
+    That of the machine, or less where a job or a container is granted less: a control group, or
+    one that it is in, has a limit of its own.
+    """
+    machine = int(psutil.virtual_memory().available)
+    return max(0, min([machine, *_granted(_CGROUPS, _OWN_CGROUPS)]))
+
+
+def _granted(root: Path, own: Path) -> Iterator[int]:
+    """Yield what each control group that this process is in leaves of its limit, in bytes."""
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, _, kinds_and_path = line.partition(":")
+        kinds, _, path = kinds_and_path.partition(":")
+        if kinds == "":  # version 2, alone or beside version 1
+            names = ("memory.max", "memory.current", "inactive_file")
+            tops = [root, root / "unified"]
+        elif "memory" in kinds.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            tops = [root / "memory", root / kinds]
+        else:
+            continue
+        for top in tops:
+            # A container sees the path of the host, and its own group as the root.
+            for group in [Path(path.strip("/")), *Path(path.strip("/")).parents]:
+                with suppress(OSError, ValueError):  # no limit, or no such group here
+                    limit, used = (
+                        int((top / group / name).read_text(encoding="ascii")) for name in names[:2]
+                    )
+                    yield limit - used + _reclaimable(top / group / "memory.stat", names[2])
+
+
+def _reclaimable(statistics: Path, name: str) -> int:
+    """Return the bytes of files that a group's usage counts and the kernel gives up at need."""
+    for line in statistics.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name} "):
+            return int(line.split()[1])
+    return 0
 
 
 def own_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.shown import listed_names
 
 TARGET_SECONDS = 2.0
 """Work of one task: long against Dask's milliseconds of overhead, short against a preemption.
@@ -36,6 +37,12 @@ of it more: partitions of single chunks would be tasks of milliseconds."""
 VARIANT_BYTES = 1200
 """What a task keeps of a variant until its partition is written: results of its chunk, those of
 the partition, its row of the variant table."""
+
+USUAL_TEXT = 64
+"""Characters of a variant's id and alleles that `VARIANT_BYTES` counts."""
+
+TEXT_COPIES = 3
+"""Of longer ones, while a chunk of them is decoded: bytes, strings of numpy, strings of Python."""
 
 BLOCKS_IN_A_ROW = 64
 """Partitions of one phenotype done one after the other, if there are as many. Its null model, with
@@ -200,6 +207,16 @@ class Plan:
             left_out=dict(left_out or {}),
         )
 
+    def with_text(self, longest: int) -> Plan:
+        """Return the plan for variants whose ids and alleles are long.
+
+        Parameters
+        ----------
+        longest : int
+            Characters beyond the usual few, of variants that are read together.
+        """
+        return replace(self, task_bytes=self.task_bytes + TEXT_COPIES * longest)
+
     @property
     def n_partitions(self) -> int:
         """Number of partitions."""
@@ -285,8 +302,8 @@ class Plan:
 
     def summary(self, workers: int) -> str:
         """Return the plan in a few lines for a reader; of 0 workers, where that is not known."""
-        people = ", ".join(
-            f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)
+        people = listed_names(
+            [f"{name} {n:,}" for name, n in zip(self.phenotypes, self.people, strict=True)]
         )
         return "\n".join(
             [

@@ -13,10 +13,9 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import psutil
 from dask.utils import parse_bytes
 
-from hlmm_scan import __version__
+from hlmm_scan import __version__, signals
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
 from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets
@@ -36,8 +35,9 @@ from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.inputs import Inputs
+from hlmm_scan.scan.memory import available_bytes
 from hlmm_scan.scan.null_models import needs_principal_axes, write_null_models
-from hlmm_scan.scan.plan import Plan, partition_size, phenotypes_together
+from hlmm_scan.scan.plan import USUAL_TEXT, Plan, partition_size, phenotypes_together
 from hlmm_scan.scan.preparation import Preparation, clear
 from hlmm_scan.scan.task import pin_threads
 from hlmm_scan.schema import result_variables
@@ -232,7 +232,7 @@ def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -
 def _memory_limit(config: ScanConfig) -> int:
     """Return how much memory this machine's processes may take."""
     if config.memory_limit is None:
-        return int(psutil.virtual_memory().available)
+        return int(available_bytes())
     try:
         return int(parse_bytes(config.memory_limit))
     except ValueError:
@@ -262,6 +262,7 @@ def _purpose(plan: Plan) -> str:
     return json.dumps(["scan", plan.to_json(), _software()], sort_keys=True, default=str)
 
 
+@signals.work_kept()  # null models that are done
 def write_store(
     inputs: Inputs, plan: Plan, builder: CohortBuilder, *, replace: bool = False
 ) -> ResultStore:
@@ -320,7 +321,13 @@ def _write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder, replace: bo
         )
         if inputs.selection.rows is not None:
             store.put_genotype_rows(inputs.selection.rows)
-        _write_coordinates(store, inputs.genotypes)
+        longest = _write_coordinates(store, inputs.genotypes)
+        if longest > 0:
+            plan = plan.with_text(longest)
+            store.put_plan(plan.to_json())
+            logger.info(
+                "long alleles: memory per task is %s MiB", f"{plan.task_bytes / 2**20:,.0f}"
+            )
         contigs = sorted(inputs.genotypes.contigs)
         unfit: dict[str, str] = {}
         for name in plan.phenotypes:
@@ -386,7 +393,9 @@ def _cohort(
     return cohort, offsets
 
 
-def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> None:
+def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> int:
+    """Write the variant table; return the characters that one block has beyond the usual."""
+    longest = 0
     for start in range(0, genotypes.n_variants, _COORDINATE_ROWS):
         table = genotypes.variants(start, min(start + _COORDINATE_ROWS, genotypes.n_variants))
         store.write_variants(
@@ -399,6 +408,10 @@ def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> None:
                 "other_allele": table.other_allele,
             },
         )
+        texts = (table.variant_id, table.effect_allele, table.other_allele)
+        written = sum(len(text) for column in texts for text in column)
+        longest = max(longest, written - USUAL_TEXT * len(table.position))
+    return longest
 
 
 def _software() -> dict[str, str]:

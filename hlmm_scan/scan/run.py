@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan import storage
+from hlmm_scan import signals, storage
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.null import host_cache
@@ -215,6 +215,7 @@ def scan(
     return finalise(store)
 
 
+@signals.work_kept()
 def run(
     store: ResultStore,
     executor: Executor,

@@ -108,6 +108,8 @@ def again(call: Callable[[], T], what: str) -> T:
     for wait in _waits():
         try:
             return call()
+        except HlmmScanError:  # ours: it has its words, and no other attempt would fare better
+            raise
         except Exception as error:
             _count_or_raise(error, what, wait, last)
         time.sleep(wait)
@@ -122,6 +124,8 @@ async def again_async(call: Callable[[], Awaitable[T]], what: str) -> T:
     for wait in _waits():
         try:
             return await call()
+        except HlmmScanError:
+            raise
         except Exception as error:
             _count_or_raise(error, what, wait, last)
         await asyncio.sleep(wait)

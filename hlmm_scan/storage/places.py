@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.shown import one_line
 from hlmm_scan.storage.attempts import again, transient
 
 if TYPE_CHECKING:
@@ -62,8 +63,13 @@ class ObjectPath:
     url: str
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:  # brackets that are no address
+            raise InputError(f"{one_line(self.url, 80)}: no address ({error})") from None
+        if not self.url.isprintable():
+            raise InputError(f"{one_line(self.url, 80)}: an address without control characters")
+        shown = one_line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", 200)
         if parts.scheme not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise InputError(f"{shown}: stores lie in folders or at {known} addresses")
@@ -354,6 +360,7 @@ def client(url: str) -> ObjectStore:
         If the environment configures it in a way that cannot be.
     """
     _obstore()
+    _check_endpoints()
     from obstore.store import from_url
 
     options: Any = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
@@ -361,6 +368,8 @@ def client(url: str) -> ObjectStore:
     if any(os.environ.get(name, "").lower() in ("true", "1") for name in _ALLOW_HTTP):
         options["allow_http"] = True
     try:
+        # It takes %25 for %, which a key may hold, here but nowhere else.
+        url = url.replace("%", "%25")
         # obstore would try again by itself, uncounted: see attempts.
         return from_url(url, client_options=options, retry_config={"max_retries": 0})
     except Exception as error:
@@ -368,6 +377,23 @@ def client(url: str) -> ObjectStore:
             raise
         reason = str(error).partition("\n")[0]
         raise InputError(f"{url}: the object store cannot be used: {reason}") from None
+
+
+def _check_endpoints() -> None:
+    """See that endpoints are addresses of servers: obstore ends in a panic of Rust's on others."""
+    for name, value in os.environ.items():
+        if not name.startswith(("AWS_", "AZURE_", "GOOGLE_")) or "ENDPOINT" not in name:
+            continue
+        if name.endswith(("_ENABLED", "_MODE", "_DISCOVERY")) or not value:
+            continue
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not value.isprintable() or " " in value:
+            shown = one_line(value.rpartition("@")[2], 80)
+            raise InputError(f"{name} is '{shown}', no address as https://host:9000")
 
 
 def _obstore() -> Any:

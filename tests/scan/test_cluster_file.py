@@ -58,6 +58,8 @@ def written(folder: Path, text: str) -> Path:
         ("kind: [", "cluster.yaml, line 1: not valid YAML"),
         ("slurm", "expected 'key: value' lines, 'kind' among them"),
         ("maximum: 3", "kind is missing (one of slurm, kubernetes)"),
+        ("kind: [a]\nmaximum: 3", "kind cannot be ['a'] (one of slurm, kubernetes)"),
+        ("kind: slurm\nmaximum: 2\nmaximum: 3", "line 3: the key 'maximum' stands there twice"),
         ("kind: slurn\nmaximum: 3", "kind cannot be 'slurn'; did you mean 'slurm'?"),
         ("kind: slurm", "maximum is missing"),
         ("kind: slurm\nmaxinum: 3", "unknown key 'maxinum'; did you mean 'maximum'?"),
@@ -231,8 +233,10 @@ def valid(manifest: Any) -> bool:
     return bool(schema().is_valid(manifest))
 
 
-def daskcluster() -> dict[str, Any]:
-    return yaml.safe_load(DASKCLUSTER.read_text())
+def daskcluster(kind: str = "DaskCluster") -> dict[str, Any]:
+    documents = yaml.safe_load_all(DASKCLUSTER.read_text())
+    (found,) = (document for document in documents if document["kind"] == kind)
+    return found
 
 
 def paths(node: Any, here: tuple = ()) -> list[tuple]:
@@ -348,3 +352,12 @@ def test_the_rights_are_valid_and_no_wider_than_needed(version):
         assert not writes or rule["apiGroups"] == ["kubernetes.dask.org"]
     selector = documents["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]
     assert selector == {"dask.org/cluster-name": daskcluster()["metadata"]["name"]}
+
+
+def test_the_cluster_and_what_keeps_others_off_are_in_one_file():
+    (policy,) = (d for d in yaml.safe_load_all(RBAC.read_text()) if d["kind"] == "NetworkPolicy")
+    assert daskcluster("NetworkPolicy") == policy  # for `scan --cluster`, which makes no policy
+    (*_, operator) = policy["spec"]["ingress"][0]["from"]
+    assert operator["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "dask-operator"
+    }

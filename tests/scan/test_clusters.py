@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,38 @@ def test_nobody_at_the_address_is_one_line_and_exit_code_4(bench, tmp_path, monk
         run.scan(config)
     assert e.value.exit_code == 4
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, "what listens there says nothing"),
+        (b"", "what listens there hangs up"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "what listens there is something else"),
+    ],
+)
+def test_something_else_at_the_address_is_told(monkeypatch, said, words):
+    """As a web server, which waits to be asked: Dask's client would wait for its greeting."""
+    monkeypatch.setattr("hlmm_scan.scan.clusters.SECONDS_TO_CONNECT", 1.0)
+    held = []
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        held.append(connection)
+        if said is not None:
+            connection.sendall(said)
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InfrastructureError, match=f"no scheduler answers at {address}") as e:
+            RunningScheduler(address).client().__enter__()
+        thread.join()
+    assert words in str(e.value)
+    for connection in held:
+        connection.close()
 
 
 @pytest.mark.parametrize(
