@@ -38,7 +38,25 @@ _FILE = click.Path(path_type=Path)
 _STORE = storage.place
 
 
+class _Command(click.Command):
+    """A command that takes an option once, unless it says that it takes several."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an option given again: all but the last would be dropped without a word."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option in {o.name: o for o in given if isinstance(o, click.Option)}.values():
+            once = not (option.multiple or option.count or option.is_flag or option.is_eager)
+            if once and sum(other is option for other in given) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given more than once", ctx)
+        return super().parse_args(ctx, args)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
@@ -156,8 +174,9 @@ def _options(command: Callable[..., Any], names: Sequence[str]) -> Callable[...,
         kind, text = f.metadata["kind"], f.metadata["help"]
         settings: dict[str, Any] = {"help": text, "default": None}
         flags = [f"--{dashed}", *([f.metadata["short"]] if "short" in f.metadata else [])]
-        if kind == "path":
+        if kind in ("path", "paths"):
             settings["type"] = _FILE
+            settings["multiple"] = kind == "paths"
         elif kind in ("store", "stores"):
             settings["type"] = _STORE
             settings["multiple"] = kind == "stores"
@@ -211,6 +230,7 @@ def scan(
     elif only_prepare:
         store = run.prepare(config, overwrite=overwrite)
         click.echo(f"{store.path}: prepared")
+        _warn(run.warnings_at_the_end(store))
     else:
         store = run.scan(config, overwrite=overwrite, retry_failed=retry_failed)
         counts = store.attributes["status_counts"]
@@ -220,6 +240,13 @@ def scan(
         for label in (s.label for s in Status):  # filters in the order in which they apply
             if label in counts:
                 click.echo(f"  {label:<26}{counts[label]:>12,}")
+        _warn(run.warnings_at_the_end(store))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Log what is not to be overlooked, below all else."""
+    for line in lines:
+        logging.getLogger("hlmm_scan").warning("WARNING: %s", line)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -253,6 +280,7 @@ def finalise(results: storage.Place) -> None:
 
     store = run.finalise(ResultStore.open(results))
     click.echo(f"{store.path}: complete")
+    _warn(run.warnings_at_the_end(store))
 
 
 @cli.command()
@@ -374,11 +402,11 @@ def _wrote(output: Path, what: str) -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"]),
-    help="tsv, parquet, tabix: every variable under its own name, tabix sorted and indexed by "
+    type=click.Choice(["tsv", "csv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"]),
+    help="tsv, csv, parquet, tabix: every variable under its own name, tabix sorted and indexed by "
     "position. gwas-ssf: for the GWAS catalog, a file for each phenotype and test. regenie: its "
     "columns, a row a test. seed: the 2018 script's columns. Default: parquet if the name ends in "
-    ".parquet, else tsv.",
+    ".parquet, csv if in .csv or .csv.gz, else tsv.",
 )
 @click.option("--phenotype", multiple=True, help="Repeatable. Default: all.")
 @click.option(
@@ -683,8 +711,15 @@ def check(
 @cli.command()
 @click.option("--phenotypes", type=_FILE, required=True, help="Phenotype table.")
 @click.option("--phenotype", help="Column. Default: the first.")
-@click.option("--mean-covariates", type=_FILE, help="Table of covariates of the mean.")
-@click.option("--variance-covariates", type=_FILE, help="Table of covariates of the log-variance.")
+@click.option(
+    "--mean-covariates", type=_FILE, multiple=True, help="Table of covariates of the mean."
+)
+@click.option(
+    "--variance-covariates",
+    type=_FILE,
+    multiple=True,
+    help="Table of covariates of the log-variance.",
+)
 @click.option("--random-effects", type=_STORE, help="Genotype dataset, or ids in --genotypes.")
 @click.option("--genotypes", type=_STORE, help="Genotype dataset for a list of ids.")
 @click.option(
@@ -714,7 +749,7 @@ def fit(phenotypes: Path, output: Path | None, as_json: bool, **options: Any) ->
         )
 
 
-@cli.group()
+@cli.group(cls=_Group)
 def config() -> None:
     """Show or check a configuration."""
 

@@ -40,8 +40,9 @@ class ScanConfig:
     """Everything a scan is asked for.
 
     Each field is a YAML key and, with dashes, a flag. `kind` says how it is read: path, store
-    (a path, or an address in an object store), stores, name, names, choice, number, whole, yes_no.
-    A single genotype dataset may be given without a tuple.
+    (a path, or an address in an object store), paths, stores, name, names, choice, number, whole,
+    yes_no.
+    A single genotype dataset, or table of covariates, may be given without a tuple.
 
     Raises
     ------
@@ -59,6 +60,12 @@ class ScanConfig:
     output: Place | None = _option(None, "store", "Result store to write (required).", short="-o")
     phenotype: tuple[str, ...] = _option(
         (), "names", "Phenotype column to scan; repeatable. Default: all."
+    )
+    strict: bool | None = _option(
+        None,
+        "yes_no",
+        "Refuse to scan where a phenotype cannot be analysed, or a covariate does not vary among "
+        "its people. Default: these are left out, and told.",
     )
     keep: Path | None = _option(
         None, "path", "People to analyse and no others: IID or FID IID, one a line."
@@ -86,9 +93,11 @@ class ScanConfig:
         "or of the phenotype itself.",
         choices=RANKS_OF,
     )
-    mean_covariates: Path | None = _option(None, "path", "Table of covariates of the mean.")
-    variance_covariates: Path | None = _option(
-        None, "path", "Table of covariates of the log-variance."
+    mean_covariates: tuple[Path, ...] = _option(
+        (), "paths", "Table of covariates of the mean; repeatable, columns are joined."
+    )
+    variance_covariates: tuple[Path, ...] = _option(
+        (), "paths", "Table of covariates of the log-variance; repeatable."
     )
     categorical: tuple[str, ...] = _option(
         (),
@@ -222,7 +231,8 @@ class ScanConfig:
     missing_value: tuple[str, ...] = _option(
         DEFAULT_MISSING_VALUES,
         "names",
-        "Text that means missing in tables, besides NA, NaN and empty; repeatable.",
+        "Text that means missing in tables, besides NA, NaN and empty; several with commas, as "
+        "-9,-3, or repeated.",
     )
     haploid: bool | None = _option(
         None,
@@ -275,6 +285,11 @@ class ScanConfig:
     def __post_init__(self) -> None:
         if isinstance(self.genotypes, Path | ObjectPath):
             object.__setattr__(self, "genotypes", (self.genotypes,))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata["kind"] == "paths" and not isinstance(value, tuple):
+                one = (value,) if isinstance(value, Path) else tuple(value or ())
+                object.__setattr__(self, f.name, one)
         for name in ("genotypes", "phenotypes", "output"):
             if not getattr(self, name):
                 raise InputError(f"--{name} is required (or '{name}:' in the config file)")
@@ -411,7 +426,7 @@ def to_yaml(config: ScanConfig) -> str:
         value = getattr(config, f.name)
         if isinstance(value, Path | ObjectPath):
             value = str(value)
-        elif f.metadata["kind"] == "stores":
+        elif f.metadata["kind"] in ("paths", "stores"):
             value = [str(one) for one in value]
         values[f.name] = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(values, sort_keys=False)
@@ -424,6 +439,9 @@ def absolute(config: ScanConfig) -> ScanConfig:
         for f in fields(config)
         if f.metadata["kind"] in ("path", "store") and getattr(config, f.name) is not None
     }
+    for f in fields(config):
+        if f.metadata["kind"] == "paths":
+            paths[f.name] = tuple(storage.absolute(one) for one in getattr(config, f.name))
     paths["genotypes"] = tuple(storage.absolute(place) for place in config.genotypes)
     return replace(config, **paths)
 
@@ -443,11 +461,11 @@ def _read(kind: str, key: str, value: Any, path: Path) -> Any:
             raise wrong("a path")
         where = storage.place(value)
         return path.parent / _expanded(where, key, path) if isinstance(where, Path) else where
-    if kind == "stores":
+    if kind in ("paths", "stores"):
         items = value if isinstance(value, list) else [value]
-        if not items or not all(isinstance(item, str) for item in items):
+        if (kind == "stores" and not items) or not all(isinstance(item, str) for item in items):
             raise wrong("a path or a list of paths")
-        return tuple(_read("store", key, item, path) for item in items)
+        return tuple(_read(kind.removesuffix("s"), key, item, path) for item in items)
     if kind == "names":
         items = value if isinstance(value, list) else [value]
         # YAML takes a bare no, off or true for a truth value: quotes make it a name.

@@ -27,7 +27,8 @@ log_transform: true
 outlier_sd: 5
 rint: true
 rint_of: phenotype
-mean_covariates: cov.tsv
+strict: true
+mean_covariates: [cov.tsv, more.tsv]
 variance_covariates: cov.tsv
 categorical: [batch]
 reference: centre=Leeds
@@ -96,7 +97,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         outlier_sd=5,
         rint=True,
         rint_of="phenotype",
-        mean_covariates=folder / "cov.tsv",
+        strict=True,
+        mean_covariates=(folder / "cov.tsv", folder / "more.tsv"),
         variance_covariates=folder / "cov.tsv",
         categorical=("batch",),
         reference=("centre=Leeds",),

@@ -22,6 +22,7 @@ BASE = {
     "outputs",
     "packed",
     "schema",
+    "separators",
     "shown",
     "staging",
     "storage",

@@ -9,18 +9,22 @@ from typing import Any, cast
 import pandas as pd
 
 from hlmm_scan.outputs import staged_text
+from hlmm_scan.separators import separator_by_name
 
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
-    """Write a table as a tab-separated table, all at once; what does not exist is ``NA``.
+    """Write a table, all at once; what does not exist is ``NA``.
+
+    Separated by commas where the name ends in .csv, else by tabs.
 
     Raises
     ------
     InputError
-        If the file cannot be written.
+        If the file cannot be written, or its name stands for something else.
     """
+    separator = separator_by_name(output)
     with staged_text(output) as file:
-        table.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        table.to_csv(file, sep=separator, index=False, na_rep="NA", lineterminator="\n")
 
 
 def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:

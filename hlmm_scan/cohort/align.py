@@ -20,7 +20,6 @@ def match(
     *,
     samples_name: str = _GENOTYPES,
     other_name: str | None = None,
-    nobody_is_fine: bool = False,
 ) -> NDArray[np.int64]:
     """Return for each sample its row in another source.
 
@@ -37,8 +36,6 @@ def match(
         What error messages call `samples`.
     other_name : str, optional
         What error messages call `other`; by default a table's path, or "the other dataset".
-    nobody_is_fine : bool, default False
-        Whether there may be nobody on both sides.
 
     Returns
     -------
@@ -48,7 +45,7 @@ def match(
     Raises
     ------
     InputError
-        If nobody is on both sides (unless `nobody_is_fine`), or a person of one side is found more
+        If nobody is on both sides, or a person of one side is found more
         than once on a side (ids that occur twice, but on one side only, do no harm).
     """
     if other_name is None:
@@ -73,7 +70,7 @@ def match(
         found = offered[kept].get_indexer_for(wanted)
         rows = np.where(found >= 0, kept[found], -1)
     rows = np.asarray(rows, np.int64)
-    if not (nobody_is_fine or (rows >= 0).any()):
+    if not (rows >= 0).any():
         raise _no_overlap(samples, other, samples_name, other_name, by_family)
     return rows
 

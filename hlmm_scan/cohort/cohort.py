@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.codes import tell_codes
 from hlmm_scan.cohort.condition import Conditioning
 from hlmm_scan.cohort.covariates import CovariateRules, Covariates
 from hlmm_scan.cohort.design import Design, build_design, centre_and_scale
@@ -121,6 +122,9 @@ class CohortBuilder:
         What is done to each phenotype.
     condition : Conditioning, optional
         Genotypes that are covariates of mean and variance.
+    strict : bool, default False
+        Whether a covariate that is the same in all people of a phenotype is an error. It is left
+        out there otherwise.
 
     Raises
     ------
@@ -140,6 +144,7 @@ class CohortBuilder:
         rules: CovariateRules | None = None,
         transform: Transform | None = None,
         condition: Conditioning | None = None,
+        strict: bool = False,
     ) -> None:
         n = len(samples)
         for reason, passing in (restrictions or {}).items():
@@ -151,10 +156,15 @@ class CohortBuilder:
         self._restrictions = dict(restrictions or {})
         self._transform = transform or Transform()
         self._condition = condition
+        self._strict = strict
         rules = rules or CovariateRules()
         shared = rules.reference, rules.min_level_count
         self._mean = Covariates(samples, mean_covariates, rules.mean_terms, *shared)
         self._variance = Covariates(samples, variance_covariates, rules.variance_terms, *shared)
+        for note in dict.fromkeys(self._mean.notes + self._variance.notes):
+            logger.info("%s", note)
+        for doubt in dict.fromkeys(self._mean.doubts + self._variance.doubts):
+            logger.warning("%s", doubt)
         self.not_in_genotypes = len(phenotypes) - int(np.count_nonzero(self._rows >= 0))
 
     def build(
@@ -182,15 +192,21 @@ class CohortBuilder:
         Raises
         ------
         InputError
-            If the name is unknown; nobody is left; there are fewer people than parameters (mean,
-            variance and the test genotype's two); the phenotype is constant, a combination of the
-            mean covariates, or has no logarithm where one is wanted; covariates are constant or
-            collinear among these people, or a variant to condition on does not vary.
+            If the name is unknown or its column faulty; nobody is left; there are fewer people
+            than parameters (mean, variance and the test genotype's two); the phenotype is
+            constant, a combination of the mean covariates, or has no logarithm where one is
+            wanted; covariates are collinear among these people (or constant, where that is no
+            reason to leave them out), or a variant to condition on does not vary.
         """
         column = self.phenotypes.values[:, self.phenotypes.index(name)]
+        if name in self.phenotypes.faults:
+            raise InputError(self.phenotypes.faults[name])
         kept, dropped = self._select(column, restrictions or {})
         samples = np.flatnonzero(kept).astype(np.int64)
         y = column[self._rows[samples]]
+        doubt = tell_codes(y, name, self.phenotypes.path) if announce else None
+        if doubt:
+            logger.warning("%s", doubt)
         if self._transform.log and len(y):
             y = logarithm(y, name)
         if self._transform.outlier_sd is not None and len(y):
@@ -198,8 +214,10 @@ class CohortBuilder:
             dropped["outlier"] = int(np.count_nonzero(~near))
             samples, y = samples[near], y[near]
         self._tell_counts(name, len(samples), dropped, announce)
-        mean, mean_names, notes = self._mean.columns(samples)
-        variance, variance_names, more_notes = self._variance.columns(samples)
+        mean, mean_names, notes = self._mean.columns(samples, constant_too=self._strict)
+        variance, variance_names, more_notes = self._variance.columns(
+            samples, constant_too=self._strict
+        )
         if announce:
             for note in dict.fromkeys(notes + more_notes):
                 logger.info("%s: %s", name, note)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.design import listed
+from hlmm_scan.cohort.codes import tell_codes
+from hlmm_scan.cohort.design import centre_and_scale, listed
 from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.words import shown
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.samples import SampleIds
 
@@ -163,6 +165,10 @@ class Covariates:
     ----------
     present, complete : ndarray of bool, shape (n_reference,)
         Who is in the table, and who of them has all its values.
+    notes : tuple of str
+        For the log: which columns became levels, and how many.
+    doubts : tuple of str
+        For the log: what may be meant otherwise.
 
     Raises
     ------
@@ -185,6 +191,8 @@ class Covariates:
         self._least = min_level_count
         self._rows = np.zeros(len(samples), np.int64)
         self.present = self.complete = np.ones(len(samples), np.bool_)
+        self.notes: tuple[str, ...] = ()
+        self.doubts: tuple[str, ...] = ()
         if table is None:
             return
         self._rows = match(samples, table)
@@ -203,9 +211,33 @@ class Covariates:
                     raise InputError(
                         f"term '{':'.join(factors)}': '{name}' holds levels, not numbers"
                     )
+        self._tell(table)
+
+    def _tell(self, table: Table) -> None:
+        """Say what was made of the columns, and what of it may be a mistake."""
+        self.notes = tuple(
+            f"{table.path}: '{shown(name)}' has {len(levels):,} levels: {listed(levels)}"
+            for name, levels in table.levels.items()
+        )
+        doubts: list[str | None] = []
+        for name, levels in table.levels.items():
+            alike: dict[str, list[str]] = {}
+            for level in levels:
+                alike.setdefault(" ".join(level.lower().split()), []).append(level)
+            pairs = [level for same in alike.values() if len(same) > 1 for level in same]
+            if pairs:
+                doubts.append(
+                    f"{table.path}: '{shown(name)}' has levels that differ in capitals or blanks "
+                    f"only: {listed(pairs)}"
+                )
+        rows = self._rows[self.present]
+        for position, name in enumerate(table.columns):
+            if name not in table.levels:
+                doubts.append(tell_codes(table.values[rows, position], name, table.path))
+        self.doubts = tuple(doubt for doubt in doubts if doubt)
 
     def columns(
-        self, samples: NDArray[np.int64]
+        self, samples: NDArray[np.int64], *, constant_too: bool = False
     ) -> tuple[FloatArray, tuple[str, ...], tuple[str, ...]]:
         """Expand levels and products among some people.
 
@@ -213,6 +245,8 @@ class Covariates:
         ----------
         samples : ndarray of int64, shape (n,)
             Their rows among the reference samples; all of them are complete.
+        constant_too : bool, default False
+            Whether to keep what tells none of these people from another; it is left out otherwise.
 
         Returns
         -------
@@ -226,34 +260,41 @@ class Covariates:
         Raises
         ------
         InputError
-            If a column of levels has fewer than two among these people.
+            If a column of levels has none that enough of these people have, a product overflows,
+            or, with `constant_too`, there is only one such level.
         """
         if self._table is None:
             return np.zeros((len(samples), 0)), (), ()
         values = self._table.values[self._rows[samples]]
-        if not (self._table.levels or self._terms):
-            return values, self._table.columns, ()
         notes: list[str] = []
         blocks: dict[str, list[tuple[str, FloatArray]]] = {}
         for position, name in enumerate(self._table.columns):
             column = values[:, position]
             if name in self._table.levels:
-                blocks[name] = self._indicators(name, column.astype(np.int64), notes)
+                block = self._indicators(name, column.astype(np.int64), notes, constant_too)
             else:
-                blocks[name] = [(name, column)]
+                block = [(name, column)] if constant_too else _varying([(name, column)])
+            if not block:
+                notes.append(_left_out(name, len(values)))
+            blocks[name] = block
         found = [column for block in blocks.values() for column in block]
         for factors in self._terms:
             products = self._products([blocks[name] for name in factors])
-            if all(name in self._table.levels for name in factors):
+            if products and all(name in self._table.levels for name in factors):
                 products = self._common(products, notes)
-            found += products
+            if not all(np.isfinite(column).all() for _, column in products):
+                raise InputError(f"term '{':'.join(factors)}': products are too large for numbers")
+            varying = products if constant_too else _varying(products)
+            if len(varying) < max(len(products), 1):
+                notes.append(f"term '{':'.join(factors)}' is left out where it is the same in all")
+            found += varying
         matrix = np.empty((len(samples), len(found)))
         for position, (_, column) in enumerate(found):
             matrix[:, position] = column
         return matrix, tuple(name for name, _ in found), tuple(notes)
 
     def _indicators(
-        self, name: str, codes: NDArray[np.int64], notes: list[str]
+        self, name: str, codes: NDArray[np.int64], notes: list[str], constant_too: bool
     ) -> list[tuple[str, FloatArray]]:
         """The indicators of the levels of one column, but for the reference level."""
         assert self._table is not None
@@ -283,7 +324,8 @@ class Covariates:
         found = [(f"{name}={levels[k]}", (codes == k).astype(np.float64)) for k in sorted(common)]
         if pooled >= self._least and pooled:
             found.append((f"{name}={RARE}", np.isin(codes, rare).astype(np.float64)))
-        if not found or counts.max() < self._least:
+        # One level is a constant; where all are rare, something else is wrong.
+        if counts.max() < self._least or (constant_too and not found):
             raise InputError(
                 f"covariate '{name}' has no two levels that {self._least} or more of the "
                 f"{len(codes):,} people analysed have each"
@@ -297,7 +339,8 @@ class Covariates:
         """All products of a column of each factor, the first factor's columns slowest."""
         products = list(factors[0])
         for factor in factors[1:]:
-            products = [(f"{a}:{b}", x * y) for a, x in products for b, y in factor]
+            with np.errstate(over="ignore", invalid="ignore"):
+                products = [(f"{a}:{b}", x * y) for a, x in products for b, y in factor]
         return products
 
     def _common(
@@ -310,3 +353,15 @@ class Covariates:
                 f"{listed(rare)}: fewer than {self._least} people each, left out of the model"
             )
         return [(name, column) for name, column in products if name not in rare]
+
+
+def _varying(columns: list[tuple[str, FloatArray]]) -> list[tuple[str, FloatArray]]:
+    """Those columns that are not the same in everybody."""
+    if not columns or not len(columns[0][1]):
+        return columns
+    scales = centre_and_scale(np.column_stack([column for _, column in columns]))[1]
+    return [column for column, scale in zip(columns, scales, strict=True) if scale > 0]
+
+
+def _left_out(name: str, n: int) -> str:
+    return f"covariate '{name}' is left out: it is the same in all {n:,}"

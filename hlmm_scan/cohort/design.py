@@ -15,8 +15,8 @@ FloatArray = NDArray[np.float64]
 
 INTERCEPT = "intercept"
 
-_CONSTANT = 16 * np.finfo(np.float64).eps
-"""Standard deviation, relative to the largest value, at which values differ by rounding only."""
+_CONSTANT = 2 * np.finfo(np.float64).eps
+"""Range, relative to the largest value, within which values differ by rounding only."""
 
 _COLLINEAR = 1e-9
 """Norm of what other columns leave of a column, relative to its own, at which it is theirs."""
@@ -143,13 +143,14 @@ def centre_and_scale(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     # overflow nor vanish.
     unit = np.ldexp(1.0, np.frexp(np.where(peak > 0, peak, 1.0))[1] - 1)
     relative = values / unit
+    constant = relative.max(axis=0) - relative.min(axis=0) <= _CONSTANT
     centres = relative.mean(axis=0)
     relative -= centres
     # Again, because n summands near a large mean leave n roundings of its size.
     correction = relative.mean(axis=0)
     relative -= correction
     scales = np.sqrt(np.mean(np.square(relative, out=relative), axis=0))
-    scales[scales <= _CONSTANT] = 0.0
+    scales[constant] = 0.0
     return (centres + correction) * unit, scales * unit
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.cells import split_line
+from hlmm_scan.cohort.grammar import split_line
 from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, read_text, separator_of
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
@@ -100,7 +100,7 @@ def restrictions(
     Raises
     ------
     InputError
-        If nobody of `keep` is in the genotypes, a person of a list cannot be told from another, or
+        If nobody of a list is in the genotypes, a person of a list cannot be told from another, or
         the genotypes say nobody's sex.
     """
     passing: dict[str, BoolArray] = {}
@@ -112,7 +112,9 @@ def restrictions(
         _count(passing["not_kept"], path, people)
     if remove is not None:
         path, people = remove
-        found = match(samples, people, other_name=str(path), nobody_is_fine=True) >= 0
+        if not len(people):
+            raise InputError(f"{path}: nobody is in it to remove")
+        found = match(samples, people, other_name=str(path)) >= 0
         passing["removed"] = ~found
         _count(found, path, people)
     if only_sex is not None:

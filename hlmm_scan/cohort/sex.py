@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.cells import split_line
+from hlmm_scan.cohort.grammar import split_line
 from hlmm_scan.cohort.tables import read_text, separator_of
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, sex_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import os
@@ -14,14 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlmm_scan.cohort.cells import (
-    Layout,
-    Missing,
-    columns_of_words,
-    number,
-    parse_body,
-    split_line,
-)
+from hlmm_scan.cohort.cells import columns_of_words, parse_body
+from hlmm_scan.cohort.grammar import Layout, Missing, split_line
+from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.packed import unpacked
 
@@ -29,6 +25,13 @@ StrArray = NDArray[np.object_]
 
 FAMILY = {"fid", "#fid"}
 INDIVIDUAL = {"iid", "#iid"}
+
+_FAULTS_TOLD = 5
+_MARK = codecs.BOM_UTF8
+_WIDE = (
+    ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),  # the first begins as UTF-16's does
+    ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,10 @@ class Table:
         SHA-256 of the file's bytes (of the compressed ones where it is compressed), hexadecimal.
     levels : mapping of str to tuple of str
         By column, its levels, sorted as text; of columns of numbers nothing.
+    unread : tuple of str, default ()
+        Columns of the file that nobody asked for.
+    faults : mapping of str to str
+        By column, why it cannot be analysed; its values are not to be used.
     """
 
     path: Path
@@ -61,6 +68,8 @@ class Table:
     values: NDArray[np.float64]
     sha256: str
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.individual_id)
@@ -82,10 +91,11 @@ class Table:
         """
         if name in self.columns:
             return self.columns.index(name)
-        hint = nearest(name, self.columns)
+        known = (*self.columns, *self.unread)
+        hint = nearest(name, known)
         if not hint:
-            more = f" and {len(self.columns) - 8:,} more" if len(self.columns) > 8 else ""
-            hint = f"; it has {', '.join(self.columns[:8])}{more}"
+            more = f" and {len(known) - 8:,} more" if len(known) > 8 else ""
+            hint = f"; it has {', '.join(shown(column) for column in known[:8])}{more}"
         raise InputError(f"unknown {kind} '{name}' in {self.path}{hint}")
 
     def select(self, names: Sequence[str], kind: str = "phenotype") -> Table:
@@ -117,10 +127,12 @@ def read_table(
     *,
     missing_values: Sequence[str] = ("NA",),
     categorical: Collection[str] | None = None,
+    only: Collection[str] | None = None,
+    faults_by_column: bool = False,
 ) -> Table:
     """Read a phenotype or covariate table.
 
-    The file is plain or gzipped UTF-8 text, separated by tabs, commas or blanks (the first line
+    The file is plain or gzipped text, separated by tabs, commas or blanks (the first line
     decides), with a header ``FID IID name…`` or ``IID name…`` (also ``#FID``, ``#IID``; any
     case). Without a header the columns are FID, IID and the values, named ``phenotype_1`` and
     on. Fields may stand in double quotation marks; blank lines are skipped.
@@ -130,12 +142,18 @@ def read_table(
     path : path-like
         The file.
     missing_values : sequence of str, default ("NA",)
-        Cells that are missing, besides the empty cell, NA and NaN in any case, which always are.
-        A number is missing however it is written: -9 also means -9.0.
+        Cells that are missing, besides the empty cell, NA and NaN in any case, which always are;
+        one text may list several with commas. A number is missing however it is written: -9 also
+        means -9.0.
     categorical : collection of str, optional
         Columns, where the table has them, whose cells are levels: texts, also where they look like
-        numbers. A column that begins with a word is one of levels by itself, and a number in it an
-        error: which of the two was meant cannot be told. Without this all columns are numbers.
+        numbers. A column of words is one of levels by itself, and a number in it, also one with a
+        comma or a unit, an error: which of the two was meant cannot be told. So is a usual word
+        for missing. Without this all columns are numbers.
+    only : collection of str, optional
+        Columns to read, where the table has them; the others may hold anything. Default: all.
+    faults_by_column : bool, default False
+        Whether a column that is not as it must be is no error, but among the table's faults.
 
     Returns
     -------
@@ -146,17 +164,14 @@ def read_table(
     ------
     InputError
         If the file cannot be read or is no text; is empty, has no people or no value columns; the
-        first line is neither header nor data; a line has another number of fields; a cell is no
-        finite number, or no level; a column name or a person occurs twice, or is empty.
+        first line is neither header nor data; lines have another number of fields; a cell is no
+        finite number, or no level; a column name or a person occurs twice, or is empty. All faults
+        of the body are told together.
     """
     path = Path(path)
     missing = Missing.of(missing_values)
     text, sha256 = read_text(path)
-    first = re.search(rb"(?m)^[ \t]*+[^ \t\n][^\n]*", text)
-    if first is None:
-        raise InputError(f"{path} is empty")
-    line = first.group().decode()
-    first_line = text.count(b"\n", 0, first.start()) + 1
+    first_line, line, end = _first_line(text, path)
     separator = separator_of(line)
     fields = split_line(line, separator)
     names = _header(fields, path, first_line)
@@ -167,34 +182,61 @@ def read_table(
         ):
             raise InputError(
                 f"{path}, line {first_line}: expected a header 'FID IID name…' or 'IID name…', "
-                f"or data 'FID IID value…'; found '{_shortened(line)}'"
+                f"or data 'FID IID value…'; found '{shown(line)}'"
             )
         n_ids = 2
         names = [f"phenotype_{i}" for i in range(1, len(values) + 1)]
-        body_start = first.start()
+        body = text[end - len(line.encode()) :]
     else:
         n_ids = len(fields) - len(names)
-        body_start = first.end() + 1
+        body = text[end + 1 :]
         first_line += 1
-    _check_names(names, path)
-    body = text[body_start:]
     del text
+    wanted = [k for k, name in enumerate(names) if only is None or name in only]
+    _check_names([(k, names[k]) for k in wanted], path)
 
-    layout = Layout(str(path), separator, n_ids, tuple(names), first_line)
+    layout = Layout(str(path), separator, n_ids, tuple(names), first_line, tuple(wanted))
     if categorical is not None:
-        named = frozenset(k for k, name in enumerate(names) if name in categorical)
+        named = frozenset(k for k in wanted if names[k] in categorical)
         levels = named | columns_of_words(body, layout, missing)
         layout = replace(layout, levels=levels, named=named, level_option="--categorical")
     cells = parse_body(body, layout, missing)
+    faults = [*cells.faults, *_faults_of_ids(cells.ids, cells.lines)]
+    by_column = {names[k]: f"{path}, {fault}" for k, fault in cells.bad_columns.items()}
+    if not faults_by_column:
+        faults += cells.bad_columns.values()
+    if faults:
+        more = f"; and {len(faults) - _FAULTS_TOLD:,} more" if len(faults) > _FAULTS_TOLD else ""
+        raise InputError(f"{path}, {'; '.join(faults[:_FAULTS_TOLD])}{more}")
     if not len(cells.lines):
         raise InputError(f"{path} has a header but no people")
-    _check_ids(cells.ids, cells.lines, path)
     cells.values.flags.writeable = False
     for ids in cells.ids:
         ids.flags.writeable = False
-    family_id = cells.ids[0] if n_ids == 2 else None
-    by_name = {names[column]: levels for column, levels in cells.levels.items()}
-    return Table(path, family_id, cells.ids[-1], tuple(names), cells.values, sha256, by_name)
+    return Table(
+        path,
+        cells.ids[0] if n_ids == 2 else None,
+        cells.ids[-1],
+        tuple(names[k] for k in wanted),
+        cells.values,
+        sha256,
+        {names[column]: levels for column, levels in cells.levels.items()},
+        tuple(name for k, name in enumerate(names) if k not in set(wanted)),
+        by_column,
+    )
+
+
+def _first_line(text: bytes, path: Path) -> tuple[int, str, int]:
+    """Number, text and end of the first line that is not blank."""
+    start, number_ = 0, 1
+    while start < len(text):
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        if line.strip(b" \t"):
+            return number_, line.decode(), end
+        start, number_ = end + 1, number_ + 1
+    raise InputError(f"{path} is empty")
 
 
 def read_text(path: Path) -> tuple[bytes, str]:
@@ -222,17 +264,29 @@ def _read_bytes(path: Path) -> bytes:
 def _as_text(content: bytes, path: Path) -> bytes:
     """UTF-8 text with ``\\n`` line ends, decompressed and without a byte-order mark."""
     content = unpacked(content, path)
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    for marks, encoding in _WIDE:
+        if content.startswith(marks):
+            try:
+                content = content.decode(encoding).encode()
+            except UnicodeDecodeError:
+                raise InputError(f"{path} is not a text file") from None
+            break
     if b"\0" in content:
         raise InputError(f"{path} is not a text file")
     if not content.isascii():
         try:
             content.decode()
         except UnicodeDecodeError as error:
+            # Read in another encoding a name is another name, and would be found nowhere.
             line = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
-            raise InputError(f"{path} is not a text file in UTF-8 (line {line})") from None
+            raise InputError(
+                f"{path}, line {line}: not text in UTF-8; if it is in latin-1, iconv -f latin1 "
+                "-t utf8 makes it so"
+            ) from None
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if _MARK in content:  # files with a mark, one put after the other
+        content = content.removeprefix(_MARK).replace(b"\n" + _MARK, b"\n")
     return content
 
 
@@ -240,7 +294,7 @@ def separator_of(line: str) -> str:
     """The separator that the first line shows."""
     if "\t" in line:
         # A blank within an id: the file mixes blanks and tabs, and any run of them separates.
-        ids = [cell.strip() for cell in line.split("\t")[:2]]
+        ids = split_line(line, "\t")[:2]
         if ids[0].lower() in INDIVIDUAL:
             ids = ids[:1]
         return " " if any(" " in cell for cell in ids) else "\t"
@@ -269,34 +323,31 @@ def _header(fields: list[str], path: Path, line: int) -> list[str] | None:
     return names
 
 
-def _check_names(names: list[str], path: Path) -> None:
+def _check_names(names: Sequence[tuple[int, str]], path: Path) -> None:
     seen = set()
-    for position, name in enumerate(names, 1):
+    for position, name in names:
         if not name:
-            raise InputError(f"{path}: data column {position} has no name")
+            raise InputError(f"{path}: data column {position + 1} has no name")
         if name in seen:
-            raise InputError(f"{path}: two columns are named '{name}'")
+            raise InputError(f"{path}: two columns are named '{shown(name)}'")
         seen.add(name)
 
 
-def _check_ids(ids: tuple[StrArray, ...], lines: NDArray[np.int64], path: Path) -> None:
+def _faults_of_ids(ids: tuple[StrArray, ...], lines: NDArray[np.int64]) -> list[str]:
+    """What is wrong with the people: empty ids, and whoever occurs more than once."""
+    faults = []
     for column, label in zip(ids, ("FID", "IID")[-len(ids) :], strict=True):
-        empty = column == ""
-        if empty.any():
-            raise InputError(f"{path}, line {lines[np.argmax(empty)]}: the {label} is empty")
+        empty = np.flatnonzero(column == "")
+        faults += [f"line {lines[row]}: the {label} is empty" for row in empty[:_FAULTS_TOLD]]
     # No id holds a line end, so that no two pairs can run together alike. (NUL would not do:
     # numpy drops it from the end of a string.)
     keys = ids[0] if len(ids) == 1 else ids[0] + "\n" + ids[1]
     repeated = pd.Index(keys).duplicated()
-    if repeated.any():
-        second = int(np.argmax(repeated))
+    for second in np.flatnonzero(repeated)[:_FAULTS_TOLD]:
         first = int(np.argmax(keys == keys[second]))
-        person = f"FID '{ids[0][second]}' " if len(ids) == 2 else ""
-        raise InputError(
-            f"{path}: {person}IID '{ids[-1][second]}' occurs twice "
-            f"(lines {lines[first]} and {lines[second]})"
+        family = f"FID '{shown(ids[0][second])}' " if len(ids) == 2 else ""
+        faults.append(
+            f"line {lines[second]}: {family}IID '{shown(ids[-1][second])}' occurs twice "
+            f"(first in line {lines[first]})"
         )
-
-
-def _shortened(line: str, width: int = 60) -> str:
-    return line if len(line) <= width else line[:width] + "…"
+    return faults

@@ -59,6 +59,8 @@ class VariantName:
         Whether `row` alone names it: else it counts where the other names agree with it.
     line : int
         Of its file, from 1; of no file, 0.
+    phenotype : str or None
+        Whose hit it is, where its table says so; no part of the name.
     """
 
     variant_id: str = ""
@@ -66,6 +68,7 @@ class VariantName:
     row: int | None = None
     sure: bool = False
     line: int = field(default=0, compare=False)
+    phenotype: str | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, text: str, line: int = 0) -> VariantName:
@@ -88,8 +91,8 @@ def read_variant_names(path: Path) -> list[VariantName]:
     ----------
     path : Path
         One name a line (an id, ``chromosome:position:other:effect`` or ``row:17``), plain or
-        gzipped; or a table, parted by tabs, whose header has ``variant_id``, and better also
-        ``contig``, ``position``, ``other_allele`` and ``effect_allele``, or ``row``.
+        gzipped; or a table, parted by tabs or commas, whose header has ``variant_id``, and better
+        also ``contig``, ``position``, ``other_allele`` and ``effect_allele``, or ``row``.
 
     Returns
     -------
@@ -102,32 +105,38 @@ def read_variant_names(path: Path) -> list[VariantName]:
         If it cannot be read, or a line holds more than a name.
     """
     lines = read_lines(path)
-    header = [cell.strip().lower().lstrip("#") for cell in lines[0][1].split("\t")] if lines else []
+    first = lines[0][1] if lines else ""
+    separator = "," if "," in first and "\t" not in first else "\t"
+    header = [cell.strip(' "').lower().lstrip("#") for cell in first.split(separator)]
     id_column = next((header.index(name) for name in _IDS if name in header), None)
     if id_column is not None and (len(header) > 1 or header[0] == _IDS[0]):
-        return list(_of_table(path, lines, header, id_column))
+        return list(_of_table(path, lines, separator, header, id_column))
     names = []
     for number, line in lines:
         words = [line.strip()] if "\t" not in line and " " not in line.strip() else line.split()
         if len(words) > 1:
             raise InputError(
                 f"{path}, line {number}: expected one variant id, found {len(words)} words (or a "
-                "table, parted by tabs, whose header has variant_id)"
+                "table, parted by tabs or commas, whose header has variant_id)"
             )
         names.append(VariantName.of(words[0], number))
     return names
 
 
 def _of_table(
-    path: Path, lines: Sequence[tuple[int, str]], header: Sequence[str], id_column: int
+    path: Path,
+    lines: Sequence[tuple[int, str]],
+    separator: str,
+    header: Sequence[str],
+    id_column: int,
 ) -> Iterator[VariantName]:
     def column(name: str) -> int | None:
         return header.index(name) if name in header else None
 
     places = [column(n) for n in ("contig", "position", "other_allele", "effect_allele")]
-    row_column = column("row")
+    row_column, phenotype_column = column("row"), column("phenotype")
     for number, line in lines[1:]:
-        cells = next(csv.reader([line], delimiter="\t"))
+        cells = next(csv.reader([line], delimiter=separator))
         if len(cells) <= id_column:
             raise InputError(f"{path}, line {number}: has no {header[id_column]}")
         place = None
@@ -139,7 +148,10 @@ def _of_table(
         if row_column is not None and row_column < len(cells):
             text = cells[row_column]
             row = int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
-        yield VariantName(cells[id_column], place, row, line=number)
+        phenotype = None
+        if phenotype_column is not None:
+            phenotype = cells[phenotype_column] if phenotype_column < len(cells) else ""
+        yield VariantName(cells[id_column], place, row, line=number, phenotype=phenotype)
 
 
 def find_variants(

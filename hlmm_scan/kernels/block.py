@@ -365,11 +365,13 @@ def _columns(
     """Put units and tests on the estimates, under the names of the result store."""
     scale, called, freedom = null.y_scale, counts.called, degrees_of_freedom(null)
     per_unit = scale / null.environment_scale
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         fraction = estimates.random_variance / (
             estimates.random_variance + estimates.residual_variance
         )
-        random_variance_se = np.sqrt(estimates.random_variance_variance)
+        # Of units near 1e300 the squares are no numbers; everything else is.
+        random_variance = estimates.random_variance * scale * scale
+        random_variance_se = np.sqrt(estimates.random_variance_variance) * scale * scale
     everything: dict[str, Any] = {
         "n": called.astype(np.int32),
         "effect_allele_frequency": counts.frequency,
@@ -380,8 +382,8 @@ def _columns(
         "add_lrt_neg_log10_p": neg_log10_p(estimates.add_lrt, 1),
         "var_lrt_neg_log10_p": neg_log10_p(estimates.var_lrt, 1),
         "av_lrt_neg_log10_p": neg_log10_p(estimates.av_lrt, 2),
-        "random_variance": estimates.random_variance * scale**2,
-        "random_variance_se": random_variance_se * scale**2,
+        "random_variance": random_variance,
+        "random_variance_se": random_variance_se,
         "random_variance_fraction": fraction,
         "status": estimates.status,
         **quality,

@@ -291,17 +291,20 @@ def _in_user_units(cohort: Cohort, fit: Fit, centre: float, scale: float) -> Cov
     c, v = len(fit.alpha), len(fit.beta)
     covariance = fit.covariance
     alpha, alpha_covariance = cohort.mean_design.mean_to_user(
-        fit.alpha, covariance[:c, :c], centre, scale
+        fit.alpha, covariance[:c, :c], 0.0, 1.0
     )
+    alpha = alpha * scale
+    alpha[0] += centre
     beta, beta_covariance = cohort.variance_design.variance_to_user(
         fit.beta, covariance[c : c + v, c : c + v], scale
     )
     effects: list[Effect] = []
-    for part, names, estimates, spread in (
-        ("mean", cohort.mean_design.names, alpha, alpha_covariance),
-        ("log_variance", cohort.variance_design.names, beta, beta_covariance),
+    # The unit after the root: the square of 1e300, or of its inverse, is no number.
+    for part, names, estimates, spread, unit in (
+        ("mean", cohort.mean_design.names, alpha, alpha_covariance, scale),
+        ("log_variance", cohort.variance_design.names, beta, beta_covariance, 1.0),
     ):
-        errors = np.sqrt(np.diag(spread))
+        errors = np.sqrt(np.diag(spread)) * unit
         tests = wald_neg_log10_p(estimates, errors)
         effects.extend(
             Effect(part, name, float(e), float(s), float(p))
@@ -312,8 +315,8 @@ def _in_user_units(cohort: Cohort, fit: Fit, centre: float, scale: float) -> Cov
             Effect(
                 "random",
                 "variance",
-                float(fit.random_variance) * scale**2,
-                float(fit.random_variance_se) * scale**2,
+                float(fit.random_variance) * scale * scale,
+                float(fit.random_variance_se) * scale * scale,
                 float("nan"),
             )
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hlmm_scan.cohort.cohort import CohortBuilder
+from hlmm_scan.cohort.join import join
 from hlmm_scan.cohort.options import read_options
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.genotypes.dataset import GenotypeDataset
@@ -18,6 +19,7 @@ from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
 from hlmm_scan.null.random_effects import load_random_effects
 from hlmm_scan.outputs import staged_text
+from hlmm_scan.separators import separator_by_name
 from hlmm_scan.storage import Place
 
 COLUMNS = ("part", "name", "estimate", "standard_error", "neg_log10_p")
@@ -27,8 +29,8 @@ def fit_tables(
     phenotypes: Path,
     *,
     phenotype: str | None = None,
-    mean_covariates: Path | None = None,
-    variance_covariates: Path | None = None,
+    mean_covariates: Path | Sequence[Path] = (),
+    variance_covariates: Path | Sequence[Path] = (),
     random_effects: Place | None = None,
     genotypes: Place | None = None,
     information: Information = "expected",
@@ -44,7 +46,7 @@ def fit_tables(
         Phenotype table; its people are analysed.
     phenotype : str, optional
         Column; default the first.
-    mean_covariates, variance_covariates : Path, optional
+    mean_covariates, variance_covariates : Path or sequence of Path, optional
         Tables of covariates.
     random_effects : Path or ObjectPath, optional
         A genotype dataset, or a list of variant ids of `genotypes`; without it, the HLM.
@@ -67,14 +69,20 @@ def fit_tables(
     InputError
         As for a scan.
     """
-    table = read_table(phenotypes, missing_values=missing_values)
+    only = None if phenotype is None else [phenotype]
+    table = read_table(phenotypes, missing_values=missing_values, only=only, faults_by_column=True)
     name = phenotype or table.columns[0]
     table = table.select([name])
-    mean, variance = (
-        read_table(path, missing_values=missing_values, categorical=categorical) if path else None
-        for path in (mean_covariates, variance_covariates)
-    )
     samples = SampleIds(table.individual_id, table.family_id)
+    given = [
+        (paths,) if isinstance(paths, Path) else tuple(dict.fromkeys(paths))
+        for paths in (mean_covariates, variance_covariates)
+    ]
+    tables = {
+        path: read_table(path, missing_values=missing_values, categorical=categorical)
+        for path in dict.fromkeys(path for paths in given for path in paths)
+    }
+    mean, variance = (join(samples, [tables[path] for path in paths]) for paths in given)
     source = None
     if random_effects is not None:
         dataset = GenotypeDataset.open(genotypes) if genotypes else None
@@ -89,7 +97,9 @@ def fit_tables(
 
 
 def write_effects(fit: CovariateFit, output: Path) -> None:
-    """Write a fit as a tab-separated table, one parameter a row, all at once.
+    """Write a fit as a table, one parameter a row, all at once.
+
+    Separated by commas where the name ends in .csv, else by tabs.
 
     Parameters
     ----------
@@ -99,8 +109,9 @@ def write_effects(fit: CovariateFit, output: Path) -> None:
     Raises
     ------
     InputError
-        If the file cannot be written.
+        If the file cannot be written, or its name stands for something else.
     """
+    separator = separator_by_name(output)
     frame = pd.DataFrame([astuple(effect) for effect in fit.effects], columns=list(COLUMNS))
     with staged_text(output) as file:
-        frame.to_csv(file, sep="\t", index=False, na_rep="NA", lineterminator="\n")
+        frame.to_csv(file, sep=separator, index=False, na_rep="NA", lineterminator="\n")

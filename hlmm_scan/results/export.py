@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
+
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.outputs import staged_file
-from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.export_gwas_ssf import read_metadata, write_gwas_ssf
 from hlmm_scan.results.export_parquet import write_parquet
 from hlmm_scan.results.export_rows import Columns, FinishedRows
@@ -27,9 +28,10 @@ from hlmm_scan.results.export_text import (
 )
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest, parse_tests
+from hlmm_scan.separators import separator_by_name
 from hlmm_scan.staging import read_error, staged_folder, write_error
 
-FORMATS = ("tsv", "parquet", "tabix", "gwas-ssf", "regenie", "seed")
+FORMATS = ("tsv", "csv", "parquet", "tabix", "gwas-ssf", "regenie", "seed")
 
 ONE_PHENOTYPE = ("regenie", "seed")
 """Formats without a column for the phenotype."""
@@ -42,11 +44,12 @@ class Export:
     Attributes
     ----------
     kind : str
-        One of :data:`FORMATS`. ``tsv``, ``parquet`` and ``tabix`` have every coordinate and
-        variable under its own name, one row a test; ``tabix`` sorted by position, the others
-        phenotype after phenotype. ``gwas-ssf`` is a folder, of a file for each phenotype and test.
-        ``regenie`` has a row for each test of each variant, ``seed`` the columns of the 2018
-        script, effects per copy of PLINK's A2 and the frequency of the minor allele, as it has
+        One of :data:`FORMATS`. ``tsv``, ``csv``, ``parquet`` and ``tabix`` have every coordinate
+        and variable under its own name, one row a test. All are sorted by chromosome and position,
+        ``tabix`` with all phenotypes of a variant together, the others phenotype after phenotype.
+        ``gwas-ssf`` is a folder, of a file for each phenotype and test. ``regenie`` has a row for
+        each test of each variant, ``seed`` the columns of the 2018 script, effects per copy of
+        PLINK's A2 and the frequency of the minor allele, as it has
         them; both hold one phenotype.
     phenotypes : tuple of str
         Empty for all.
@@ -65,8 +68,16 @@ class Export:
 
 
 def format_by_name(output: Path) -> str:
-    """Return the format that a file's name stands for, if none is given."""
-    return "parquet" if output.suffix == ".parquet" else "tsv"
+    """Return the format that a file's name stands for, if none is given.
+
+    Raises
+    ------
+    InputError
+        If it stands for one that is not written.
+    """
+    if output.suffix == ".parquet":
+        return "parquet"
+    return "csv" if separator_by_name(output) == "," else "tsv"
 
 
 def export(store: ResultStore, output: Path, wanted: Export) -> int:
@@ -103,12 +114,16 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
         raise InputError("--test is not for the format seed, which has the Wald tests of 2018")
     if wanted.metadata is not None and kind != "gwas-ssf":
         raise InputError(f"--metadata is for the format gwas-ssf, not for {kind}")
+    if kind not in ("parquet", "gwas-ssf"):
+        separator_by_name(output)  # refuses what is no text
     chosen = _phenotypes(store, wanted)
     tests: list[ReportedTest] = []
     if wanted.tests or kind in ("gwas-ssf", "regenie"):
         stored = [v.name for v in store.readable]
         with_effect = kind == "gwas-ssf"
         tests = parse_tests(wanted.tests, stored, store.path, with_effect=with_effect)
+    if wanted.tests and any(test.effect == "dispersion" for test in tests):
+        _require_dispersion(store, chosen)
     if kind == "gwas-ssf":
         known = read_metadata(wanted.metadata)
         if output.exists():
@@ -131,15 +146,17 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
             return write_tabix(FinishedRows(store, chosen, tests=tests), scratch)
         if kind == "regenie":
             variables = {v for t in tests for v in t.variables}
-            variables |= {"n", "effect_allele_frequency", "test_flags"}
-            rows = FinishedRows(store, chosen, sorted(variables))
-            first = header(REGENIE_COLUMNS, " ")
-            autosomes = autosomes_of(store.attributes)
-            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests, autosomes))
+            variables |= {"n", "effect_allele_frequency", "info", "test_flags"}
+            rows = FinishedRows(store, chosen, sorted(variables), numbered=True)
+            columns = [c for c in REGENIE_COLUMNS if c != "INFO" or "info" in rows.columns]
+            first = header(columns, " ")
+            return _write_text(rows, scratch, first, lambda r: regenie_rows(r, tests))
         rows = FinishedRows(store, chosen, tests=tests)
         if kind == "seed":
             return _write_text(rows, scratch, header(SEED_COLUMNS), seed_rows)
-        return _write_text(rows, scratch, header(rows.columns), named_rows)
+        separator = "," if kind == "csv" else "\t"
+        first = header(rows.columns, separator)
+        return _write_text(rows, scratch, first, lambda r: named_rows(r, separator))
 
 
 def _phenotypes(store: ResultStore, wanted: Export) -> list[int]:
@@ -154,6 +171,16 @@ def _phenotypes(store: ResultStore, wanted: Export) -> list[int]:
             f"{len(known)}; name it with --phenotype"
         )
     return [known.index(name) for name in names]
+
+
+def _require_dispersion(store: ResultStore, phenotypes: Sequence[int]) -> None:
+    """Refuse phenotypes without any dispersion effect, where these are asked for."""
+    for phenotype in phenotypes:
+        if np.isnan(np.asarray(store.array("dispersion")[phenotype])).all():
+            raise InputError(
+                f"{store.path}: '{store.phenotypes[phenotype]}' has no dispersion effects (its "
+                "slope of var on add is unknown)"
+            )
 
 
 @contextlib.contextmanager

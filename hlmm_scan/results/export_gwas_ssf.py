@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError, nearest
-from hlmm_scan.results.export_chromosomes import autosomes_of, chromosome_numbers
+from hlmm_scan.results.export_chromosomes import catalog_numbers
 from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_text import COMPRESSION, cells, header, lines
 from hlmm_scan.results.store import ResultStore, group_name
@@ -107,6 +107,8 @@ class _Table:
     file: IO[bytes]
     rows: int = 0
     people: int = 0
+    in_order: bool = True
+    last: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -142,22 +144,19 @@ def write_gwas_ssf(
     variables = {v for test in tests for v in test.variables}
     total = 0
     for phenotype in phenotypes:
-        rows = FinishedRows(
-            store, [phenotype], ("n", "effect_allele_frequency", *sorted(variables))
-        )
-        in_order = rows.sorted_by_position()
+        columns = ("n", "effect_allele_frequency", *sorted(variables))
+        rows = FinishedRows(store, [phenotype], columns, numbered=True)
         name = store.phenotypes[phenotype]
         with ExitStack() as open_files:
             tables = [_open(folder, name, test, open_files) for test in tests]
             for block in rows.by_phenotype():
-                variant = _Variants(block, autosomes_of(store.attributes))
+                variant = _Variants(block)
                 for table in tables:
                     _write(table, block, variant)
         for table in tables:
             _report(name, table)
-            described = _describe(store, name, table, metadata, in_order)
-            beside = table.path.with_name(f"{table.path.name}-meta.yaml")
-            beside.write_text(described, encoding="utf-8")
+            about = table.path.with_name(f"{table.path.name}-meta.yaml")
+            about.write_text(_describe(store, name, table, metadata), encoding="utf-8")
             total += table.rows
     return total
 
@@ -165,8 +164,9 @@ def write_gwas_ssf(
 class _Variants:
     """What the files of a block have in common: rows that fit, as text, and why others do not."""
 
-    def __init__(self, block: Columns, autosomes: int) -> None:
-        numbers = chromosome_numbers(block["contig"], autosomes)
+    def __init__(self, block: Columns) -> None:
+        numbers = catalog_numbers(block["contig"])
+        self.places = (numbers << 40) + block["position"].astype(np.int64)
         alleles = [
             np.array([bool(_BASES.fullmatch(str(a))) for a in block[name]], dtype=bool)
             for name in ("effect_allele", "other_allele")
@@ -210,6 +210,9 @@ def _write(table: _Table, block: Columns, variant: _Variants) -> None:
     beta, error, log_p = map(cells, values)
     text = lines([*variant.first, beta, error, variant.frequency, log_p, *variant.last])
     table.file.write("".join(text[row] for row in np.flatnonzero(fits)).encode())
+    places = np.append(table.last, variant.places[fits])
+    table.in_order &= bool((np.diff(places) >= 0).all())
+    table.last = int(places[-1])
     table.rows += int(fits.sum())
     table.people = max(table.people, int(block["n"][fits].max(initial=0)))
 
@@ -226,9 +229,7 @@ def _report(phenotype: str, table: _Table) -> None:
         )
 
 
-def _describe(
-    store: ResultStore, phenotype: str, table: _Table, known: Mapping[str, Any], in_order: bool
-) -> str:
+def _describe(store: ResultStore, phenotype: str, table: _Table, known: Mapping[str, Any]) -> str:
     """Return the YAML file of a table."""
     given = {key: known[key] for key in (*TEXT_KEYS, *LIST_KEYS) if key in known}
     notes = [f"Variance-QTL scan; beta is the {table.test.meaning}"]
@@ -247,7 +248,7 @@ def _describe(
         "data_file_md5sum": _md5(table.path),
         "analysis_software": f"hlmm-scan {_version(store)}",
         "is_harmonised": False,
-        "is_sorted": in_order,
+        "is_sorted": table.in_order,
     }
     covariates = _covariates(store, phenotype)
     if covariates:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.results.export_chromosomes import (
+    autosomes_said,
+    exported_chromosomes,
+    named_chromosomes,
+    ranks_of,
+)
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import COORDINATES, Status
@@ -38,6 +45,8 @@ class FinishedRows:
         Result variables wanted, ``status`` always among what is given. Default: all.
     tests : sequence of ReportedTest, optional
         Tests whose −log10 p stands after the variables, where it is not one of them.
+    numbered : bool, default False
+        Whether chromosomes are numbers (X is 23), not names as the store has them.
 
     Attributes
     ----------
@@ -53,8 +62,11 @@ class FinishedRows:
         phenotypes: Sequence[int],
         variables: Sequence[str] | None = None,
         tests: Sequence[ReportedTest] = (),
+        *,
+        numbered: bool = False,
     ) -> None:
         self._store = store
+        self._numbered = numbered
         self._phenotypes = list(phenotypes)
         self._names = store.phenotypes
         known = [v.name for v in store.readable]
@@ -67,19 +79,26 @@ class FinishedRows:
         self._coordinates: tuple[int, Columns] = (-1, {})
 
     def by_phenotype(self) -> Iterator[Columns]:
-        """Yield finished rows in the store's order, phenotype after phenotype."""
+        """Yield finished rows phenotype after phenotype, each sorted as :meth:`by_position`."""
         size = self._block_rows(1)
+        order = self._order
+        as_stored = bool((np.diff(order) > 0).all())
         for phenotype in self._phenotypes:
+            blocks = _Recent(lambda p, first: self._block(p, first, size), _READS_KEPT)
             for start in range(0, self._n_variants, size):
-                yield _finished(self._block(phenotype, start, size))
+                if as_stored:
+                    yield _finished(self._block(phenotype, start, size))
+                else:
+                    rows = order[start : start + size]
+                    yield _finished(_gather(blocks, phenotype, rows, size))
 
     def by_position(self) -> Iterator[Columns]:
-        """Yield finished rows sorted by position, each chromosome in one piece.
+        """Yield finished rows sorted by chromosome and position.
 
-        Chromosomes come as they first appear in the store; variants of one position, and the
-        phenotypes of one variant, stay in their order.
+        Chromosomes come by number, then those without one as they first appear in the store;
+        variants of one position, and the phenotypes of one variant, stay in their order.
         """
-        order = self._position_order()
+        order = self._order
         size = self._block_rows(len(self._phenotypes))
         together = size * max(len(self._phenotypes), 1)
         blocks = _Recent(
@@ -95,10 +114,6 @@ class FinishedRows:
                 {name: np.concatenate([c[name] for c in each])[interleaved] for name in each[0]}
             )
 
-    def sorted_by_position(self) -> bool:
-        """Whether the store's own order is that of :meth:`by_position`."""
-        return bool((np.diff(self._position_order()) > 0).all())
-
     def _block_rows(self, phenotypes_at_once: int) -> int:
         """Return variants per read: whole chunks of the store, so that none is decoded twice."""
         return -(-max(ROWS_PER_READ // phenotypes_at_once, 1) // self._chunk) * self._chunk
@@ -107,17 +122,20 @@ class FinishedRows:
         stop = min(start + size, self._n_variants)
         if self._coordinates[0] != start:  # else those of the phenotype before
             read = {n: _plain(self._store.array(n)[start:stop]) for n in VARIANT_COLUMNS}
+            names = self._chromosomes
+            read["contig"] = np.array([names[str(c)] for c in read["contig"]], object)
             self._coordinates = (start, read)
         values = self._store.read_partition(phenotype, start, stop, self._variables)
         values |= {test.column: test.neg_log10_p(values) for test in self.made}
-        names = np.full(stop - start, self._names[phenotype], dtype=object)
-        return {"phenotype": names, **self._coordinates[1], **values}
+        phenotypes = np.full(stop - start, self._names[phenotype], dtype=object)
+        return {"phenotype": phenotypes, **self._coordinates[1], **values}
 
-    def _position_order(self) -> NDArray[np.intp]:
-        """Return variants by chromosome, as they first appear, and position, shape (m,)."""
+    @cached_property
+    def _places(self) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
+        """Chromosomes of the store, and which one and where each variant is, shape (m,)."""
         contigs: dict[str, int] = {}
         codes = np.empty(self._n_variants, np.int32)
-        positions = np.empty(self._n_variants, np.int32)
+        positions = np.empty(self._n_variants, np.int64)
         size = self._block_rows(1)
         for start in range(0, self._n_variants, size):
             rows = slice(start, min(start + size, self._n_variants))
@@ -125,7 +143,27 @@ class FinishedRows:
             known = [contigs.setdefault(str(name), len(contigs)) for name in names]
             codes[rows] = np.array(known, np.int32)[local]
             positions[rows] = np.asarray(self._store.array("position")[rows])
-        return np.lexsort((positions, codes))
+        return list(contigs), codes, positions
+
+    @cached_property
+    def _numbers(self) -> dict[str, str]:
+        """Numbers of the chromosomes of the store."""
+        return exported_chromosomes(self._places[0], autosomes_said(self._store.attributes))
+
+    @cached_property
+    def _chromosomes(self) -> dict[str, str]:
+        """What the rows call the chromosomes of the store."""
+        if self._numbered:
+            return self._numbers
+        return named_chromosomes(self._places[0], autosomes_said(self._store.attributes))
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp]:
+        """Variants by chromosome and position, shape (m,)."""
+        contigs, codes, positions = self._places
+        ranks = ranks_of(self._numbers, self._chromosomes)
+        rank_of_code = np.array([ranks[contig] for contig in contigs], np.int32)
+        return np.lexsort((positions, rank_of_code[codes]))
 
 
 class _Recent:

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES
 from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
-from hlmm_scan.results.export_chromosomes import chromosome_numbers
 from hlmm_scan.results.export_rows import Columns
 from hlmm_scan.results.tests import ReportedTest, at_bound
 from hlmm_scan.schema import Status
@@ -22,9 +20,10 @@ SEED_COLUMNS = (
 """Columns of the 2018 script; ``*_pval`` are −log10 p."""
 
 REGENIE_COLUMNS = (
-    "CHROM", "GENPOS", "ID", "ALLELE0", "ALLELE1", "A1FREQ", "N", "TEST",
+    "CHROM", "GENPOS", "ID", "ALLELE0", "ALLELE1", "A1FREQ", "INFO", "N", "TEST",
     "BETA", "SE", "CHISQ", "LOG10P", "EXTRA",
 )  # fmt: skip
+"""INFO where the genotypes are dosages."""
 
 COMPRESSION = 4
 """Of gzip: level 6 takes two and a half times as long for files 2% smaller."""
@@ -37,10 +36,10 @@ def labels(status: NDArray[Any]) -> NDArray[np.object_]:
     return np.array([_LABELS[s] for s in status.tolist()], dtype=object)
 
 
-def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
+def cells(values: NDArray[Any], missing: str = "NA", separator: str = "\t") -> list[str]:
     """Return a column as text: numbers as short as reads back the same, what is NaN as `missing`.
 
-    Text that holds a tab, a line end or a quote is quoted, as tables have it.
+    Text that holds the separator, a line end or a quote is quoted, as tables have it.
     """
     if values.dtype.kind == "f":
         text = list(map(repr, values.tolist()))
@@ -50,9 +49,10 @@ def cells(values: NDArray[Any], missing: str = "NA") -> list[str]:
     if values.dtype.kind in "iu":
         return list(map(str, values.tolist()))
     text = list(map(str, values))
+    marks = f'"{separator}\n\r'
     everything = "".join(text)
-    if any(c in everything for c in '"\t\n\r'):
-        text = [_quoted(t) for t in text]
+    if any(c in everything for c in marks):
+        text = [_quoted(t, marks) for t in text]
     return text
 
 
@@ -72,10 +72,12 @@ def header(names: Iterable[str], separator: str = "\t") -> str:
     return separator.join(names) + "\n"
 
 
-def named_rows(rows: Columns) -> str:
+def named_rows(rows: Columns, separator: str = "\t") -> str:
     """Return every column under its own name."""
-    columns = [cells(labels(v) if name == "status" else v) for name, v in rows.items()]
-    return "".join(lines(columns))
+    columns = [
+        cells(labels(v) if name == "status" else v, separator=separator) for name, v in rows.items()
+    ]
+    return "".join(lines(columns, separator))
 
 
 def seed_rows(rows: Columns) -> str:
@@ -106,25 +108,22 @@ def seed_rows(rows: Columns) -> str:
     return "".join(lines([cells(columns[name]) for name in SEED_COLUMNS]))
 
 
-def regenie_rows(
-    rows: Columns, tests: Sequence[ReportedTest], autosomes: int = HUMAN_AUTOSOMES
-) -> str:
+def regenie_rows(rows: Columns, tests: Sequence[ReportedTest]) -> str:
     """Return regenie's columns, a row for each test of each variant.
 
     ALLELE1 is the effect allele; joint tests have no BETA and SE, and a CHISQ of 2 df; EXTRA holds
     the status where it is not plain ``ok``, and ``at_bound`` where p is a bound.
     """
-    numbers = chromosome_numbers(rows["contig"], autosomes)
-    contig = np.where(numbers > 0, numbers.astype(object), rows["contig"])
     variant = [
         unbroken(cells(column))
         for column in (
-            contig,
+            rows["contig"],
             rows["position"],
             rows["variant_id"],
             rows["other_allele"],
             rows["effect_allele"],
             rows["effect_allele_frequency"],
+            *([rows["info"]] if "info" in rows else []),
             rows["n"],
         )
     ]
@@ -145,8 +144,8 @@ def regenie_rows(
     return "".join(line for of_variant in zip(*each, strict=True) for line in of_variant)
 
 
-def _quoted(text: str) -> str:
-    """Return a cell as tables quote it, if it must be."""
-    if not any(c in text for c in '"\t\n\r'):
+def _quoted(text: str, marks: str) -> str:
+    """Return a cell as tables quote it, if it holds one of some marks."""
+    if not any(c in text for c in marks):
         return text
     return '"' + text.replace('"', '""') + '"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ _STORED = (
 
 def check(
     store: ResultStore,
-    variants: Sequence[str | VariantName],
+    variants: Sequence[str | VariantName] | Mapping[str, Sequence[VariantName]],
     genotypes: Genotypes,
     phenotypes: Sequence[str] = (),
     *,
@@ -61,8 +61,9 @@ def check(
     Parameters
     ----------
     store : ResultStore
-    variants : sequence of str or VariantName
-        As :meth:`~hlmm_scan.genotypes.dataset.GenotypeDataset.find_variants` takes them.
+    variants : sequence of str or VariantName, or mapping of str to sequence of VariantName
+        As :meth:`~hlmm_scan.genotypes.dataset.GenotypeDataset.find_variants` takes them; or those
+        of each phenotype.
     genotypes : GenotypeDataset or JoinedGenotypes
         Those that were scanned.
     phenotypes : sequence of str, default all
@@ -105,16 +106,12 @@ def check(
     left out of refits, and are their variant's mean in scores.
     """
     _check_numbers(permutations, exceedances, bootstraps, noise, seed)
-    known = store.phenotypes
-    for name in phenotypes:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    found = genotypes.find_variants(variants).tolist()
-    rows = np.array(list(dict.fromkeys(found)), dtype=np.int64)
     tables = []
     with store.being_read():
-        for name in phenotypes or known:
-            table = _stored(store, genotypes, known.index(name), rows)
+        for name, names in _by_phenotype(store, variants, phenotypes).items():
+            found = genotypes.find_variants(names).tolist()
+            rows = np.array(list(dict.fromkeys(found)), dtype=np.int64)
+            table = _stored(store, genotypes, store.phenotypes.index(name), rows)
             serving = read_serving(store.null_group(name), genotypes.n_samples)
             places = table["contig"].to_numpy(object), table["position"].to_numpy()
             for served in serving.groups(*places):
@@ -131,7 +128,7 @@ def check(
     return pd.concat(tables, ignore_index=True)
 
 
-def read_variants(path: Path) -> list[VariantName]:
+def read_variants(path: Path) -> list[VariantName] | dict[str, list[VariantName]]:
     """Read which variants to check.
 
     Parameters
@@ -139,6 +136,11 @@ def read_variants(path: Path) -> list[VariantName]:
     path : Path
         See :func:`~hlmm_scan.genotypes.variant_names.read_variant_names`: a list, or a table that
         ``hits`` wrote.
+
+    Returns
+    -------
+    list of VariantName, or dict of str to list of VariantName
+        Names; of a table with a column ``phenotype``, those of each phenotype.
 
     Raises
     ------
@@ -148,7 +150,32 @@ def read_variants(path: Path) -> list[VariantName]:
     names = read_variant_names(path)
     if not names:
         raise InputError(f"{path}: no variant ids in it")
-    return list(dict.fromkeys(names))
+    found: dict[str, list[VariantName]] = {}
+    for name in names:
+        if name.phenotype is not None:
+            found.setdefault(name.phenotype, []).append(name)
+    return found or list(dict.fromkeys(names))
+
+
+def _by_phenotype(
+    store: ResultStore,
+    variants: Sequence[str | VariantName] | Mapping[str, Sequence[VariantName]],
+    phenotypes: Sequence[str],
+) -> dict[str, Sequence[str | VariantName]]:
+    """Return which variants are to be checked for which phenotype."""
+    known = store.phenotypes
+    named = [*phenotypes, *(variants if isinstance(variants, Mapping) else ())]
+    for name in named:
+        if name not in known:
+            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
+    wanted = {
+        name: variants.get(name, ()) if isinstance(variants, Mapping) else variants
+        for name in phenotypes or known
+    }
+    found = {name: names for name, names in wanted.items() if names}
+    if not found:
+        raise InputError(f"no variant to check is one of {', '.join(phenotypes or known)}")
+    return found
 
 
 def _check_numbers(

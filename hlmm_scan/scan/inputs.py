@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan import __version__
 from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.grammar import split_missing
+from hlmm_scan.cohort.join import join
 from hlmm_scan.cohort.offsets import OffsetSource, Units, Use, load_offsets
 from hlmm_scan.cohort.options import CohortOptions, read_options
 from hlmm_scan.cohort.sex import Sex, sex_of
@@ -136,7 +138,7 @@ class Inputs:
             "max_missing": config.max_missing,
             "min_info": config.min_info,
             "hwe": config.hwe,
-            "missing_value": sorted(config.missing_value),
+            "missing_value": sorted(split_missing(config.missing_value)),
             "haploid": self.haploid,
             "autosomes": self.regions.autosomes
             if self.haploid and self.regions
@@ -164,12 +166,17 @@ def read_inputs(config: ScanConfig) -> Inputs:
     assert config.phenotypes is not None
     genotypes = open_genotypes(config.genotypes)
     choice = VariantChoice.read(config.extract, config.exclude, config.region)
-    table = read_table(config.phenotypes, missing_values=config.missing_value)
+    asked = {*config.phenotype, config.interaction or ""} if config.phenotype else None
+    table = read_table(
+        config.phenotypes,
+        missing_values=config.missing_value,
+        only=asked,
+        faults_by_column=True,
+    )
     phenotypes = table.select(config.phenotype) if config.phenotype else table
     covariates = {
         path: read_table(path, missing_values=config.missing_value, categorical=config.categorical)
-        for path in (config.mean_covariates, config.variance_covariates)
-        if path is not None
+        for path in dict.fromkeys((*config.mean_covariates, *config.variance_covariates))
     }
     autosomes = config.autosomes or HUMAN_AUTOSOMES
     selection = choice.rows_of(genotypes, autosomes)
@@ -195,8 +202,10 @@ def read_inputs(config: ScanConfig) -> Inputs:
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
     if source is not None and loco:
         _name_chromosomes_without_random_effects(scanned.contigs, source)
-    mean = covariates[config.mean_covariates] if config.mean_covariates else None
-    variance = covariates[config.variance_covariates] if config.variance_covariates else None
+    mean, variance = (
+        join(genotypes.samples, [covariates[path] for path in dict.fromkeys(paths)])
+        for paths in (config.mean_covariates, config.variance_covariates)
+    )
     _name_unknown_chromosomes(scanned.contigs, autosomes)
     regions = None
     if config.haploid is not False:
@@ -253,6 +262,8 @@ def _environment(
         raise InputError(f"'{name}' cannot be phenotype and interaction at once")
     for where in (*covariates.values(), table):
         if name in where.columns:
+            if name in where.faults:
+                raise InputError(where.faults[name])
             if name in where.levels:
                 raise InputError(f"{where.path}: the environment '{name}' is no number")
             others = [column for column in phenotypes.columns if column != name]

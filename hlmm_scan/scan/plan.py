@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,8 @@ class Plan:
         Steps in which null models with random effects are fitted; 0 where there are none.
     null_seconds : float, default 0
         Rough estimate of their time on one core.
+    left_out : mapping of str to str
+        Phenotypes that were asked for and cannot be analysed, with the reason.
     """
 
     phenotypes: tuple[str, ...]
@@ -149,6 +151,7 @@ class Plan:
     together: int = 1
     null_steps: int = 0
     null_seconds: float = 0.0
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[ModelSize, ...]:
@@ -171,6 +174,7 @@ class Plan:
         held_bytes: int = 0,
         on_x: ModelSize | None = None,
         together: int = 1,
+        left_out: Mapping[str, str] | None = None,
     ) -> Plan:
         """Return a plan with its estimates of memory and time worked out.
 
@@ -200,6 +204,7 @@ class Plan:
             model=model,
             on_x=on_x,
             together=together,
+            left_out=dict(left_out or {}),
         )
 
     def with_text(self, longest: int) -> Plan:
@@ -283,7 +288,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
-        return {**asdict(self), "parameters": dict(self.parameters)}
+        mappings = {"parameters": dict(self.parameters), "left_out": dict(self.left_out)}
+        return {**asdict(self), **mappings}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Plan:
@@ -304,6 +310,7 @@ class Plan:
                 f"tests              {self.n_tests:,} ({self.n_variants:,} variants × "
                 f"{len(self.phenotypes)} phenotypes)",
                 f"people             {people}",
+                *(f"left out           {name}: {why}" for name, why in self.left_out.items()),
                 f"partitions         {self.n_partitions:,} of {self.partition_variants:,} "
                 f"variants × {self.together} phenotype{'s' * (self.together > 1)}",
                 f"memory per task    {self.task_bytes / 2**20:,.0f} MiB",

@@ -8,6 +8,7 @@ import logging
 import platform
 import time
 import uuid
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -20,7 +21,7 @@ from hlmm_scan.cohort.derived import with_environment
 from hlmm_scan.cohort.offsets import Offsets
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.chromosomes import linkage_group
+from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
 from hlmm_scan.genotypes.ploidy import Ploidy
 from hlmm_scan.kernels.block import FitOptions
@@ -46,22 +47,40 @@ from hlmm_scan.staging import staged_store
 logger = logging.getLogger(__name__)
 
 _COORDINATE_ROWS = 65_536
+_REASONS_TOLD = 5
 _VERSIONED = ("dask", "distributed", "numba", "numpy", "scipy", "xarray", "zarr")
 
 
-def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
+class _CannotBeFitted(Exception):
+    """Phenotypes without a null model, with the reasons."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+
+
+def make_plan(
+    inputs: Inputs, left_out: Mapping[str, str] | None = None
+) -> tuple[Plan, CohortBuilder]:
     """Assemble every phenotype's people and cut the scan into partitions; nothing is written.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    left_out : mapping of str to str, optional
+        Phenotypes that are known to be impossible, with the reasons.
 
     Returns
     -------
     Plan
+        Of the phenotypes that can be analysed.
     CohortBuilder
         Builds the same people again: designs of all phenotypes at once may not fit into memory.
 
     Raises
     ------
     InputError
-        If a phenotype cannot be analysed, or a task does not fit into memory.
+        If no phenotype can be analysed (or, in a strict scan, one cannot), or a task does not fit
+        into memory.
     """
     asked = inputs.cohort
     if inputs.random_effects is not None:
@@ -71,19 +90,32 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         inputs.phenotypes,
         inputs.mean_covariates,
         inputs.variance_covariates,
+        strict=bool(inputs.config.strict),
         **asked.for_builder(),
     )
-    people, mean, variance = [], 1, 1
+    known = dict(left_out or {})
+    reasons: dict[str, str] = {}
+    people, mean, variance = {}, 1, 1
     for name in inputs.phenotypes.columns:
-        cohort, _ = _cohort(inputs, builder, name)
-        people.append(len(cohort))
+        try:
+            if name in known:
+                raise InputError(known[name])
+            cohort, _ = _cohort(inputs, builder, name, announce=not known)
+        except InputError as error:
+            reasons[name] = str(error)
+            continue
+        people[name] = len(cohort)
         if inputs.config.covariate_mode != "seed":
             mean = max(mean, len(cohort.mean_design.names))
             variance = max(variance, len(cohort.variance_design.names))
+    if reasons and (inputs.config.strict or not people):
+        raise InputError(_none_or_all(reasons, len(inputs.phenotypes.columns)))
+    for name in set(reasons) - set(known):
+        logger.warning("%s is left out: %s", name, reasons[name])
     fitted = inputs.offsets is not None and inputs.offsets.use == "covariate"
     genotypes = inputs.genotypes
     model = ModelSize(
-        people=max(people),
+        people=max(people.values()),
         mean=mean + fitted,
         variance=variance,
         random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
@@ -108,8 +140,8 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         model=model,  # sex, a covariate on X, does not part them elsewhere
     )
     plan = Plan.of(
-        phenotypes=inputs.phenotypes.columns,
-        people=tuple(people),
+        phenotypes=tuple(people),
+        people=tuple(people.values()),
         n_variants=genotypes.n_variants,
         partition_variants=partition_size(
             n_variants=genotypes.n_variants,
@@ -123,6 +155,7 @@ def make_plan(inputs: Inputs) -> tuple[Plan, CohortBuilder]:
         parameters=inputs.parameters(),
         held_bytes=genotypes.held_bytes if isinstance(genotypes, JoinedGenotypes) else 0,
         on_x=on_x,
+        left_out=reasons,
         **sizes,
     )
     return _with_null_models(inputs, plan), builder
@@ -146,6 +179,15 @@ def _with_null_models(inputs: Inputs, plan: Plan) -> Plan:
         null_seconds=groups * sets_seconds(n, n_random, sets, principal=principal)
         + len(plan.phenotypes) * fits,
     )
+
+
+def _none_or_all(reasons: Mapping[str, str], n_asked: int) -> str:
+    """Return why no phenotype is analysed, all of their faults in one line."""
+    told = list(reasons.values())[:_REASONS_TOLD]
+    if len(reasons) == 1 and n_asked == 1:
+        return told[0]
+    more = f"; and {len(reasons) - len(told):,} more" if len(reasons) > len(told) else ""
+    return f"{len(reasons)} of {n_asked} phenotypes cannot be analysed: {'; '.join(told)}{more}"
 
 
 def choose_workers(config: ScanConfig, task_bytes: int, shared_bytes: int = 0) -> int:
@@ -227,6 +269,8 @@ def write_store(
 ) -> ResultStore:
     """Fit the null models and make the store, all of it or, whatever happens, nothing.
 
+    A phenotype whose null model cannot be fitted is left out, and the store made again without it.
+
     Parameters
     ----------
     inputs : Inputs
@@ -238,8 +282,17 @@ def write_store(
     Raises
     ------
     InputError
-        If a null model cannot be fitted or the store cannot be written.
+        If no null model can be fitted (or, in a strict scan, one cannot), or the store cannot be
+        written.
     """
+    try:
+        return _write_store(inputs, plan, builder, replace)
+    except _CannotBeFitted as error:
+        plan, builder = make_plan(inputs, {**plan.left_out, **error.reasons})
+    return write_store(inputs, plan, builder, replace=replace)
+
+
+def _write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder, replace: bool) -> ResultStore:
     assert inputs.config.output is not None
     pin_threads()
     output, options = inputs.config.output, fit_options(plan)
@@ -279,9 +332,16 @@ def write_store(
                 "long alleles: memory per task is %s MiB", f"{plan.task_bytes / 2**20:,.0f}"
             )
         contigs = sorted(inputs.genotypes.contigs)
+        unfit: dict[str, str] = {}
         for name in plan.phenotypes:
             cohort, offsets = _cohort(inputs, builder, name, announce=False)
-            write_null_models(inputs, cohort, offsets, contigs, store, work)
+            try:
+                write_null_models(inputs, cohort, offsets, contigs, store, work)
+            except InputError as error:
+                logger.warning("%s is left out: %s", name, error)
+                unfit[name] = str(error)
+        if unfit:
+            raise _CannotBeFitted(unfit)
         store.seal()
     return ResultStore.open(output)
 
@@ -365,6 +425,13 @@ def _software() -> dict[str, str]:
     }
 
 
+def _paths(given: Any) -> str | list[str]:
+    """Return one path, or several, as text."""
+    if not isinstance(given, tuple):
+        return str(given)
+    return str(given[0]) if len(given) == 1 else [str(one) for one in given]
+
+
 def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
     """Return the attributes of the store: what was run, on what, with which software."""
     seed_mode = inputs.config.covariate_mode == "seed"
@@ -373,10 +440,12 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
         "run_status": "incomplete",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "parameters": dict(plan.parameters),
+        "phenotypes_left_out": dict(plan.left_out),
+        "autosomes": inputs.config.autosomes or HUMAN_AUTOSOMES,
         "inputs": {
             "genotypes": plan.genotypes[0] if len(plan.genotypes) == 1 else list(plan.genotypes),
             **{
-                name: str(getattr(inputs.config, name))
+                name: _paths(getattr(inputs.config, name))
                 for name in (
                     "phenotypes",
                     "mean_covariates",
@@ -390,7 +459,7 @@ def _provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
                     "sex_table",
                     "offset",
                 )
-                if getattr(inputs.config, name) is not None
+                if getattr(inputs.config, name) not in (None, ())
             },
         },
         "software": _software(),

@@ -83,7 +83,7 @@ def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
         raise InputError(f"{output}: holds something else; choose another --output")
     inputs = read_inputs(config)
     if stands(output) and not overwrite:
-        return _same(output, inputs)
+        return _same(output, inputs, bool(config.strict))
     plan, builder = make_plan(inputs)
     workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
     told = forecast(plan, workers, _cores(config), threads=preparation_threads(config, plan))
@@ -94,7 +94,7 @@ def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
         except AppearedError:
             if (read_mark(output) or {}).get("kind") != "results":
                 raise
-            return _same(output, inputs)  # another run was quicker
+            return _same(output, inputs, bool(config.strict))  # another run was quicker
     if isinstance(output, ObjectPath):  # held by whoever makes the new one
         return write_store(inputs, plan, builder, replace=True)
     # The old store stays, and stays held, until the new one is ready to take its place.
@@ -104,7 +104,7 @@ def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
         return write_store(inputs, plan, builder, replace=True)
 
 
-def _same(output: Place, inputs: Inputs) -> ResultStore:
+def _same(output: Place, inputs: Inputs, strict: bool) -> ResultStore:
     """Open a store that stands there, having looked that it was made by the same configuration."""
     sweep(output)  # a run killed as it put the store into place left an empty folder beside it
     store = ResultStore.open(output)
@@ -115,8 +115,40 @@ def _same(output: Place, inputs: Inputs) -> ResultStore:
             f"{output}: made by another run ({'; '.join(changed)}); run with the same inputs "
             "and options, choose another --output, or start anew with --overwrite"
         )
+    left_out = store.attributes.get("phenotypes_left_out")
+    if strict and left_out:
+        raise InputError(
+            f"{output}: made without phenotypes that cannot be analysed "
+            f"({', '.join(left_out)}); leave --strict out, or start anew with --overwrite"
+        )
     _follow_genotypes(store, inputs.genotypes.paths)
     return store
+
+
+def warnings_at_the_end(store: ResultStore) -> list[str]:
+    """Return what whoever starts a scan should know when it is done, a line for each matter.
+
+    Parameters
+    ----------
+    store : ResultStore
+        Prepared or complete.
+    """
+    told = []
+    left_out = store.attributes.get("phenotypes_left_out")
+    if left_out:
+        what = "phenotype was" if len(left_out) == 1 else "phenotypes were"
+        first = "; ".join(list(left_out.values())[:3])
+        more = f"; and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
+        names = ", ".join(list(left_out)[:8]) + (", …" if len(left_out) > 8 else "")
+        told.append(f"{len(left_out):,} {what} left out, {names}: {first}{more}")
+    counts = store.attributes.get("status_counts")
+    analysed = [s.label for s in Status if Status.PENDING < s < Status.MONOMORPHIC]
+    if counts and not any(counts.get(label) for label in analysed):
+        told.append(
+            "no variant was analysed: "
+            + ", ".join(f"{n:,} {label}" for label, n in counts.items() if n)
+        )
+    return told
 
 
 def _follow_genotypes(store: ResultStore, paths: Sequence[Place]) -> None:

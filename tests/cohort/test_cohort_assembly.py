@@ -224,13 +224,27 @@ def test_constant_phenotype(value):
     )
 
 
-def test_covariates_are_judged_among_the_people_analysed():
+def test_covariates_are_judged_among_the_people_analysed(caplog):
     y, x = normal(), normal(40, 2, 1)
     y[0] = np.nan
     x[1:, 1] = 3
     line = "covariate 'x1' is constant among the 39 people analysed for t"
-    assert refused(samples(), table(y, names=["t"]), "t", table(x)) == f"mean {line}"
-    assert refused(samples(), table(y, names=["t"]), "t", None, table(x)) == f"variance {line}"
+    strictly = {"strict": True}
+    assert refused(samples(), table(y, names=["t"]), "t", table(x), **strictly) == f"mean {line}"
+    assert (
+        refused(samples(), table(y, names=["t"]), "t", None, table(x), **strictly)
+        == f"variance {line}"
+    )
+    # Otherwise it is left out of this phenotype, and stays in others.
+    caplog.set_level("INFO")
+    other = normal()
+    builder = CohortBuilder(
+        samples(), table(np.hstack([y, other]), names=["t", "u"]), table(x), table(x)
+    )
+    assert builder.build("t").mean_design.names == ("intercept", "x0")
+    assert builder.build("t").variance_design.names == ("intercept", "x0")
+    assert "t: covariate 'x1' is left out: it is the same in all 39" in caplog.text
+    assert builder.build("u").mean_design.names == ("intercept", "x0", "x1")
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])

@@ -21,16 +21,17 @@ from hypothesis import strategies as st
 from hlmm_scan.errors import InputError
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results import export_rows
-from hlmm_scan.results.export import Export, export
-from hlmm_scan.results.export_chromosomes import chromosome_numbers
+from hlmm_scan.results.export import Export, export, format_by_name
+from hlmm_scan.results.export_chromosomes import catalog_numbers, exported_chromosomes
 from hlmm_scan.results.export_rows import FinishedRows
 from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.wald import wald_test
-from hlmm_scan.schema import ScoreFlag, Status, result_variables
+from hlmm_scan.schema import DISPERSION_RESULTS, ScoreFlag, Status, result_variables
 
 CONTIGS = ["2", "2", "chrX", "2", "1", "1", "MT", "weird", "1", "2", "1"]
 POSITIONS = [500, 90, 7, 500, 33, 12, 16_000, 5, 0, 1_000, 12]
+NUMBERS = {"chrX": "23", "MT": "25"}
 ALLELES = ["A", "a", "G", "T", "<DEL>", "C", "ACGT", "A", "A", "C", "G"]
 CHUNK = 3
 TRUSTED = {Status.OK, Status.SCREENED, Status.REFINED, Status.RANDOM_VARIANCE_AT_ZERO}
@@ -94,11 +95,15 @@ def store(tmp_path: Path) -> ResultStore:
 
 
 def stored_rows(store: ResultStore) -> pd.DataFrame:
-    """All finished tests as a frame, by way of xarray."""
+    """All finished tests as a frame, by way of xarray, in the order of exports."""
     frame = store.dataset().compute().to_dataframe().reset_index()
     frame = frame[frame["status"] != Status.PENDING].reset_index(drop=True)
     frame["status"] = [Status(s).label for s in frame["status"]]
-    return frame
+    numbers = frame["contig"].replace(NUMBERS)
+    return frame.assign(
+        contig_order=[int(c) if c.isdigit() else 99 for c in numbers],
+        phenotype_order=frame["phenotype"].map({p: k for k, p in enumerate(store.phenotypes)}),
+    ).sort_values(["phenotype_order", "contig_order", "position"], kind="stable")
 
 
 def assert_same(table: pd.DataFrame, expected: pd.DataFrame) -> None:
@@ -128,7 +133,8 @@ def test_parquet_equals_the_store_in_pandas(store, tmp_path, monkeypatch):
     expected = stored_rows(store)
     table = pd.read_parquet(output)
     assert rows == len(expected) == 11 + 8
-    assert set(table.columns) == set(expected.columns) - {"variant"}
+    helpers = {"variant", "contig_order", "phenotype_order"}
+    assert set(table.columns) == set(expected.columns) - helpers
     assert_same(table, expected)
     assert {"n": "int32", "position": "int32", "add": "float64"}.items() <= {
         name: str(dtype) for name, dtype in table.dtypes.items()
@@ -172,11 +178,8 @@ def test_tabix_is_sorted_and_equals_the_store(store, tmp_path, monkeypatch, rows
     output = tmp_path / "out.tsv.gz"
     expected = stored_rows(store)
     expected = expected[expected["position"] > 0]
-    first = {c: k for k, c in enumerate(dict.fromkeys(CONTIGS))}
-    expected = expected.assign(
-        contig_order=expected["contig"].map(first),
-        phenotype_order=expected["phenotype"].map({"height": 0, "body weight": 1}),
-    ).sort_values(["contig_order", "position", "variant", "phenotype_order"], kind="stable")
+    by = ["contig_order", "position", "variant", "phenotype_order"]
+    expected = expected.sort_values(by, kind="stable")
     assert export(store, output, Export("tabix")) == len(expected)
     assert_same(read_tabix(output), expected)
 
@@ -191,7 +194,7 @@ def test_tabix_regions_give_the_right_rows(store, tmp_path):
     with pysam.TabixFile(str(output)) as table:
         assert set(table.contigs) == set(CONTIGS)
         names = table.header[0].lstrip("#").split("\t")
-        for contig in dict.fromkeys(CONTIGS):
+        for contig in table.contigs:
             for start, stop in ((0, 100), (89, 90), (90, 91), (499, 500), (0, 1 << 28)):
                 found = [
                     dict(zip(names, line.split("\t"), strict=True))["variant_id"]
@@ -245,17 +248,22 @@ def test_any_order_is_sorted_whatever_is_read_at_a_time(
     folder = tmp_path_factory.mktemp("sorted")
     contigs, positions = [c for c, _ in rows], [p for _, p in rows]
     store = make_store(folder / "r.zarr", ("a",), contigs, positions)
-    codes = pd.factorize(np.array(contigs, dtype=object))[0]
+    codes = [{"1": 1, "2": 2, "X": 23}[contig] for contig in contigs]
     wanted = np.lexsort((positions, codes))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_rows, "ROWS_PER_READ", rows_per_read)
         patch.setattr(export_rows, "_READS_KEPT", reads_kept)
-        read = FinishedRows(store, [0])
-        blocks = list(read.by_position())
-        assert read.sorted_by_position() == (list(wanted) == sorted(wanted))
-    frame = pd.concat([pd.DataFrame(block) for block in blocks])
-    np.testing.assert_array_equal(frame["add"], np.asarray(store.array("add")[0])[wanted])
-    assert list(frame["variant_id"]) == list(np.asarray(store.array("variant_id")[:])[wanted])
+        both = [
+            list(read())
+            for read in (
+                FinishedRows(store, [0]).by_position,
+                FinishedRows(store, [0]).by_phenotype,
+            )
+        ]
+    for blocks in both:
+        frame = pd.concat([pd.DataFrame(block) for block in blocks])
+        np.testing.assert_array_equal(frame["add"], np.asarray(store.array("add")[0])[wanted])
+        assert list(frame["variant_id"]) == list(np.asarray(store.array("variant_id")[:])[wanted])
 
 
 # GWAS-SSF ---------------------------------------------------------------------------------
@@ -292,8 +300,10 @@ def test_gwas_ssf_has_a_file_for_each_phenotype_and_test(store, tmp_path, caplog
                 "chromosome", "base_pair_location", "effect_allele", "other_allele", "beta",
                 "standard_error", "effect_allele_frequency", "neg_log_10_p_value",
             ]  # fmt: skip
-            codes = {"1": 1, "2": 2, "chrX": 23, "MT": 25}
-            assert list(table["chromosome"]) == [codes[c] for c in one["contig"]]
+            numbers = list(one["contig"].replace(NUMBERS))
+            assert [str(c) for c in table["chromosome"]] == numbers
+            places = list(zip(table["chromosome"], table["base_pair_location"], strict=True))
+            assert places == sorted(places)
             for column, variable in (
                 ("base_pair_location", "position"),
                 ("beta", test),
@@ -329,7 +339,7 @@ def test_gwas_ssf_metadata(store, tmp_path):
     assert metadata["samples"][0]["sample_ancestry_category"] == ["European"]
     assert metadata["samples"][0]["sample_size"] == read_ssf(path)["n"].max()
     assert metadata["analysis_software"] == "hlmm-scan 0.0.7"
-    assert metadata["is_sorted"] is False
+    assert metadata["is_sorted"] is True
     assert "logarithm of the variance" in metadata["author_notes"]
     assert metadata["author_notes"].endswith("Pilot")
 
@@ -361,7 +371,7 @@ def test_metadata_that_cannot_be_right_are_refused(store, tmp_path, text, words)
     path.write_text(text)
     with pytest.raises(InputError, match=words) as error:
         export(store, tmp_path / "out", Export("gwas-ssf", metadata=path))
-    assert str(error.value).startswith(f"{path}: ")
+    assert str(error.value).startswith(str(path))
     assert not (tmp_path / "out").exists()
 
 
@@ -390,7 +400,7 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
     output = tmp_path / "height.regenie.gz"
     assert export(store, output, Export("regenie", ("height",))) == 11
     table = pd.read_csv(output, sep=" ", dtype={"CHROM": str})
-    assert tuple(table.columns) == REGENIE_COLUMNS
+    assert list(table.columns) == [c for c in REGENIE_COLUMNS if c != "INFO"]
     assert list(table["TEST"]) == ["ADD", "VAR", "AV"] * 11
     expected = stored_rows(store)
     expected = expected[expected["phenotype"] == "height"]
@@ -398,7 +408,7 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
         rows = table[table["TEST"] == test.upper()]
         assert list(rows["ID"]) == list(expected["variant_id"])
         assert list(rows["ALLELE1"]) == list(expected["effect_allele"])
-        assert list(rows["CHROM"][:3]) == ["2", "2", "23"]
+        assert list(rows["CHROM"]) == list(expected["contig"].replace(NUMBERS))
         np.testing.assert_array_equal(rows["LOG10P"], expected[f"{test}_neg_log10_p"])
         df = 2 if test == "av" else 1
         np.testing.assert_allclose(
@@ -410,7 +420,8 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
             np.testing.assert_array_equal(rows["BETA"], expected[test])
             np.testing.assert_array_equal(rows["SE"], expected[f"{test}_se"])
         extra = [None if s == "ok" else s for s in expected["status"]]
-        extra[CHUNK] = "at_bound" if test == "var" else None
+        bound = list(expected["variant"]).index(CHUNK)
+        extra[bound] = "at_bound" if test == "var" else None
         assert [None if pd.isna(v) else v for v in rows["EXTRA"]] == extra
 
 
@@ -491,14 +502,68 @@ def test_a_broken_write_leaves_the_old_file(store, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.parquet", "results.zarr"]
 
 
-def test_chromosomes_by_number():
-    names = np.array(
-        ["1", "chr22", "X", "chrx", "23", "Y", "24", "MT", "chrM", "26", "25", "XY", "0", "27",
-         "HLA", "GL000192.1"],
-        dtype=object,
-    )  # fmt: skip
-    numbers = [1, 22, 23, 23, 23, 24, 24, 25, 25, 25, 23, 23, -1, -1, -1, -1]
-    assert list(chromosome_numbers(names)) == numbers
+def test_chromosomes_have_one_number_in_every_export():
+    human = {
+        "1": "1", "chr22": "22", "07": "7", "chr07": "7", "X": "23", "chrx": "23", "23": "23",
+        "Y": "24", "24": "24", "MT": "25", "chrM": "25", "26": "25", "25": "23", "XY": "23",
+        "PAR1": "23", "0": "0", "HLA": "HLA", "GL000192.1": "GL000192.1",
+    }  # fmt: skip
+    assert exported_chromosomes(human, None) == human == exported_chromosomes(human, 22)
+    mouse = {"chr19": "19", "X": "20", "20": "20", "Y": "21", "MT": "22", "23": "22"}
+    assert exported_chromosomes(mouse, 19) == mouse
+    cattle = {name: name for name in ("1", "25", "26", "29")}
+    assert exported_chromosomes(cattle, None) == cattle == exported_chromosomes(cattle, 29)
+    names = np.array(["7", "23", "25", "26", "0", "HLA"], object)
+    assert list(catalog_numbers(names)) == [7, 23, 25, -1, -1, -1]
+
+
+def test_every_format_has_the_same_chromosomes_in_the_same_order(tmp_path):
+    contigs = ["chr10", "chr02", "chrX", "chr2", "XY", "chrX"]
+    store = make_store(tmp_path / "r.zarr", ("a",), contigs, [5, 9, 1, 3, 2, 4])
+    named = [("chr02", 3), ("chr02", 9), ("chr10", 5), ("chrX", 1), ("chrX", 4), ("XY", 2)]
+    numbered = [("2", 3), ("2", 9), ("10", 5), ("23", 1), ("23", 2), ("23", 4)]
+    for name, kind, separator in (
+        ("t.tsv", "tsv", "\t"),
+        ("t.csv", "csv", ","),
+        ("t.gz", "tabix", "\t"),
+        ("t.txt", "regenie", " "),
+    ):
+        export(store, tmp_path / name, Export(kind))
+        table = pd.read_csv(tmp_path / name, sep=separator, dtype=str)
+        table = table.rename(columns={"#contig": "contig", "CHROM": "contig", "GENPOS": "position"})
+        found = zip(table["contig"], table["position"].astype(int), strict=True)
+        assert list(dict.fromkeys(found)) == (numbered if kind == "regenie" else named), kind
+    export(store, tmp_path / "t.parquet", Export("parquet"))
+    table = pd.read_parquet(tmp_path / "t.parquet")
+    assert list(zip(table["contig"], table["position"], strict=True)) == named
+
+
+def test_the_name_of_a_file_says_what_separates(tmp_path):
+    for name, kind in {
+        "x.csv": "csv", "x.csv.gz": "csv", "x.CSV": "csv", "x.tsv": "tsv", "x.out": "tsv",
+        "x": "tsv", "x.csv.txt": "tsv", "x.parquet": "parquet",
+    }.items():  # fmt: skip
+        assert format_by_name(tmp_path / name) == kind, name
+    store = make_store(tmp_path / "r.zarr", ("a, b",))
+    export(store, tmp_path / "x.csv", Export("csv"))
+    assert set(pd.read_csv(tmp_path / "x.csv")["phenotype"]) == {"a, b"}
+    for name in ("x.xlsx", "x.ods", "x.tsv.bz2"):
+        with pytest.raises(InputError, match="tables are written as text"):
+            format_by_name(tmp_path / name)
+        with pytest.raises(InputError, match="tables are written as text"):
+            export(store, tmp_path / name, Export("tsv"))
+
+
+def test_dispersion_that_is_not_there_is_refused(store, tmp_path):
+    wanted = Export("regenie", ("height",), ("dispersion",))
+    with pytest.raises(InputError, match="no test 'dispersion' in it"):
+        export(store, tmp_path / "x", wanted)
+    # Worked out for another phenotype alone.
+    values = {v.name: np.full(11, 0.5) for v in DISPERSION_RESULTS}
+    store.complete({"run_status": "complete"})
+    store.write_derived(DISPERSION_RESULTS, [(1, 0, values)], {})
+    with pytest.raises(InputError, match="'height' has no dispersion effects"):
+        export(ResultStore.open(store.path), tmp_path / "x", wanted)
 
 
 @given(st.lists(st.floats(allow_infinity=False), max_size=5))

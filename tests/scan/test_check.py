@@ -306,13 +306,22 @@ def test_bootstrap_with_random_effects(tmp_path):
 
 def test_the_command_takes_ids_and_tables(store, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("v3\nv0\n\nv3\n")
-    (tmp_path / "hits.tsv").write_text("phenotype\tvariant_id\tx\nnormal\tv3\t1\ngamma\tv0\t2\n")
+    (tmp_path / "table.csv").write_text("\ufeffx,variant_id\n1,v3\n2,v0\n", encoding="utf-8")
     command = ["check", str(store.path), "--permutations", "20", "--phenotype", "normal"]
     output = tmp_path / "checked.tsv"
-    for name in ("ids.txt", "hits.tsv"):
+    for name in ("ids.txt", "table.csv"):
         assert list(map(str, read_variants(tmp_path / name))) == ["v3", "v0"]
         assert main([*command, "--variants", str(tmp_path / name), "-o", str(output)]) == 0
         assert list(pd.read_csv(output, sep="\t")["variant_id"]) == ["v3", "v0"]
+    # A table of hits says of which phenotype each is.
+    hits = tmp_path / "hits.tsv"
+    hits.write_text("phenotype\tvariant_id\tx\nnormal\tv3\t1\ngamma\tv0\t2\nnormal\tv0\t\n")
+    names = {name: list(map(str, found)) for name, found in read_variants(hits).items()}
+    assert names == {"normal": ["v3", "v0"], "gamma": ["v0"]}
+    assert main([*command[:-2], "--variants", str(hits), "-o", str(output)]) == 0
+    table = pd.read_csv(output, sep="\t")
+    pairs = list(zip(table["phenotype"], table["variant_id"], strict=True))
+    assert sorted(pairs) == [("gamma", "v0"), ("normal", "v0"), ("normal", "v3")]
     capsys.readouterr()
     assert main([*command, "--variants", str(tmp_path / "ids.txt"), "--json"]) == 0
     (row, _) = json.loads(capsys.readouterr().out)
@@ -335,7 +344,7 @@ def test_bad_lists_are_one_line(store, tmp_path, capsys, text, words):
     path = tmp_path / "list.txt"
     path.write_bytes(text.encode("latin-1"))
     assert main(["check", str(store.path), "--variants", str(path)]) == 2
-    assert (words or "not a text file") in capsys.readouterr().err
+    assert (words or "not text in UTF-8") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
