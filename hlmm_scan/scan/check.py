@@ -27,7 +27,7 @@ from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.bootstrap import NOISE, bootstrap
-from hlmm_scan.scan.permuted import ScoreStatistic, TestedGenotypes, count, exceedances_wanted
+from hlmm_scan.scan.permuted import ScoreStatistic, CheckedGenotypes, count, exceedances_wanted
 from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import Status
 
@@ -173,13 +173,13 @@ class _Part:
     contigs : list of str
     key : str
         Random effects left out.
-    genotypes : TestedGenotypes
+    genotypes : CheckedGenotypes
     """
 
     lines: list[int]
     contigs: list[str]
     key: str
-    genotypes: TestedGenotypes
+    genotypes: CheckedGenotypes
 
 
 def _parts(
@@ -207,7 +207,7 @@ def _parts(
                 lines,
                 [contig for _, contig in chosen],
                 key,
-                TestedGenotypes(
+                CheckedGenotypes(
                     np.concatenate([copies(b, null.samples) for b in blocks]),
                     [_classes(b, null.samples) for b in blocks],
                 ),

@@ -23,7 +23,7 @@ _LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class TestedGenotypes:
+class CheckedGenotypes:
     """Variants as tests take them.
 
     Attributes
@@ -98,7 +98,7 @@ class ScoreStatistic:
     null : NullModel
     key : str
         Which of its fits: the random effects left out.
-    genotypes : TestedGenotypes
+    genotypes : CheckedGenotypes
 
     Notes
     -----
@@ -117,7 +117,7 @@ class ScoreStatistic:
     P^-½ = I + F·diag(((1 + h2·s²)^-½ − 1)/s²)·Fᵀ in the principal axes F of WWᵀ.
     """
 
-    def __init__(self, null: NullModel, key: str, genotypes: TestedGenotypes) -> None:
+    def __init__(self, null: NullModel, key: str, genotypes: CheckedGenotypes) -> None:
         fit = null.fits[key]
         self.n, self._design, self._classes = null.n, score_design(null, key), genotypes.classes
         self._fourth, self._h2 = fit.fourth_moment, fit.random_variance
@@ -226,7 +226,7 @@ class ScoreStatistic:
 
 
 def _projected(null: NullModel, deviation: Float, copies: Float) -> _Projected:
-    """Project genotypes without random effects: people without a call are left out, as in a scan."""
+    """Project genotypes without random effects; who has no call is left out, as in the scan."""
     X, V, w = null.mean_design, null.variance_design, deviation**-2
     x, v = np.zeros((2, null.n, len(copies)))
     for j, g in enumerate(copies):
@@ -296,7 +296,6 @@ class Counts:
                 (self.exceedances + 1) / (self.permutations + 1),
             )
         return np.where(self.testable, p, np.nan)
-
 
     def interval(self, enough: int) -> tuple[Float, Float]:
         """Return the lower and upper ends of 95% intervals, NaN where there is no statistic.
