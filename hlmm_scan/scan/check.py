@@ -27,7 +27,7 @@ from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.bootstrap import NOISE, bootstrap
-from hlmm_scan.scan.permuted import ScoreStatistic, CheckedGenotypes, count, exceedances_wanted
+from hlmm_scan.scan.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
 from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import Status
 

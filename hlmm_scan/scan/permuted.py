@@ -107,13 +107,14 @@ class ScoreStatistic:
     P^-½D^-½X, permuted t are made orthogonal to U and given mean square 1 again, as fitting the
     null model to them would. With x the part of P^-½D^-½g without U, of length 1, and e₀ = P^-½t,
 
-        z_add = xᵀt,   e = e₀ − z_add·P^-½x,   s = ½ṽᵀ(e² + h2·p − 1) − δ(‖Wᵀe‖² − trace),
+        z_add = xᵀt,   e = e₀ − z_add·P^-½x,   s = ½(ṽᵀ(e² + h2·p − 1) − δ(‖Wᵀe‖² − tr)),
 
     p the leverages, ṽ the genotype less what the other coefficients of the variance take of it and
-    δ what h2 does: the scores that :mod:`~hlmm_scan.kernels.screen_plain` has. The variance's with
-    the additive effect left in is ½ṽᵀ(e₀² + h2·p − 1). Both have variance I_b + ¼(m₄ − 3)uᵀu, m₄
-    of the permuted residuals. Of the scores the scan's own tests are made, but that residuals which
-    are permuted have not lost the degrees of freedom that covariates of the variance take.
+    δ what h2 does: the scores of :mod:`~hlmm_scan.kernels.screen_plain`. With the additive effect
+    left in, e₀ stands for e (δ then has no part at the maximum of h2). Both have the variance
+    I_b + ¼(m₄ − 3)uᵀu, m₄ of the permuted residuals. Of the scores the scan's own tests are made,
+    but that permuted residuals have not lost the degrees of freedom that the variance's covariates
+    take.
     P^-½ = I + F·diag(((1 + h2·s²)^-½ − 1)/s²)·Fᵀ in the principal axes F of WWᵀ.
     """
 
@@ -153,13 +154,12 @@ class ScoreStatistic:
         g = self._g
         x, v, xw, xf = (a[:, rows] for a in (g.x, g.v, self._xw, self._xf))
         e, f = self._white(t)
-        squares = e**2
-        z = t.T @ x
-        constant = g.own @ v
-        plain = 0.5 * (squares.T @ v + constant)
-        taken = z**2 * self._cross[0][rows] - 2 * z * (e.T @ (xw * v))
-        moved = (f**2).sum(axis=0)[:, None] - 2 * z * (f.T @ xf) + z**2 * self._cross[1][rows]
-        score = plain + 0.5 * taken - g.of_random[rows] * (moved - g.trace)
+        squares, z, of_random = e**2, t.T @ x, g.of_random[rows]
+        moved = (f**2).sum(axis=0)[:, None] - g.trace
+        plain = squares.T @ v + g.own @ v - of_random * moved
+        # What taking the additive effect out of the residuals changes, of e and of Wᵀe.
+        change = z**2 * self._cross[0][rows] - 2 * z * (e.T @ (xw * v))
+        change -= of_random * (z**2 * self._cross[1][rows] - 2 * z * (f.T @ xf))
         if fourth is None:
             excess = ((squares**2).sum(axis=0) - 3 * (g.own**2).sum()) / g.fourths
             m4 = np.maximum(3 + excess, 1)[:, None]
@@ -167,7 +167,7 @@ class ScoreStatistic:
             m4 = np.array([[fourth]])
         with np.errstate(invalid="ignore", divide="ignore"):
             root = np.sqrt(g.information[rows] + 0.25 * (m4 - 3) * g.excess[rows])
-            return np.stack([z, plain / root, score / root], axis=-1)
+            return np.stack([z, 0.5 * plain / root, 0.5 * (plain + change) / root], axis=-1)
 
     def _tests(self, scores: Float, rows: Int) -> Float:
         found = np.full(scores.shape, np.nan)
