@@ -140,7 +140,8 @@ class ScoreStatistic:
     def observed(self) -> Float:
         """Return −log10 p, as :class:`Statistic` has it."""
         rows = np.arange(len(self._classes))
-        return self._tests(self._scores(self._t[:, None], rows, self._fourth), rows)[0]
+        tests = self._tests(self._scores(self._t[:, None], rows, self._fourth), rows)
+        return np.asarray(tests[0])
 
     def at(self, orders: list[Int], rows: Int) -> Float:
         """Return −log10 p, as :class:`Statistic` has it."""
@@ -311,7 +312,7 @@ class Counts:
             low = np.where(k > 0, beta.ppf(tail, k, others + 1), 0.0)
             above = np.where(k >= enough, k, k + 1)
             high = np.where(others > 0, beta.ppf(1 - tail, above, others), 1.0)
-        return tuple(np.where(self.testable, end, np.nan) for end in (low, high))
+        return np.where(self.testable, low, np.nan), np.where(self.testable, high, np.nan)
 
 
 def count(

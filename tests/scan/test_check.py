@@ -22,6 +22,7 @@ from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.scan.check import check, read_variants
 from hlmm_scan.scan.permuted import (
     CheckedGenotypes,
+    Counts,
     ScoreStatistic,
     count,
     exceedances_wanted,
@@ -172,16 +173,19 @@ def test_counting_stops_at_the_permutation_that_is_enough():
 
 
 def test_intervals_hold_p_as_often_as_they_say():
-    p, covered = np.array([[0.004, 0.05, 0.5]]), np.zeros(3)
+    rng = np.random.default_rng(6)
     enough = exceedances_wanted(0.5)
-    for seed in range(400):
-        counts = count(Drawn(1 - p), most=1000, enough=enough, seed=(seed,), at_once=1000)
+    for p in (0.004, 0.05, 0.5):
+        reached = np.cumsum(rng.random((2_000, 1_000)) < p, axis=1)
+        took = np.minimum((reached < enough).sum(axis=1) + 1, 1_000)
+        exceedances = reached[np.arange(2_000), took - 1]
+        counts = Counts(exceedances, took, np.zeros_like(took), np.ones(2_000, bool))
         low, high = counts.interval(enough)
-        covered += ((low <= p) & (p <= high))[0]
-        if seed < 20:
-            assert (counts.exceedances[0, 1:] == enough).all()
-            assert (high - low)[0, 1] < 2 * 0.55 * counts.p(enough)[0, 1]
-    assert (covered >= 0.92 * 400).all()
+        assert 0.94 < ((low <= p) & (p <= high)).mean() < 0.995
+        stopped = exceedances == enough
+        assert stopped.all() or p == 0.004
+        if p == 0.05:
+            assert np.median((high - low) / 2 / counts.p(enough)) < 0.55
 
 
 # the one-step statistic ---------------------------------------------------------------------
