@@ -382,7 +382,7 @@ def test_bad_lists_are_one_line(store, tmp_path, capsys, text, words):
     path = tmp_path / "list.txt"
     path.write_bytes(text.encode("latin-1"))
     assert main(["check", str(store.path), "--variants", str(path)]) == 2
-    assert (words or "not a text file") in capsys.readouterr().err
+    assert (words or "not text in UTF-8") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
