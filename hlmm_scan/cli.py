@@ -648,11 +648,11 @@ def hits(
 @click.option("--phenotype", multiple=True, help="Default: all.")
 @click.option("--permutations", type=int, default=10_000, show_default=True, help="At most.")
 @click.option(
-    "--exceedances",
-    type=int,
-    default=20,
+    "--half-width",
+    type=float,
+    default=0.3,
     show_default=True,
-    help="Permuted statistics beyond the observed one after which to stop.",
+    help="Half the 95% interval of a permutation p, over p, at which to stop.",
 )
 @click.option("--bootstraps", type=int, default=0, help="Data sets drawn for standard errors.")
 @click.option(
@@ -676,7 +676,7 @@ def check(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Give empirical p-values of chosen variants: their residuals permuted."""
+    """Give permutation p-values of the reported tests of chosen variants."""
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.publish import require_people
@@ -701,11 +701,12 @@ def check(
         return
     for row in table.to_dict("records"):
         tests = ", ".join(
-            f"{t} {row[f'{t}_neg_log10_p_permutation']:.2f} "
-            f"({row[f'{t}_neg_log10_p_wald_robust']:.2f})"
+            f"{t} {row[f'{t}_p_permutation']:.2g} "
+            f"[{row[f'{t}_p_permutation_low']:.2g}, {row[f'{t}_p_permutation_high']:.2g}] "
+            f"({10 ** -row[f'{t}_neg_log10_p']:.2g})"
             for t in ("add", "var", "av")
         )
-        click.echo(f"{row['phenotype']}  {row['variant_id']}  -log10 p permuted (wald): {tests}")
+        click.echo(f"{row['phenotype']}  {row['variant_id']}  p permuted [95%] (scan): {tests}")
 
 
 @cli.command()

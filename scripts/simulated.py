@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,8 +58,11 @@ def null_model(
     mean: Float | None = None,
     variance: Float | None = None,
     effects: RandomEffects | None = None,
+    left_out: Sequence[str] = (),
 ) -> NullModel:
     """Fit the null model of a phenotype (n,) with covariates (n, c) and (n, v), as a scan does.
+
+    Chromosomes `left_out` are left out of the random effects in turn.
 
     Raises
     ------
@@ -75,4 +80,4 @@ def null_model(
     ]
     nobody = tuple((reason, 0) for reason in REASONS)
     cohort = Cohort("y", np.arange(n), y, designs[0], designs[1], nobody, n, 0)
-    return fit_null(cohort, effects, seed_mode=False, left_out=())[0]
+    return fit_null(cohort, effects, seed_mode=False, left_out=left_out)[0]

@@ -50,6 +50,7 @@ def run(script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     "script",
     [
         *("demo", "test", "test_blas", "calibrate", "accuracy", "relatedness", "storm", "damage"),
+        "real_traits",
         "picture",
     ],
 )

@@ -220,7 +220,9 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
         cube = h3 - (2 * gamma + d0) * h2 - n * d0 * gamma**2
         plain_b = first(2)
         b = plain_b - 2 * a * shrunk * taken + (a * shrunk) ** 2 * w * cube
-        spread = np.sqrt(4 * I_b + (design.fourth - 3) * excess)
+        varies = 4 * I_b + (design.fourth - 3) * excess
+        # Of two equally frequent values r² does not vary: then there is no such score.
+        spread = np.where(varies > 1e-12 * I_b, np.sqrt(np.maximum(varies, 0)), np.inf)
         z = np.stack([U_a / np.sqrt(I_a), plain_b / spread, b / spread], axis=1)
         z[~((people >= 5) & (I_a > COLLINEAR * whole) & (2 * I_b > COLLINEAR * d2))] = np.nan
     return z

@@ -175,8 +175,10 @@ def class_scores(
         S3 += g * g * s
     alpha = S1 / G2
     out[0] = S1 / math.sqrt(G2)
-    out[1] = S2 / math.sqrt((fourth - 1.0) * G2)
-    out[2] = (S2 - 2.0 * alpha * S3 + alpha * alpha * G3) / math.sqrt((fourth - 1.0) * G2)
+    # Of two equally frequent values r² does not vary.
+    spread = math.sqrt(max(fourth - 1.0, 0.0) * G2)
+    out[1] = S2 / spread if spread > 0.0 else 0.0
+    out[2] = (S2 - 2.0 * alpha * S3 + alpha * alpha * G3) / spread if spread > 0.0 else 0.0
 
 
 @njit(nogil=True, cache=True)

@@ -64,8 +64,11 @@ def put_screened(
     out.var_variance_robust[rows] = variance
     out.add_var_covariance_robust[rows] = 0.5 * third * cross / (I_a * I_b)
     out.log_likelihood[rows] = log_likelihood + 0.5 * (a**2 * I_a + b**2 * I_b)
-    root = np.sqrt(variance)
-    out.put_scores(rows, np.column_stack([a * np.sqrt(I_a), plain / root, b / root]))
+    # Of two equally frequent values r² does not vary: then there is no such score.
+    some = variance > 1e-12 / I_b
+    root = np.sqrt(np.where(some, variance, 1.0))
+    scores = [a * np.sqrt(I_a), np.where(some, plain / root, 0), np.where(some, b / root, 0)]
+    out.put_scores(rows, np.column_stack(scores))
     out.status[rows] = Status.SCREENED
 
 

@@ -14,19 +14,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError, nearest
-from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, copies
 from hlmm_scan.genotypes.joined import Genotypes
-from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
 from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
+from hlmm_scan.kernels.dosage_codes import packed_calls, whole_copies
+from hlmm_scan.kernels.filters import GenotypeCounts
+from hlmm_scan.kernels.scores import genotype_classes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.results.wald import wald_needs, wald_test
 from hlmm_scan.scan.bootstrap import NOISE, bootstrap
-from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, Statistic, count
+from hlmm_scan.scan.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
 from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import Status
 
@@ -35,12 +36,14 @@ logger = logging.getLogger(__name__)
 Float = NDArray[np.float64]
 
 PERMUTATIONS = 10_000
-EXCEEDANCES = 20
+HALF_WIDTH = 0.3
 _TESTS = ("add", "var", "av")
 _WORKING_BYTES = 256 << 20
+_ALIKE = 0.05
+"""Difference of −log10 p, and share of it, up to which a test is the one that is stored."""
 _STORED = (
     "n", "effect_allele_frequency", "add", "add_se", "add_se_robust", "var", "var_se",
-    "var_se_robust", "add_var_cov_robust", *(f"{t}_neg_log10_p" for t in _TESTS),
+    "var_se_robust", *(f"{t}_neg_log10_p" for t in _TESTS),
 )  # fmt: skip
 
 
@@ -51,7 +54,7 @@ def check(
     phenotypes: Sequence[str] = (),
     *,
     permutations: int = PERMUTATIONS,
-    exceedances: int = EXCEEDANCES,
+    half_width: float = HALF_WIDTH,
     bootstraps: int = 0,
     noise: str = "residual",
     seed: int = 1,
@@ -69,9 +72,9 @@ def check(
     phenotypes : sequence of str, default all
     permutations : int, default 10,000
         At most; p-values are no smaller than about one over this.
-    exceedances : int, default 20
-        A test of a variant is no longer counted once so many permuted statistics reached the
-        observed one: its p is then known to a quarter of itself, and is not small.
+    half_width : float, default 0.3
+        A test of a variant goes on until half the 95% interval of its permutation p is this share
+        of p, which so many permuted tests make it that reached the observed one: 43 by default.
     bootstraps : int, default 0
         Data sets drawn for the standard errors of each variant.
     noise : {"residual", "normal"}, default "residual"
@@ -83,11 +86,11 @@ def check(
     -------
     pandas.DataFrame
         One row for each phenotype and variant, in the order given: place, the scan's estimates and
-        tests, ``statistic`` (what was permuted: ``refit`` or ``score``), and for each test
-        ``*_p_permutation``, ``*_neg_log10_p_permutation``, ``*_permutations``, ``*_exceedances``
-        and ``*_level_at_0.001``, the share of permuted statistics whose asymptotic p is below
-        0.001; ``add_se_bootstrap``, ``var_se_bootstrap`` and ``bootstraps`` (those that had a
-        maximum) where asked for. NaN where a variant cannot be tested.
+        tests, and for each test ``*_p_permutation`` with its 95% interval
+        (``*_p_permutation_low``, ``_high``), ``*_neg_log10_p_permutation``, ``*_permutations``,
+        ``*_exceedances`` and ``*_level_at_0.001``, how often the reported p of permuted residuals
+        is below 0.001; ``add_se_bootstrap``, ``var_se_bootstrap`` and ``bootstraps`` (those that
+        had a maximum) where asked for. NaN where a variant cannot be tested.
 
     Raises
     ------
@@ -98,14 +101,10 @@ def check(
     -----
     Residuals of the null model over their standard deviations, whitened first where there are
     random effects, are dealt to people anew; covariates and genotypes stay (Freedman & Lane 1983).
-    Without covariates, random effects and dosages every permuted phenotype is fitted as the scan
-    fits (``refit``), else one step is taken from the null model
-    (:class:`~hlmm_scan.scan.permuted.ScoreStatistic`, ``score``). All statistics are studentised,
-    so that permuted residuals, which have no variance effect, say what the test does under this
-    trait's own distribution; also the observed one is of the same kind. Missing genotypes are
-    left out of refits, and are their variant's mean in scores.
+    Of every permutation the reported p is worked out as the scan does, and is compared with that
+    of the residuals as they are (:class:`~hlmm_scan.scan.permuted.ScoreStatistic`).
     """
-    _check_numbers(permutations, exceedances, bootstraps, noise, seed)
+    _check_numbers(permutations, half_width, bootstraps, noise, seed)
     tables = []
     with store.being_read():
         for name, names in _by_phenotype(store, variants, phenotypes).items():
@@ -117,7 +116,7 @@ def check(
             for served in serving.groups(*places):
                 null = stored_null_model(store, name, served.key)
                 for part in _parts(null, genotypes, rows, served, serving.sex):
-                    _permute(table, null, part, permutations, exceedances, seed)
+                    _permute(table, null, part, permutations, half_width, seed)
                     if bootstraps:
                         _bootstrap(table, null, part, bootstraps, noise, seed)
             counted = [
@@ -179,12 +178,12 @@ def _by_phenotype(
 
 
 def _check_numbers(
-    permutations: int, exceedances: int, bootstraps: int, noise: str, seed: int
+    permutations: int, half_width: float, bootstraps: int, noise: str, seed: int
 ) -> None:
     if permutations < 1:
         raise InputError(f"permutations must be 1 or more, not {permutations}")
-    if exceedances < 1:
-        raise InputError(f"exceedances must be 1 or more, not {exceedances}")
+    if not 0 < half_width < 1:
+        raise InputError(f"half-width must be between 0 and 1, not {half_width}")
     if bootstraps < 0 or bootstraps == 1:
         raise InputError(f"bootstraps must be 0, or 2 or more, not {bootstraps}")
     if noise not in NOISE:
@@ -204,17 +203,13 @@ class _Part:
     contigs : list of str
     key : str
         Random effects left out.
-    copies : ndarray, shape (m, n)
-        Of the people analysed, NaN where missing.
-    packed : ndarray of uint8, shape (m, bytes), or None
-        Where they are hard calls.
+    genotypes : CheckedGenotypes
     """
 
     lines: list[int]
     contigs: list[str]
     key: str
-    copies: Float
-    packed: NDArray[np.uint8] | None
+    genotypes: CheckedGenotypes
 
 
 def _parts(
@@ -238,20 +233,23 @@ def _parts(
             blocks = [genotypes.read_block(int(rows[k]), int(rows[k]) + 1) for k in lines]
             if sex is not None and served.ploidy is not Ploidy.DIPLOID:
                 blocks = [recode(b, served.ploidy, sex, null.samples)[0] for b in blocks]
-            copies = [
-                b.copies(null.samples)
-                if isinstance(b, Dosages)
-                else unpack_samples(b, null.samples)
-                for b in blocks
-            ]
-            packed = [b for b in blocks if not isinstance(b, Dosages)]
             yield _Part(
                 lines,
                 [contig for _, contig in chosen],
                 key,
-                np.concatenate(copies),
-                np.concatenate(packed) if len(packed) == len(blocks) else None,
+                CheckedGenotypes(
+                    np.concatenate([copies(b, null.samples) for b in blocks]),
+                    [_classes(b, null.samples) for b in blocks],
+                ),
             )
+
+
+def _classes(genotypes: GenotypeBlock, samples: NDArray[np.int64]) -> tuple[Float, Float]:
+    """Return the people and the copies of the classes of one variant, as the scan tells them."""
+    if isinstance(genotypes, Dosages) and whole_copies(genotypes)[0]:
+        genotypes = packed_calls(genotypes, np.array([0]))
+    people, of_class = genotype_classes(genotypes, GenotypeCounts.of(genotypes, samples), samples)
+    return people[0], of_class[0]
 
 
 def _stored(
@@ -265,41 +263,31 @@ def _stored(
     for name in (*_STORED, "status"):
         array = store.array(name)
         columns[name] = [np.asarray(array[phenotype, int(r)]).item() for r in rows]
-    for test in _TESTS:
-        wanted = {name: np.array(columns[name]) for name in wald_needs(test, "_robust")}
-        columns[f"{test}_neg_log10_p_wald_robust"] = wald_test(test, "_robust", wanted)
     columns["status"] = [Status(s).label for s in columns["status"]]
     return pd.DataFrame(columns)
 
 
 def _permute(
-    table: pd.DataFrame, null: NullModel, part: _Part, most: int, enough: int, seed: int
+    table: pd.DataFrame, null: NullModel, part: _Part, most: int, half_width: float, seed: int
 ) -> None:
     """Fill in the columns of the permutations."""
-    statistic: Statistic
-    refit = null.intercept_only and null.random_effects is None and part.packed is not None
-    if refit:
-        assert part.packed is not None
-        statistic = RefitStatistic(null, part.packed)
-    else:
-        called = ~np.isnan(part.copies)
-        mean = np.where(called, part.copies, 0).sum(axis=1) / np.maximum(called.sum(axis=1), 1)
-        complete = np.where(called, part.copies, mean[:, None])
-        statistic = ScoreStatistic(null, part.key, complete)
+    statistic = ScoreStatistic(null, part.key, part.genotypes)
+    _compare(table, part, statistic.observed())
+    enough = exceedances_wanted(half_width)
     counts = count(
         statistic,
-        len(part.lines),
         most=most,
         enough=enough,
         seed=(seed, _digest(null.phenotype)),
         at_once=int(np.clip(_WORKING_BYTES // (64 * null.n), 4, 200)),
     )
-    table.loc[part.lines, "statistic"] = "refit" if refit else "score"
-    p = counts.p(enough)
+    p, (low, high) = counts.p(enough), counts.interval(enough)
     with np.errstate(invalid="ignore"):
         level = np.where(counts.testable, counts.beyond_1e3 / counts.permutations, np.nan)
     for k, test in enumerate(_TESTS):
         table.loc[part.lines, f"{test}_p_permutation"] = p[:, k]
+        table.loc[part.lines, f"{test}_p_permutation_low"] = low[:, k]
+        table.loc[part.lines, f"{test}_p_permutation_high"] = high[:, k]
         table.loc[part.lines, f"{test}_neg_log10_p_permutation"] = -np.log10(p[:, k])
         table.loc[part.lines, f"{test}_permutations"] = counts.permutations[:, k]
         table.loc[part.lines, f"{test}_exceedances"] = counts.exceedances[:, k]
@@ -310,23 +298,36 @@ def _permute(
     )
 
 
+def _compare(table: pd.DataFrame, part: _Part, observed: Float) -> None:
+    """Warn of variants whose tests are not those that the scan stored."""
+    stored = table.loc[part.lines, [f"{test}_neg_log10_p" for test in _TESTS]].to_numpy(float)
+    with np.errstate(invalid="ignore"):
+        other = (np.abs(stored - observed) > _ALIKE * np.maximum(stored, 1)).any(axis=1)
+    for line in np.array(part.lines)[other]:
+        row = table.loc[line]
+        logger.warning(
+            "%s: the tests of %s are not those of the scan: the genotypes or the software changed",
+            *(row["phenotype"], row["variant_id"]),
+        )
+
+
 def _bootstrap(
     table: pd.DataFrame, null: NullModel, part: _Part, times: int, noise: str, seed: int
 ) -> None:
     """Fill in the columns of the bootstrap."""
     refits = Refits(null)
-    for line, contig, copies in zip(part.lines, part.contigs, part.copies, strict=True):
+    for line, contig, called in zip(part.lines, part.contigs, part.genotypes.copies, strict=True):
         row = table.iloc[[line]].to_dict("records")[0]
         alleles = row["other_allele"], row["effect_allele"]
         place = Place(str(row["contig"]), int(row["position"]), *map(str, alleles))
         name = str(VariantName(str(row["variant_id"]), place))
-        fitted = refits.fitted(contig, copies)
+        fitted = refits.fitted(contig, called)
         found = np.empty((0, 2))
         if fitted is not None and fitted.fit.success:
             rng = np.random.default_rng([seed, _digest(null.phenotype), _digest(name)])
             drawn = bootstrap(fitted, times, noise, rng)
             found = drawn[~np.isnan(drawn).any(axis=1)]
-        unit = float(np.nanstd(copies))
+        unit = float(np.nanstd(called))
         se = found.std(axis=0, ddof=1) / unit if len(found) > 1 else np.full(2, np.nan)
         table.loc[line, "add_se_bootstrap"] = se[0] * null.y_scale
         table.loc[line, "var_se_bootstrap"] = se[1]

@@ -1,36 +1,55 @@
-"""Test statistics of chosen variants on permuted residuals, many permutations at once."""
+"""The reported tests of chosen variants on permuted residuals, many permutations at once."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta, norm
 
-from hlmm_scan.kernels.class_sums import class_sums_of_phenotypes
-from hlmm_scan.kernels.hlm_classes import fit_class_sums
-from hlmm_scan.models.inference import joint_chi2
+from hlmm_scan.kernels.prepared import random_screen_design, score_design
+from hlmm_scan.kernels.screen_plain import COLLINEAR, residual
 from hlmm_scan.null.eigen import Eigenstructure, weighted
-from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
-from hlmm_scan.schema import Status
+from hlmm_scan.null.model import NullModel
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-_SCALING = 400
-"""Permutations from which a quadratic form's scale is taken where there are random effects."""
+_LEVEL = 0.95
+"""Of intervals of permutation p-values."""
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedGenotypes:
+    """Variants as tests take them.
+
+    Attributes
+    ----------
+    copies : ndarray, shape (m, n)
+        Copies of the effect allele of the people analysed, NaN where missing.
+    classes : list of tuple of ndarray, shape (c,)
+        For each variant, the people and the copies of its genotype classes.
+    """
+
+    copies: Float
+    classes: list[tuple[Float, Float]]
 
 
 class Statistic(Protocol):
-    """χ² statistics of m variants as functions of how residuals are dealt to people."""
+    """−log10 p of m variants as functions of how residuals are dealt to people."""
 
     @property
     def n(self) -> int:
         """Number of people."""
 
+    def observed(self) -> Float:
+        """Return −log10 p of the residuals as they are, shape (m, 3): add, var, av."""
+
     def at(self, orders: list[Int], rows: Int) -> Float:
-        """Return the statistics of some variants, shape (permutations, rows, 3): add, var, av.
+        """Return −log10 p of some variants, shape (permutations, rows, 3).
 
         Parameters
         ----------
@@ -42,146 +61,190 @@ class Statistic(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class RefitStatistic:
-    """Studentised Wald tests of maximum-likelihood fits: no covariates, no random effects.
+class _Projected:
+    """Genotypes without what the null model's parameters take of them.
 
     Attributes
     ----------
-    null : NullModel
-        With intercepts alone.
-    packed : ndarray of uint8, shape (m, bytes)
-        Hard calls of all samples of the dataset.
-
-    Notes
-    -----
-    The permuted phenotypes go through the class sums (math.md §3) together and are fitted as in
-    the scan. Where a fit has no maximum the statistic is infinite, against the variant.
+    x, v : ndarray, shape (n, m)
+        Of the mean, whitened and of length 1, NaN where nothing is left; of the variance.
+    information, excess : ndarray, shape (m,)
+        I_b, and uᵀu of the efficient derivative (:mod:`~hlmm_scan.kernels.screen_plain`).
+    of_random : ndarray, shape (m,)
+        What the variance of the random effects takes of the score.
+    own : ndarray, shape (n,)
+        h2 times the leverage, less 1.
+    fourths : float
+        ΣM⁴, M the covariance of the whitened residuals e₀.
+    trace : float
+        tr Σ⁻¹GGᵀ.
     """
 
-    null: NullModel
-    packed: NDArray[np.uint8]
-
-    @property
-    def n(self) -> int:
-        """Number of people."""
-        return self.null.n
-
-    def at(self, orders: list[Int], rows: Int) -> Float:
-        """Return the statistics, as :class:`Statistic` has it."""
-        ys = [self.null.y[order] for order in orders]
-        sums = class_sums_of_phenotypes(self.packed[rows], [self.null.samples] * len(ys), ys)
-        moments = self.null.fits[ALL_RANDOM_EFFECTS].moments
-        found = np.empty((len(ys), len(rows), 3))
-        for k, of_one in enumerate(sums):
-            e = fit_class_sums(of_one, moments)
-            covariance = e.add_variance_robust, e.var_variance_robust, e.add_var_covariance_robust
-            found[k, :, 0] = e.add**2 / covariance[0]
-            found[k, :, 1] = e.var**2 / covariance[1]
-            found[k, :, 2] = joint_chi2(e.add, e.var, *covariance)
-            found[k, np.isin(e.status, (Status.UNBOUNDED, Status.NOT_CONVERGED))] = np.inf
-            found[k, e.status == Status.NOT_UNIQUE] = np.nan
-        return found
+    x: Float
+    v: Float
+    information: Float
+    excess: Float
+    of_random: Float
+    own: Float
+    fourths: float
+    trace: float
 
 
 class ScoreStatistic:
-    """Studentised tests one step from the null model, with any covariates and random effects.
+    """The tests that a scan reports, of permuted residuals; any covariates and random effects.
 
     Parameters
     ----------
     null : NullModel
     key : str
         Which of its fits: the random effects left out.
-    copies : ndarray, shape (m, n)
-        Copies of the effect allele of the people analysed, complete.
+    genotypes : CheckedGenotypes
 
     Notes
     -----
     With W = D^-½G of the null model and P = I + h2·WWᵀ, residuals are whitened first,
-    t = P^-½D^-½(y − Xa): these are exchangeable, and are permuted. After that everything is done
-    that a fit would do to first order. With U an orthonormal basis of P^-½D^-½X, permuted t are
-    made orthogonal to U and given mean square 1 again; x is P^-½D^-½g without U and
+    t = P^-½D^-½(y − Xa): these are exchangeable, and are permuted. With U an orthonormal basis of
+    P^-½D^-½X, permuted t are made orthogonal to U and given mean square 1 again, as fitting the
+    null model to them would. With x the part of P^-½D^-½g without U, of length 1, and e₀ = P^-½t,
 
-        z_add = xᵀt/‖x‖,   a = xᵀt/‖x‖²,   e = P^-½(t − a·x),   s = ṽᵀe²,
+        z_add = xᵀt,   e = e₀ − z_add·P^-½x,   s = ½(ṽᵀ(e² + h2·p − 1) − δ(‖Wᵀe‖² − tr)),
 
-    ṽ the genotype without V and without the leverages p = diag(WWᵀP⁻¹) that h2 would move. With
-    m₃, m₄ of t, the variance of s is (m₄ − 1)‖ṽ‖² and its covariance with xᵀt is m₃xᵀṽ (math.md §2)
-    without random effects; with them both are taken from 400 permutations that are not counted.
+    p the leverages, ṽ the genotype less what the other coefficients of the variance take of it and
+    δ what h2 does: the scores of :mod:`~hlmm_scan.kernels.screen_plain`. With the additive effect
+    left in, e₀ stands for e (δ then has no part at the maximum of h2). Both have the variance
+    I_b + ¼(m₄ − 3)uᵀu, m₄ of the permuted residuals. Of the scores the scan's own tests are made,
+    but that permuted residuals have not lost the degrees of freedom that the variance's covariates
+    take.
     P^-½ = I + F·diag(((1 + h2·s²)^-½ − 1)/s²)·Fᵀ in the principal axes F of WWᵀ.
     """
 
-    def __init__(self, null: NullModel, key: str, copies: Float) -> None:
+    def __init__(self, null: NullModel, key: str, genotypes: CheckedGenotypes) -> None:
         fit = null.fits[key]
-        self.n = null.n
+        self.n, self._design, self._classes = null.n, score_design(null, key), genotypes.classes
+        self._fourth, self._h2 = fit.fourth_moment, fit.random_variance
         deviation = np.exp(0.5 * (null.variance_design @ fit.beta))
         self._eigen: Eigenstructure | None = None
-        leverage = np.empty((null.n, 0))
-        if null.random_effects is not None and fit.random_variance > 0:
+        if null.random_effects is not None and self._h2 > 0:
             own = null.random_effects.eigenstructure(key)
             self._eigen = weighted(own, np.ascontiguousarray(own.columns / deviation[:, None]))
-            values, h2 = self._eigen.values, fit.random_variance
-            self._root = (1 / np.sqrt(1 + h2 * values) - 1) / values
-            leverage = self._eigen.leverage(1 / (1 + h2 * values)[:, None])
-        residual = (null.y - null.mean_design @ fit.alpha) / deviation
-        self._basis = _orthonormal(self._white(null.mean_design / deviation[:, None]))
-        genotypes = copies.T - copies.mean(axis=1)
-        white = self._white(genotypes / deviation[:, None])
-        x = _without(self._basis, white)
-        v = _without(_orthonormal(np.hstack([null.variance_design, leverage])), genotypes)
-        # What rounding left of a genotype that the covariates explain is no genotype.
-        none = _vanishes(x, white) | _vanishes(v, genotypes)
-        x[:, none] = v[:, none] = np.nan
-        self._x = x / np.linalg.norm(x, axis=0)
-        self._v = v / np.linalg.norm(v, axis=0)
-        self._xw = self._white(self._x)
-        self._t = self._unit(self._white(residual[:, None]))[:, 0]
-        third, fourth = (float((self._t**k).mean()) for k in (3, 4))
-        self._scale = np.full(len(copies), np.sqrt(fourth - 1))
-        self._rho = third * np.einsum("ij,ij->j", self._x, self._v) / self._scale
-        if self._eigen is not None:
-            self._take_scale()
+        self._basis = np.linalg.qr(self._white(null.mean_design / deviation[:, None])[0])[0]
+        if null.random_effects is None:
+            self._g = _projected(null, deviation, genotypes.copies)
+        else:
+            self._g = self._projected_random(null, key, deviation, genotypes.copies)
+        self._xw, self._xf = self._white(self._g.x)
+        self._cross = np.einsum("ij,ij->j", self._xw**2, self._g.v), (self._xf**2).sum(axis=0)
+        raw = (null.y - null.mean_design @ fit.alpha) / deviation
+        self._t = self._white(raw[:, None])[0][:, 0]
+
+    def observed(self) -> Float:
+        """Return −log10 p, as :class:`Statistic` has it."""
+        rows = np.arange(len(self._classes))
+        tests = self._tests(self._scores(self._t[:, None], rows, self._fourth), rows)
+        return np.asarray(tests[0])
 
     def at(self, orders: list[Int], rows: Int) -> Float:
-        """Return the statistics, as :class:`Statistic` has it."""
-        z_add, s = self._parts(orders, rows)
-        z_var, rho = s / self._scale[rows], self._rho[rows]
-        joint = z_add**2 + (z_var - rho * z_add) ** 2 / (1 - rho**2)
-        return np.stack([z_add**2, z_var**2, joint], axis=-1)
+        """Return −log10 p, as :class:`Statistic` has it."""
+        t = _without(self._basis, np.column_stack([self._t[order] for order in orders]))
+        scores = self._scores(t / np.sqrt((t**2).mean(axis=0)), rows)
+        scores[..., 1:] /= self._design.freedom[1]
+        return self._tests(scores, rows)
 
-    def _parts(self, orders: list[Int], rows: Int) -> tuple[Float, Float]:
-        """z_add and s, both (permutations, rows)."""
-        t = self._unit(np.column_stack([self._t[order] for order in orders]))
-        x, v, xw = self._x[:, rows], self._v[:, rows], self._xw[:, rows]
-        e = self._white(t)
-        z = t.T @ x
-        # x has length 1, so that a is z_add as well.
-        s = (e**2).T @ v - 2 * z * (e.T @ (xw * v)) + z**2 * np.einsum("ij,ij->j", xw**2, v)
-        return z, s
+    def _scores(self, t: Float, rows: Int, fourth: float | None = None) -> Float:
+        """Return standardised scores of whitened residuals, (n, k), shape (k, rows, 3)."""
+        g = self._g
+        x, v, xw, xf = (a[:, rows] for a in (g.x, g.v, self._xw, self._xf))
+        e, f = self._white(t)
+        squares, z, of_random = e**2, t.T @ x, g.of_random[rows]
+        moved = (f**2).sum(axis=0)[:, None] - g.trace
+        plain = squares.T @ v + g.own @ v - of_random * moved
+        # What taking the additive effect out of the residuals changes, of e and of Wᵀe.
+        change = z**2 * self._cross[0][rows] - 2 * z * (e.T @ (xw * v))
+        change -= of_random * (z**2 * self._cross[1][rows] - 2 * z * (f.T @ xf))
+        if fourth is None:
+            excess = ((squares**2).sum(axis=0) - 3 * (g.own**2).sum()) / g.fourths
+            m4 = np.maximum(3 + excess, 1)[:, None]
+        else:
+            m4 = np.array([[fourth]])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            root = np.sqrt(g.information[rows] + 0.25 * (m4 - 3) * g.excess[rows])
+            return np.stack([z, 0.5 * plain / root, 0.5 * (plain + change) / root], axis=-1)
 
-    def _take_scale(self) -> None:
-        rng = np.random.default_rng(0)
-        rows, parts = np.arange(len(self._scale)), []
-        for _ in range(0, _SCALING, 50):
-            parts.append(self._parts([rng.permutation(self.n) for _ in range(50)], rows))
-        z = np.concatenate([part[0] for part in parts])
-        s = np.concatenate([part[1] for part in parts])
-        self._scale = np.sqrt((s**2).mean(axis=0))
-        self._rho = (z * s).mean(axis=0) / np.sqrt((z**2).mean(axis=0)) / self._scale
+    def _tests(self, scores: Float, rows: Int) -> Float:
+        found = np.full(scores.shape, np.nan)
+        for k, row in enumerate(rows):
+            # What cannot be tested has no score at all.
+            tested = np.flatnonzero(np.isfinite(scores[:, k]).all(axis=1))
+            shape = (len(tested), len(self._classes[row][0]))
+            people, copies = (np.broadcast_to(a, shape) for a in self._classes[row])
+            tests = self._design.tests(scores[tested, k], people, copies)
+            found[tested, k] = np.column_stack([tests.add, tests.var, tests.av])
+        return found
 
-    def _white(self, columns: Float) -> Float:
-        """P^-½ times columns, shape (n, k)."""
+    def _white(self, columns: Float) -> tuple[Float, Float]:
+        """Return P^-½ times columns (n, k), and WᵀP^-½ times them in the axes F, (r, k)."""
         if self._eigen is None:
-            return columns
-        inner = self._root[:, None] * self._eigen.rotate(self._eigen.columns.T @ columns)
-        return columns + self._eigen.combine(inner)
+            return columns, np.zeros((0, columns.shape[1]))
+        values = self._eigen.values[:, None]
+        shrink = 1 / np.sqrt(1 + self._h2 * values)
+        inner = self._eigen.rotate(self._eigen.columns.T @ columns)
+        return columns + self._eigen.combine((shrink - 1) / values * inner), shrink * inner
 
-    def _unit(self, columns: Float) -> Float:
-        """Columns without the mean design, of mean square 1."""
-        rest = _without(self._basis, columns)
-        return np.asarray(rest / np.sqrt((rest**2).mean(axis=0)))
+    def _projected_random(
+        self, null: NullModel, key: str, deviation: Float, copies: Float
+    ) -> _Projected:
+        """Project genotypes; a missing call is the mean of the others, as in the scan."""
+        design, k = random_screen_design(null, key), null.variance_design.shape[1]
+        called = ~np.isnan(copies)
+        people = called.sum(axis=1)
+        mean = np.where(called, copies, 0).sum(axis=1) / np.maximum(people, 1)
+        h = np.where(called, copies - mean[:, None], 0).T
+        white = self._white(h / deviation[:, None])[0]
+        x = _without(self._basis, white)
+        if design.squares is None:
+            derivative, fourths = h * design.diagonal[:, None], float((design.own**4).sum())
+        else:
+            squares = design.squares.astype(np.float64)
+            derivative, fourths = squares @ h, float((squares**2).sum())
+        uh = design.u.T @ h
+        delta = 0.5 * design.variance @ uh
+        total = np.einsum("ij,ij->j", h, derivative)
+        information = 0.5 * (total - (delta * uh).sum(axis=0))
+        lengths = np.linalg.norm(x, axis=0)
+        tested = people >= null.mean_design.shape[1] + k + 3
+        tested &= lengths**2 > COLLINEAR * (white**2).sum(axis=0)
+        tested &= 2 * information > COLLINEAR * total
+        return _Projected(
+            x=x / np.where(tested, lengths, np.nan),
+            v=h - null.variance_design @ delta[:k],
+            information=information,
+            excess=((derivative - design.u @ delta) ** 2).sum(axis=0),
+            of_random=delta[-1] if self._h2 > 0 else np.zeros(len(copies)),
+            own=design.own,
+            fourths=fourths,
+            trace=design.trace,
+        )
 
 
-def _orthonormal(columns: Float) -> Float:
-    return np.asarray(np.linalg.qr(columns)[0])
+def _projected(null: NullModel, deviation: Float, copies: Float) -> _Projected:
+    """Project genotypes without random effects; who has no call is left out, as in the scan."""
+    X, V, w = null.mean_design, null.variance_design, deviation**-2
+    x, v = np.zeros((2, null.n, len(copies)))
+    for j, g in enumerate(copies):
+        called = ~np.isnan(g)
+        x[:, j] = np.nan
+        if called.sum() < X.shape[1] + V.shape[1] + 3:
+            continue
+        h, w_called = g[called] - g[called].mean(), w[called]
+        mine = residual(h, X[called], w_called) * np.sqrt(w_called)
+        v[called, j] = residual(h, V[called], np.ones(len(h)))
+        squares = np.array([mine @ mine, v[:, j] @ v[:, j]])
+        if (squares > COLLINEAR * np.array([h @ (w_called * h), h @ h])).all():
+            x[:, j] = 0.0
+            x[called, j] = mine / np.sqrt(squares[0])
+    square = (v**2).sum(axis=0)
+    none, n = np.zeros(len(copies)), null.n
+    return _Projected(x, v, 0.5 * square, square, none, np.full(n, -1.0), float(n), 0.0)
 
 
 def _without(basis: Float, columns: Float) -> Float:
@@ -189,8 +252,15 @@ def _without(basis: Float, columns: Float) -> Float:
     return np.asarray(columns - basis @ (basis.T @ columns))
 
 
-def _vanishes(rest: Float, columns: Float) -> NDArray[np.bool_]:
-    return np.asarray(np.linalg.norm(rest, axis=0) <= 1e-6 * np.linalg.norm(columns, axis=0))
+def exceedances_wanted(half_width: float) -> int:
+    """Return how many exceedances make an interval as narrow, for a small p.
+
+    Parameters
+    ----------
+    half_width : float
+        Of the interval, over p.
+    """
+    return max(2, math.ceil((norm.ppf(0.5 + _LEVEL / 2) / half_width) ** 2))
 
 
 @dataclass
@@ -201,7 +271,7 @@ class Counts:
     ----------
     exceedances, permutations : ndarray of int64
     beyond_1e3 : ndarray of int64
-        Permuted statistics with an asymptotic p below 0.001.
+        Permuted residuals of which the test's own p is below 0.001.
     testable : ndarray of bool
         Whether there is an observed statistic.
     """
@@ -228,14 +298,25 @@ class Counts:
             )
         return np.where(self.testable, p, np.nan)
 
+    def interval(self, enough: int) -> tuple[Float, Float]:
+        """Return the lower and upper ends of 95% intervals, NaN where there is no statistic.
 
-_BEYOND_1E3 = np.array([10.827566170662733, 10.827566170662733, 13.815510557964274])
-"""χ² of p = 0.001 with 1, 1 and 2 degrees of freedom."""
+        Notes
+        -----
+        Clopper & Pearson (1934); of the number of permutations where exceedances stopped the
+        count, else of the exceedances among them all.
+        """
+        k, n, tail = self.exceedances, self.permutations, (1 - _LEVEL) / 2
+        others = n - k
+        with np.errstate(invalid="ignore"):
+            low = np.where(k > 0, beta.ppf(tail, k, others + 1), 0.0)
+            above = np.where(k >= enough, k, k + 1)
+            high = np.where(others > 0, beta.ppf(1 - tail, above, others), 1.0)
+        return np.where(self.testable, low, np.nan), np.where(self.testable, high, np.nan)
 
 
 def count(
     statistic: Statistic,
-    n_variants: int,
     *,
     most: int,
     enough: int,
@@ -247,8 +328,6 @@ def count(
     Parameters
     ----------
     statistic : Statistic
-    n_variants : int
-        m.
     most : int
         Permutations at most.
     enough : int
@@ -263,8 +342,8 @@ def count(
     -------
     Counts
     """
-    everyone, n = np.arange(n_variants), statistic.n
-    observed = statistic.at([np.arange(n)], everyone)[0]
+    n = statistic.n
+    observed = statistic.observed()
     # A permutation that changes nothing reaches it, whatever the rounding.
     bar = observed * (1 - 1e-9)
     shape = observed.shape
@@ -288,5 +367,5 @@ def count(
         counted &= open_tests[rows]
         counts.exceedances[rows] += ((found >= bar[rows]) & counted).sum(axis=0)
         counts.permutations[rows] += counted.sum(axis=0)
-        counts.beyond_1e3[rows] += ((found > _BEYOND_1E3) & counted).sum(axis=0)
+        counts.beyond_1e3[rows] += ((found > 3.0) & counted).sum(axis=0)
     return counts

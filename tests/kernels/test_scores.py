@@ -26,10 +26,10 @@ def contigs(m: int) -> np.ndarray:
     return np.array(["1"] * m, dtype=object)
 
 
-def cohort(n: int, covariates: int, random: int, seed: int = 1, trait: str = "t5"):
+def cohort(n: int, covariates: int, random: int, seed: int = 1, trait: str = "t5", share=0.2):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, covariates))
-    y = rng.standard_t(5, size=n) if trait == "t5" else (rng.random(n) < 0.2).astype(float)
+    y = rng.standard_t(5, size=n) if trait == "t5" else (np.arange(n) < share * n).astype(float)
     effects = None
     if random:
         effects = random_effects_of(n, ["2"] * random, seed)
@@ -106,9 +106,10 @@ def test_scores_with_random_effects_are_the_dense_ones():
     np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("covariates", [0, 3])
-def test_a_trait_of_two_values_has_no_variance_test(covariates):
-    null, calls = cohort(400, covariates, 0, trait="binary")
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize(("covariates", "random"), [(0, 0), (3, 0), (0, 12)])
+def test_a_trait_of_two_values_has_no_variance_test(covariates, random, share):
+    null, calls = cohort(400, covariates, random, trait="binary", share=share)
     null = replace(null, two_valued=True)
     found = fit_block(null, pack(calls), contigs(40), FitOptions(0, 20))
     tested = np.isfinite(found["add_neg_log10_p"])

@@ -11,18 +11,25 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from scipy import stats
 from small_scans import scan_of
 
+import hlmm_scan.scan.check as checking
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.models.inference import neg_log10_p, wald_neg_log10_p
-from hlmm_scan.null.model import ALL_RANDOM_EFFECTS
+from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.scan.check import check, read_variants
-from hlmm_scan.scan.permuted import RefitStatistic, ScoreStatistic, count
+from hlmm_scan.scan.permuted import (
+    CheckedGenotypes,
+    Counts,
+    ScoreStatistic,
+    count,
+    exceedances_wanted,
+)
 
 N = 600
-EVERYONE = np.arange(N)
+TESTS = ("add", "var", "av")
 
 
 @pytest.fixture(scope="module")
@@ -51,53 +58,57 @@ def checked(store, variants, phenotypes=(), **options):
     return check(store, variants, scanned_genotypes(store), phenotypes, **options)
 
 
-def test_the_observed_statistic_is_the_scan_s(store):
-    table = checked(store, ids(6), ["gamma"], permutations=5)
-    assert set(table["statistic"]) == {"refit"}
-    null = null_of(store, "gamma")
-    packed = scanned_genotypes(store).read_packed(0, 6)
-    observed = RefitStatistic(null, packed).at([np.arange(null.n)], np.arange(6))[0]
-    for k, (test, df) in enumerate((("add", 1), ("var", 1), ("av", 2))):
-        expected = table[f"{test}_neg_log10_p_wald_robust"].to_numpy()
-        np.testing.assert_allclose(neg_log10_p(observed[:, k], df), expected, rtol=1e-9)
-    assert np.isnan(table["var_p_permutation"][1])
-    assert table["var_permutations"][1] == 0
-    assert table["status"][1] == "monomorphic"
+def observed_of(store, variants, phenotype):
+    """The tests that `check` starts from, and the stored ones, (m, 3) each."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "_compare", lambda *arguments: seen.append(arguments))
+        table = checked(store, variants, [phenotype], permutations=1)
+    observed = np.full((len(table), 3), np.nan)
+    for _, part, found in seen:
+        observed[part.lines] = found
+    return observed, table[[f"{test}_neg_log10_p" for test in TESTS]].to_numpy()
 
 
-def null_of(store, phenotype):
-    from hlmm_scan.results.inputs import stored_null_model
-
-    return stored_null_model(store, phenotype)
+def same_tests(store, variants, phenotype, tolerance=1e-6):
+    observed, stored = observed_of(store, variants, phenotype)
+    np.testing.assert_allclose(observed, stored, rtol=tolerance, atol=tolerance)
+    return stored
 
 
 @pytest.mark.parametrize("phenotype", ["normal", "gamma"])
-def test_permutation_agrees_with_the_robust_test(store, phenotype):
-    table = checked(store, ids(60), [phenotype], permutations=200, exceedances=999).drop(
-        index=[0, 1, 2]
-    )
-    for test in ("add", "var", "av"):
+def test_the_observed_tests_are_the_scan_s(store, phenotype):
+    stored = same_tests(store, ids(60), phenotype)
+    assert np.isnan(stored[1]).all()  # monomorphic
+    assert np.isfinite(stored[[0, 2, 3]]).all()  # a strong effect, few carriers, missing calls
+    table = checked(store, ["v1"], [phenotype], permutations=5)
+    assert np.isnan(table["var_p_permutation"][0])
+    assert np.isnan(table["var_p_permutation_low"][0])
+    assert table["var_permutations"][0] == 0
+    assert table["status"][0] == "monomorphic"
+
+
+@pytest.mark.parametrize("phenotype", ["normal", "gamma"])
+def test_permutations_say_what_the_tests_say(store, phenotype):
+    table = checked(store, ids(60), [phenotype], permutations=300, half_width=0.05)
+    table = table.drop(index=[0, 1])
+    outside = 0
+    for test in TESTS:
         permuted = table[f"{test}_p_permutation"].to_numpy()
         assert stats.kstest(permuted, "uniform").pvalue > 1e-3
-        robust = 10 ** -table[f"{test}_neg_log10_p_wald_robust"].to_numpy()
-        assert stats.spearmanr(permuted, robust)[0] > 0.95
-        np.testing.assert_allclose(permuted, robust, atol=0.16)
-
-
-def test_a_skewed_trait_shows_what_the_model_gets_wrong(store):
-    table = checked(store, ids(60), permutations=200)
-    for phenotype, inflated in (("normal", False), ("gamma", True)):
-        mine = table[table["phenotype"].eq(phenotype)].iloc[3:]
-        model = wald_neg_log10_p(mine["var"], mine["var_se"]) * np.log(10)
-        permuted = -np.log(mine["var_p_permutation"].to_numpy())
-        # Mean of −log p is 1 where p is uniform.
-        assert bool(model.mean() > 2 * permuted.mean()) is inflated
-        assert permuted.mean() == pytest.approx(1, abs=0.35)
+        p = 10 ** -table[f"{test}_neg_log10_p"].to_numpy()
+        np.testing.assert_allclose(permuted, p, atol=0.12)
+        low, high = (table[f"{test}_p_permutation_{end}"].to_numpy() for end in ("low", "high"))
+        assert ((low < permuted) & (permuted <= high)).all()
+        outside += ((p < low) | (p > high)).sum()
+    assert outside <= 0.1 * 3 * len(table)
 
 
 def test_an_effect_is_seen_up_to_what_permutations_can_tell(store):
     table = checked(store, ["v0"], permutations=999)
     assert (table["av_exceedances"] <= 2).all()
+    assert (table["av_p_permutation_low"] < table["av_p_permutation"]).all()
+    assert (table["av_p_permutation_high"] < 0.01).all()
     assert (table["av_p_permutation"] <= 3 / 1000).all()
     np.testing.assert_allclose(
         table["av_neg_log10_p_permutation"], -np.log10(table["av_p_permutation"])
@@ -112,7 +123,7 @@ def test_numbers_depend_on_nothing_else_that_is_checked(store):
     pd.testing.assert_frame_equal(mine.reset_index(drop=True), alone)
     other = checked(store, ["v4"], ["gamma"], permutations=250, seed=2)
     again = checked(store, ["v4"], ["gamma"], permutations=250, seed=1)
-    assert other["add_permutations"].item() != again["add_permutations"].item()
+    assert other["add_exceedances"].item() != again["add_exceedances"].item()
 
 
 class Drawn:
@@ -121,22 +132,20 @@ class Drawn:
     n = 9
 
     def __init__(self, observed):
-        self.observed = np.asarray(observed, float)
+        self.own = np.asarray(observed, float)
+
+    def observed(self):
+        return self.own
 
     def at(self, orders, rows):
-        found = []
-        for order in orders:
-            rng = np.random.default_rng(order)
-            value = rng.random(self.observed.shape)
-            found.append(self.observed if (order == np.arange(9)).all() else value)
-        return np.array(found)[:, rows]
+        drawn = [np.random.default_rng(order).random(self.own.shape) for order in orders]
+        return np.array(drawn)[:, rows]
 
 
 def test_counting_stops_at_the_permutation_that_is_enough():
     observed = [[0.2, 0.9, 2.0], [0.5, np.nan, 0.0]]
     counts = [
-        count(Drawn(observed), 2, most=300, enough=5, seed=(7,), at_once=size)
-        for size in (1, 7, 300)
+        count(Drawn(observed), most=300, enough=5, seed=(7,), at_once=size) for size in (1, 7, 300)
     ]
     for other in counts[1:]:
         np.testing.assert_array_equal(counts[0].permutations, other.permutations)
@@ -151,34 +160,44 @@ def test_counting_stops_at_the_permutation_that_is_enough():
     assert p[0, 1] == 5 / first.permutations[0, 1]
     assert np.isnan(p[1, 1])
     assert first.permutations[1, 1] == 0
+    low, high = first.interval(5)
+    # Of the number of permutations that five exceedances took.
+    took = first.permutations[0, 1]
+    assert took > 5
+    assert stats.nbinom.cdf(took - 5, 5, low[0, 1]) == pytest.approx(0.025)
+    assert stats.nbinom.sf(took - 6, 5, high[0, 1]) == pytest.approx(0.025)
+    assert low[0, 2] == 0
+    assert stats.binom.cdf(0, 300, high[0, 2]) == pytest.approx(0.025)
+    assert (low[1, 2], high[1, 2]) == (pytest.approx(0.025**0.2), 1)
+    assert np.isnan([low[1, 1], high[1, 1]]).all()
+
+
+def test_intervals_hold_p_as_often_as_they_say():
+    rng = np.random.default_rng(6)
+    enough = exceedances_wanted(0.5)
+    for p in (0.004, 0.05, 0.5):
+        reached = np.cumsum(rng.random((2_000, 1_000)) < p, axis=1)
+        took = np.minimum((reached < enough).sum(axis=1) + 1, 1_000)
+        exceedances = reached[np.arange(2_000), took - 1]
+        counts = Counts(exceedances, took, np.zeros_like(took), np.ones(2_000, bool))
+        low, high = counts.interval(enough)
+        assert 0.94 < ((low <= p) & (p <= high)).mean() < 0.995
+        stopped = exceedances == enough
+        assert stopped.all() or p == 0.004
+        if p == 0.05:
+            assert np.median((high - low) / 2 / counts.p(enough)) < 0.55
 
 
 # the one-step statistic ---------------------------------------------------------------------
 
 
-def test_without_covariates_a_score_is_a_refit_to_first_order(store):
-    null = null_of(store, "normal")
-    dataset = scanned_genotypes(store)
-    rows = np.array([4, 5, 6, 7])
-    packed = dataset.read_packed(4, 8)
-    copies = dataset.read_packed(4, 8)
-    from hlmm_scan.genotypes.packing import unpack_samples
-
-    score = ScoreStatistic(null, ALL_RANDOM_EFFECTS, unpack_samples(copies, null.samples))
-    rng = np.random.default_rng(1)
-    orders = [rng.permutation(null.n) for _ in range(200)]
-    refit = RefitStatistic(null, packed)
-    a, b = (s.at(orders, rows - 4) for s in (score, refit))
-    for k in range(3):
-        assert np.corrcoef(a[..., k].ravel(), b[..., k].ravel())[0, 1] > 0.98
-        assert a[..., k].mean() == pytest.approx(b[..., k].mean(), rel=0.08)
-
-
 def cohort(random: bool, seed: int = 2):
+    """A null model with covariates on both sides, and 50 variants; the first is x0's."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((N, 2))
-    copies = rng.binomial(2, 0.3, (50, N)).astype(float)
+    copies = rng.binomial(2, 0.3, (50, N)).astype(np.int8)
     copies[0] = rng.binomial(2, np.where(x[:, 0] > 0, 0.5, 0.2))
+    copies[1] = rng.binomial(2, 0.02, N)
     noise = rng.standard_normal(N) if random else rng.gamma(2.0, size=N)
     y = x[:, 0] + np.exp(0.3 * x[:, 1]) * noise
     effects = random_effects_of(N, ["1"] * 20 + ["2"] * 25, seed) if random else None
@@ -188,85 +207,114 @@ def cohort(random: bool, seed: int = 2):
     return null, copies
 
 
-def dense(null, key, g):
-    """The same statistics from n×n matrices, but for their scale: z_add, s and P^-½."""
-    fit = null.fits[key]
-    D = np.exp(null.variance_design @ fit.beta)
-    root = np.eye(null.n)
-    leverage = np.empty((null.n, 0))
-    if null.random_effects is not None:
-        G = null.random_effects.design(key) / np.sqrt(D)[:, None]
-        P = np.eye(null.n) + fit.random_variance * G @ G.T
-        values, vectors = np.linalg.eigh(P)
-        root = vectors / np.sqrt(values) @ vectors.T
-        leverage = np.diag(G @ G.T @ np.linalg.inv(P))[:, None]
-    X = root @ (null.mean_design / np.sqrt(D)[:, None])
-    t = root @ ((null.y - null.mean_design @ fit.alpha) / np.sqrt(D))
-
-    def without(A, b):
-        return b - A @ np.linalg.lstsq(A, b, rcond=None)[0]
-
-    t = without(X, t)
-    t /= np.sqrt((t**2).mean())
-    x = without(X, root @ ((g - g.mean()) / np.sqrt(D)))
-    x /= np.linalg.norm(x)
-    v = without(np.hstack([null.variance_design, leverage]), g - g.mean())
-    v /= np.linalg.norm(v)
-    z = x @ t
-    return z, v @ (root @ (t - z * x)) ** 2
+def statistic_of(null, key, copies):
+    with_calls = np.where(copies < 0, np.nan, copies.astype(float))
+    of_class = np.arange(3.0)
+    people = [(g[:, None] == of_class).sum(axis=0).astype(float) for g in with_calls]
+    return ScoreStatistic(null, key, CheckedGenotypes(with_calls, [(p, of_class) for p in people]))
 
 
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("random", [False, True])
-def test_the_score_is_that_of_dense_matrices(random):
+def test_scores_are_those_written_out_plainly(random, missing):
     null, copies = cohort(random)
+    copies = copies[:6]
+    if missing:
+        copies[2:4, 5:25] = -1
+    copies[4] = 1
     key = null.random_effect_set("1")
     assert key == ("1" if random else "")
-    score = ScoreStatistic(null, key, copies)
-    z, s = score._parts([EVERYONE], np.arange(3))
-    for k in range(3):
-        np.testing.assert_allclose((z[0, k], s[0, k]), dense(null, key, copies[k]), rtol=1e-6)
+    statistic = statistic_of(null, key, copies)
+    genotypes = np.where(copies < 0, np.nan, copies.astype(float)).T
+    plain = (
+        fit_hlmm_screen_plain(null, genotypes, key) if random else fit_screen_plain(null, genotypes)
+    )
+    everybody = statistic._t[:, None]
+    scores = statistic._scores(everybody, np.arange(6), null.fits[key].fourth_moment)[0]
+    np.testing.assert_allclose(scores, plain.scores, rtol=1e-6, atol=1e-7)
+    assert np.isnan(scores[4]).all()
+    # The fourth moment of permuted residuals is that of the observed ones, were they observed.
+    again = statistic._scores(everybody, np.arange(6))[0]
+    np.testing.assert_allclose(again, scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("random", [False, True])
-def test_scores_are_uniform_under_the_null_with_covariates_and_random_effects(random):
+def test_the_observed_tests_are_those_of_any_model(random):
     null, copies = cohort(random)
-    score = ScoreStatistic(null, null.random_effect_set("3"), copies)
-    counts = count(score, 50, most=300, enough=300, seed=(1,), at_once=100)
-    for k in range(3):
-        assert stats.kstest(counts.p(300)[:, k], "uniform").pvalue > 1e-3
-    # The scale is right: asymptotic p below 0.001 is as rare as that.
-    assert counts.beyond_1e3.sum(axis=0) == pytest.approx([15, 15, 15], abs=20)
-    observed = score.at([EVERYONE], np.arange(50))[0]
-    assert stats.kstest(observed[:, 0], stats.chi2(1).cdf).pvalue > 1e-3
-    assert stats.kstest(observed[:, 1], stats.chi2(1).cdf).pvalue > 1e-3
+    key = null.random_effect_set("1")
+    found = statistic_of(null, key, copies).observed()
+    contigs = np.array(["1"] * len(copies), dtype=object)
+    stored = fit_block(null, pack(copies), contigs, FitOptions(min_maf=0, min_mac=1, screen=True))
+    for k, test in enumerate(TESTS):
+        # The scan's products are of single precision, and of covariates it takes what matters.
+        tolerance = 1e-6 if random else 1e-4
+        np.testing.assert_allclose(found[:, k], stored[f"{test}_neg_log10_p"], atol=tolerance)
+        assert np.median(np.abs(found[:, k] - stored[f"{test}_neg_log10_p"])) < 1e-6
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_permuted_p_are_uniform_with_covariates_and_random_effects(random):
+    null, copies = cohort(random)
+    statistic = statistic_of(null, null.random_effect_set("3"), copies)
+    rng = np.random.default_rng(8)
+    p = 10 ** -statistic.at([rng.permutation(N) for _ in range(150)], np.arange(50))
+    # Variants of one permutation share it: the spread is that of permutations.
+    for level in (0.5, 0.1, 0.01):
+        rate = (p <= level).mean(axis=1)
+        error = np.maximum(rate.std(axis=0) / np.sqrt(len(rate)), 0.05 * level)
+        assert (np.abs(rate.mean(axis=0) - level) < 4 * error).all()
 
 
 def test_a_genotype_that_covariates_explain_cannot_be_tested():
     null, copies = cohort(False)
-    copies[1] = 1.0
-    copies[2] = 1 + null.mean_design[:, 1]
-    observed = ScoreStatistic(null, "", copies[:4]).at([EVERYONE], np.arange(4))[0]
-    assert np.isnan(observed[1:3]).all()
-    assert np.isfinite(observed[[0, 3]]).all()
+    genotypes = copies[:4].astype(float)
+    genotypes[1] = 1.0
+    genotypes[2] = 1 + null.mean_design[:, 1]
+    classes = [(np.full(3, N / 3), np.arange(3.0))] * 4
+    statistic = ScoreStatistic(null, "", CheckedGenotypes(genotypes, classes))
+    assert np.isnan(statistic.observed()[1:3]).all()
+    assert np.isfinite(statistic.observed()[[0, 3]]).all()
 
 
-def test_covariates_random_effects_and_dosages_take_the_score(store, tmp_path, monkeypatch):
+def test_a_trait_of_two_values_has_no_test_of_its_variance(tmp_path):
+    rng = np.random.default_rng(4)
+    copies = rng.binomial(2, 0.3, (5, N))
+    y = (rng.random(N) < 0.2 + 0.1 * copies[0]).astype(float)
+    table = checked(scan_of(tmp_path, copies, {"y": y}), ids(5), permutations=60)
+    assert table["var_p_permutation"].isna().all()
+    assert (table["var_permutations"] == 0).all()
+    for name in ("p_permutation", "p_permutation_low", "permutations"):
+        np.testing.assert_array_equal(table[f"add_{name}"], table[f"av_{name}"])
+    assert table["add_p_permutation"].notna().all()
+
+
+def test_covariates_random_effects_and_dosages(store, tmp_path, monkeypatch):
     rng = np.random.default_rng(5)
     copies = rng.binomial(2, 0.4, (12, N))
     x = rng.standard_normal((N, 1))
     y = x[:, 0] + np.exp(0.35 * copies[0]) * rng.standard_normal(N)
     made = scan_of(tmp_path, copies, {"y": y}, covariates=x)
+    same_tests(made, ids(12), "y", 1e-4)
     table = checked(made, ids(12), permutations=200)
-    assert set(table["statistic"]) == {"score"}
     assert table["var_p_permutation"][0] < 0.02
     dataset = scanned_genotypes(store)
-    codes = np.array([[0, 255, 510, 255, 100]] * 4, np.uint16).repeat(N // 5, axis=1)
+    codes = rng.choice(np.array([0, 100, 255, 510, 65535], np.uint16), (4, N))
     monkeypatch.setattr(
         type(dataset), "read_block", lambda self, a, b: Dosages(codes[a:b], BGEN_8_BIT)
     )
     table = check(store, ["v0"], dataset, ["normal"], permutations=50)
-    assert set(table["statistic"]) == {"score"}
     assert np.isfinite(table["add_p_permutation"]).all()
+
+
+def test_genotypes_that_were_not_scanned_are_told(store, monkeypatch, caplog):
+    dataset = scanned_genotypes(store)
+    caplog.set_level("WARNING", "hlmm_scan")
+    check(store, ["v0"], dataset, ["normal"], permutations=2)
+    assert not caplog.records
+    others = dataset.read_block(9, 10)
+    monkeypatch.setattr(type(dataset), "read_block", lambda self, a, b: others)
+    check(store, ["v0"], dataset, ["normal"], permutations=2)
+    assert "the tests of v0 are not those of the scan" in caplog.text
 
 
 # bootstrap ----------------------------------------------------------------------------------
@@ -296,7 +344,6 @@ def test_bootstrap_with_random_effects(tmp_path):
         tmp_path, copies, {"y": y}, contig=["1"] * 4 + ["2"] * 10, random_effects=ids(14)[2:]
     )
     table = checked(made, ["v0"], permutations=20, bootstraps=40)
-    assert table["statistic"].item() == "score"
     assert table["add_se_bootstrap"].item() == pytest.approx(table["add_se"].item(), rel=0.45)
     assert table["var_se_bootstrap"].item() == pytest.approx(table["var_se"].item(), rel=0.45)
 
@@ -351,7 +398,7 @@ def test_bad_lists_are_one_line(store, tmp_path, capsys, text, words):
     ("options", "words"),
     [
         ({"permutations": 0}, "permutations must be 1"),
-        ({"exceedances": 0}, "exceedances must be 1"),
+        ({"half_width": 0}, "half-width must be between 0 and 1"),
         ({"bootstraps": 1}, "bootstraps must be 0, or 2"),
         ({"noise": "cauchy"}, "noise must be one of"),
         ({"seed": -1}, "seed must not be negative"),
@@ -362,12 +409,3 @@ def test_bad_lists_are_one_line(store, tmp_path, capsys, text, words):
 def test_bad_requests_are_one_line(store, options, words):
     with pytest.raises(InputError, match=words):
         checked(store, **{"variants": ["v0"], **options})
-
-
-def test_calls_are_packed_as_the_statistic_takes_them():
-    copies = np.random.default_rng(9).binomial(2, 0.4, (2, N)).astype(np.int8)
-    y = np.random.default_rng(10).standard_normal(N)
-    null = null_model_of(y)
-    refit = RefitStatistic(null, pack(copies))
-    assert refit.n == N
-    assert refit.at([EVERYONE, EVERYONE[::-1]], np.array([1])).shape == (2, 1, 3)
