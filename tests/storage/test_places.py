@@ -19,7 +19,9 @@ from hlmm_scan.storage.places import absolute, client, place, read_json, zarr_st
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/?#@:\\[]", min_codepoint=33), min_size=1
 )
-NAMES = NAMES.filter(lambda name: name not in (".", "..") and name.strip() == name)
+NAMES = NAMES.filter(
+    lambda name: name not in (".", "..") and name.strip() == name and name.isprintable()
+)
 
 
 @given(st.sampled_from(places.SCHEMES), st.lists(NAMES, min_size=1, max_size=4))
