@@ -109,8 +109,11 @@ class Line:
     def cells(self) -> list[str]:
         """Rate and interval at each level."""
         return [
-            f"{number(rate)} ({number(low)}–{number(high)})" if d else ""
-            for rate, (low, high), d in zip(self.rates, self.intervals, self.draws, strict=True)
+            # Of what is not to be expected once its absence says nothing.
+            f"{number(rate)} ({number(low)}–{number(high)})" if rate or d * level >= 1 else ""
+            for rate, (low, high), d, level in zip(
+                self.rates, self.intervals, self.draws, LEVELS, strict=True
+            )
         ]
 
 
@@ -197,6 +200,10 @@ def main() -> int:
     parser.add_argument("--traits", type=int, default=2, help="of each sampled cell")
     parser.add_argument("--tests", type=float, help="of each other cell; default: 1e5")
     parser.add_argument("--paths", action="store_true", help="also through fits of blocks")
+    parser.add_argument("--only", choices=("sampled", "models"), help="a part of it")
+    parser.add_argument("--trait", nargs="+", choices=TRAITS, default=list(TRAITS))
+    parser.add_argument("--mac", nargs="+", choices=COUNTS, default=list(COUNTS), help="sampled")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="begin no cell after these")
     parser.add_argument("--mouse", type=Path, default=MOUSE, metavar="BED", help="related mice")
     parser.add_argument("--workers", type=int, default=1, help="threads")
     parser.add_argument("-o", "--output", type=Path, default=Path("build"), metavar="FOLDER")
@@ -207,45 +214,48 @@ def main() -> int:
     draws = int(options.draws or (1e5 if quick else 1e7))
     tests = int(options.tests or (6e3 if quick else 1e5))
     traits = 1 if quick else options.traits
-    checked = Tally()
+
+    def late() -> bool:
+        return time.monotonic() - start > 60 * options.minutes
 
     def sampled(cell: tuple[str, str]) -> tuple[list[Line], Tally]:
         began = time.monotonic()
+        if late():
+            return [], Tally()
         tally = sampled_cell(*cell, draws, traits)
-        found = lines(SAMPLED, *cell, tally)
-        say(found, time.monotonic() - began)
-        return found, tally
+        some = lines(SAMPLED, *cell, tally)
+        say(some, time.monotonic() - began)
+        return some, tally
 
     def modelled(cell: tuple[str, Callable[[np.random.Generator], Population], str]) -> list[Line]:
         began = time.monotonic()
         name, population, trait = cell
+        if late() or trait not in options.trait:
+            return []
         rng = generator(name, trait)
         tallies = rates(population(rng), trait, tests, rng)
-        found = [
+        some = [
             line
             for minor, tally in tallies.items()
             if tally.draws[0]
             for line in lines(name, trait, minor, tally)
         ]
-        say(found, time.monotonic() - began)
-        return found
+        say(some, time.monotonic() - began)
+        return some
 
-    cells = (
-        [("normal", "50"), ("gamma(2)", "20"), ("0/1, 10%", "common")]
-        if quick
-        else [(trait, minor) for trait in TRAITS for minor in COUNTS]
-    )
+    cells = [(trait, minor) for minor in options.mac for trait in options.trait]
+    if quick:
+        cells = [("normal", "50"), ("gamma(2)", "20"), ("0/1, 10%", "common")]
+    found: list[Line] = []
+    checked = Tally()
     with ThreadPoolExecutor(options.workers) as pool:
-        found = []
-        for some, tally in pool.map(sampled, cells):
-            found += some
-            checked.add(tally)
-        if options.paths:
-            found += [
-                line
-                for some in pool.map(modelled, populations(options.mouse, quick))
-                for line in some
-            ]
+        if options.only != "models":
+            for some, tally in pool.map(sampled, cells):
+                found += some
+                checked.add(tally)
+        if options.paths or options.only == "models":
+            for some in pool.map(modelled, populations(options.mouse, quick)):
+                found += some
     misses = [m for line in found if line.reason is None for m in line.misses()]
     command = shlex.join(["scripts/calibrate", *sys.argv[1:]])
     text = markdown(found, checked, command, (time.monotonic() - start) / 60)

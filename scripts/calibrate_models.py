@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,7 @@ def sib_pairs(n: int, effects: int, m: int, rng: np.random.Generator) -> Populat
     """Families of two, and random effects of common variants that make half the variance."""
     columns = standardised_columns(draw_genotypes(n, effects, rng, family=2))
     bounds = np.unique(np.array([20, 50, 200, n / 2]) / (2 * n))
-    copies = np.concatenate(
-        [draw_genotypes(n, m // 3, rng, pair, 2) for pair in zip(bounds, bounds[1:], strict=False)]
-    )
+    copies = np.concatenate([draw_genotypes(n, m // 3, rng, pair, 2) for pair in pairwise(bounds)])
 
     def null(noise: Float, rng: np.random.Generator) -> NullModel:
         y = columns @ rng.normal(0, 1 / np.sqrt(effects), effects) + noise
@@ -152,11 +151,11 @@ def populations(
     for trait in few:
         name = f"20 + 20 covariates, n = {people:,}"
         yield name, lambda rng: covariates(people, 20, 20, m, rng), trait
+    imputed_people = 1_000 if quick else 3_000
     for info in (0.3, 0.9):
-        people_dosages = 1_000 if quick else 3_000
         for trait in few:
-            name = f"dosages of info {info}, n = {people_dosages:,}"
-            yield name, lambda rng, info=info: imputed(people_dosages, m, info, rng), trait
+            name = f"dosages of info {info}, n = {imputed_people:,}"
+            yield name, lambda rng, info=info: imputed(imputed_people, m, info, rng), trait
     pairs = 1_000 if quick else 2_000
     effects = 30 if quick else 300
     for trait in few:
