@@ -154,11 +154,13 @@ def say(lines: list[Line], seconds: float) -> None:
 
 
 def markdown(found: list[Line], checked: Tally, command: str, minutes: float) -> str:
-    levels = [f"{level:g}" for level in LEVELS]
+    levels = [f"{level:.0e}".replace("e-0", "e-") for level in LEVELS]
     text = (
         f"Made by `{command}` in {minutes:.0f} minutes. Rejection of null traits over its nominal "
         "rate and the binomial 95% interval, at levels 1e-3 to 5e-8.\n\n"
     )
+    if any(line.model == SAMPLED for line in found):
+        text += summary(found)
     header = ["model", "trait", "MAC", "test", "draws", *levels]
     text += table(
         header,
@@ -182,6 +184,23 @@ def markdown(found: list[Line], checked: Tally, command: str, minutes: float) ->
     return text + verdict(found)
 
 
+def summary(found: list[Line]) -> str:
+    """Return the table for users: the range over the tests, by trait and allele count."""
+    sampled = [line for line in found if line.model == SAMPLED and not line.unknown]
+    minors = [m for m in ("20", "50", "common") if any(line.minor == m for line in sampled)]
+    header = ["trait", *(f"MAC {m}, 1e-{k}" for m in minors for k in (3, 4, 5))]
+    rows = []
+    for trait in dict.fromkeys(line.trait for line in sampled):
+        row = [trait]
+        for minor in minors:
+            own = [line.rates for line in sampled if (line.trait, line.minor) == (trait, minor)]
+            for level in range(3):
+                rates = [rate[level] for rate in own]
+                row.append(f"{min(rates):.2f}–{max(rates):.2f}" if rates else "")
+        rows.append(row)
+    return "Lowest and highest rate of the three tests:\n\n" + table(header, rows) + "\n"
+
+
 def verdict(found: list[Line]) -> str:
     """Say what is not as required, and what of it was known."""
     text = "\n"
@@ -203,6 +222,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("sampled", "models"), help="a part of it")
     parser.add_argument("--trait", nargs="+", choices=TRAITS, default=list(TRAITS))
     parser.add_argument("--mac", nargs="+", choices=COUNTS, default=list(COUNTS), help="sampled")
+    parser.add_argument("--model", default="", help="of the others, those whose name has this")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin no cell after these")
     parser.add_argument("--mouse", type=Path, default=MOUSE, metavar="BED", help="related mice")
     parser.add_argument("--workers", type=int, default=1, help="threads")
@@ -230,7 +250,7 @@ def main() -> int:
     def modelled(cell: tuple[str, Callable[[np.random.Generator], Population], str]) -> list[Line]:
         began = time.monotonic()
         name, population, trait = cell
-        if late() or trait not in options.trait:
+        if late() or trait not in options.trait or options.model not in name:
             return []
         rng = generator(name, trait)
         tallies = rates(population(rng), trait, tests, rng)
