@@ -42,7 +42,9 @@ MOST = (1.4, 1.4, 2.0, 2.0, 2.0)
 LEAST, LEAST_OUTLYING = 0.7, 0.4
 """The same at the first level, from MAC 50 on."""
 
-KNOWN: dict[tuple[str, str, str, str], str] = {}
+KNOWN: dict[tuple[str, str, str, str], str] = {
+    (SAMPLED, "counts", "20", "var"): "one value of a lattice's score holds most of what is beyond",
+}
 """Model, trait, allele count and test of cells that do not hold, and why."""
 
 
