@@ -70,12 +70,18 @@ def draw_calls(n: int, m: int, frequency: float, rng: np.random.Generator) -> Fl
 
 
 def plant(calls: Float, noise: Float, strength: tuple[float, float], frequency: float) -> Float:
-    """Return a trait on which every one of the variants has the same effects."""
+    """Return a trait on which every one of the variants has effects of the same size.
+
+    Every other one lowers the variance: where all that raise the mean raise it, the trait itself is
+    skewed, and a likelihood-ratio test that takes it for normal finds more because of that.
+    """
     information = calls.shape[1] * 2 * frequency * (1 - frequency)
     add = strength[0] / np.sqrt(information)
     var = strength[1] * np.sqrt(((noise**4).mean() - 1) / information)
-    centred = (calls - 2 * frequency).sum(axis=0)
-    return np.asarray(add * centred + np.exp(0.5 * var * centred) * noise)
+    centred = calls - 2 * frequency
+    signs = np.where(np.arange(len(calls)) % 2, -1.0, 1.0)
+    log_variance = var * (signs @ centred)
+    return np.asarray(add * centred.sum(axis=0) + np.exp(0.5 * log_variance) * noise)
 
 
 def measure(
