@@ -43,7 +43,12 @@ LEAST, LEAST_OUTLYING = 0.7, 0.4
 """The same at the first level, from MAC 50 on."""
 
 KNOWN: dict[tuple[str, str, str, str], str] = {
-    (SAMPLED, "counts", "20", "var"): "one value of a lattice's score holds most of what is beyond",
+    (
+        SAMPLED,
+        "counts",
+        "20",
+        "var",
+    ): "a value of a lattice's score of probability 4e-5 has p = 8e-6",
 }
 """Model, trait, allele count and test of cells that do not hold, and why."""
 
