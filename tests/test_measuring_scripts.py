@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -32,53 +31,115 @@ def test_families_share_half_their_alleles(script):
     assert other.mean() == pytest.approx(0.0, abs=0.02)
 
 
-@pytest.mark.parametrize("df", [1, 2])
-@pytest.mark.parametrize("factor", [1.0, 1.3])
-def test_behaviour_of_statistics_of_known_inflation(script, df, factor):
-    calibrate = script("calibrate")
-    statistics = factor * chi2.isf((np.arange(100_001) + 0.5) / 100_001, df)
-    found = calibrate.behaviour(-chi2.logsf(statistics, df) / np.log(10), df)
-    rates = [chi2.sf(chi2.isf(level, df) / factor, df) / level for level in calibrate.LEVELS]
-    np.testing.assert_allclose(found[:4], [factor, *rates], rtol=0.02)
-    assert found[4] == 100_001
+@pytest.mark.parametrize(("ones", "twos"), [(20, 0), (40, 7)])
+def test_scores_of_drawn_classes_are_those_of_the_people_drawn(script, ones, twos):
+    sampling = script("class_sampling")
+    rng = np.random.default_rng(1)
+    residuals = sampling.Residuals(rng.gamma(2, size=300), ones, twos)
+    for _ in range(3):
+        scores = residuals.draw(rng, 1)[0]
+        copies = np.zeros(300)
+        copies[residuals.order[:ones]] = 1
+        copies[residuals.order[ones : ones + twos]] = 2
+        g, s, q = copies - copies.mean(), residuals.s, residuals.q
+        clean = s - (g @ s) / (g @ g) * g
+        np.testing.assert_allclose(scores, [g @ s, g @ q, g @ clean**2], atol=1e-9)
+
+
+def test_draws_that_are_not_tested_would_not_be_rejected(script):
+    sampling = script("class_sampling")
+    y = np.random.default_rng(2).gamma(2, size=500)
+    residuals = sampling.Residuals(y, 30, 0)
+    rng = np.random.default_rng(3)
+    residuals.draw(rng, sampling._PILOT)
+    p = residuals.tests(residuals.draw(rng, 12_000))
+    found = sampling.rejections(
+        sampling.Residuals(y, 30, 0), 12_000, 8_000, np.random.default_rng(3)
+    )
+    assert found.tested < 9_000
+    assert found.smallest < 0
+    assert found.draws.tolist() == [8_000, *[12_000] * 4]
+    for level, draws, rejected in zip(sampling.LEVELS, found.draws, found.rejected.T, strict=True):
+        np.testing.assert_array_equal(rejected, (p[:, :draws] >= -np.log10(level)).sum(axis=1))
 
 
 @pytest.mark.parametrize(
-    ("trait", "covariance", "test", "inflation", "rejection", "misses"),
+    ("trait", "minor", "test", "rejected", "misses"),
     [
-        ("normal", "model", "add", 1.02, 1.0, 0),
-        ("normal", "model", "add", 1.045, 1.0, 0),  # out by less than two standard errors
-        ("normal", "model", "add", 1.06, 1.0, 1),
-        ("normal", "likelihood ratio", "var", 0.9, 1.0, 1),
-        ("t5", "studentised", "var", 1.08, 1.0, 0),
-        ("t5", "studentised", "var", 0.8, 1.0, 1),
-        ("t5", "studentised", "av", 1.0, 1.9, 3),
-        ("t5", "studentised", "av", 1.0, 0.4, 3),
-        ("t5", "studentised", "av", 1.0, 1.6, 0),
-        ("t5", "sandwich", "var", 3.0, 9.0, 0),  # shown, not judged
-        ("t5", "model", "var", 3.0, 9.0, 0),
-        ("log-normal, σ ½", "studentised", "var", 0.8, 1.0, 1),
-        ("log-normal, σ 1", "studentised", "var", 0.8, 3.0, 0),  # likewise
-        ("t5", "model", "var", 1.02, 1.0, 1),  # then nothing would need mending
+        ("normal", "50", "add", (1_000, 100, 10, 1, 0), 0),
+        ("normal", "50", "var", (1_380, 135, 20, 2, 1), 0),
+        ("normal", "50", "av", (1_450, 160, 20, 2, 1), 0),  # not beyond chance
+        ("normal", "50", "av", (1_600, 100, 10, 1, 0), 1),
+        ("t5", "20", "av", (1_000, 180, 40, 2, 0), 2),
+        ("gamma(2)", "common", "add", (1_000, 100, 10, 1, 4), 1),
+        ("gamma(2)", "50", "var", (600, 100, 10, 1, 0), 1),
+        ("gamma(2)", "20", "var", (600, 100, 10, 1, 0), 0),  # too rare to be judged
+        ("log-normal", "50", "var", (600, 100, 10, 1, 0), 0),
+        ("log-normal", "50", "var", (300, 100, 10, 1, 0), 1),
+        ("counts", "50", "add", (300, 100, 10, 1, 0), 0),  # a lattice
+        ("0/1, 10%", "50", "var", (0, 0, 0, 0, 0), 0),  # no such test
     ],
 )
-def test_calibration_allows_for_its_own_noise(
-    script, trait, covariance, test, inflation, rejection, misses
+def test_calibration_allows_for_its_own_noise(script, trait, minor, test, rejected, misses):
+    calibrate = script("calibrate")
+    line = calibrate.Line("HLM", trait, minor, test, (1_000_000,) * 5, rejected)
+    assert len(list(line.misses())) == misses
+
+
+def test_a_cell_that_does_not_hold_fails_unless_its_reason_is_known(
+    script, monkeypatch, tmp_path, capsys
 ):
     calibrate = script("calibrate")
-    line = calibrate.Calibration(
-        "HLM", trait, calibrate.COMMON, covariance, test, 9, inflation, 0.01,
-        (rejection,) * 3, (0.1,) * 3,
-    )  # fmt: skip
-    assert len(list(line.misses(calibrate.Size()))) == misses
+    tally = script("class_sampling").Tally()
+    tally.draws += 100_000
+    tally.rejected += 100
+    tally.rejected[1] = 300
+    monkeypatch.setattr(calibrate, "sampled_cell", lambda *_: tally)
+    arguments = ["calibrate", "--trait", "t5", "--mac", "20", "-o", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert calibrate.main() == 1
+    assert "t5, MAC 20, var: p < 0.001 3.00 × as often" in capsys.readouterr().err
+    for test in ("add", "var", "av"):
+        monkeypatch.setitem(
+            calibrate.KNOWN, (calibrate.SAMPLED, "t5", "20", test), "outlying people"
+        )
+    assert calibrate.main() == 0
+    text = (tmp_path / "calibration.md").read_text()
+    assert "allowed 1.4 ×: outlying people" in text
+    assert "MISS" not in text
 
 
-def test_rejection_of_nothing_is_not_certain(script):
-    calibrate = script("calibrate")
-    rows = [[1.0, 1.0, 0.0, 0.0, 300]] * 5
-    line = calibrate.summarise(("HLM", "t5", calibrate.COMMON, "studentised", "av"), rows)
-    assert line.rejection_error[2] == pytest.approx(1 / np.sqrt(1e-4 * 1500), rel=1e-3)
-    assert not list(line.misses(calibrate.Size()))
+@pytest.mark.parametrize(
+    ("p", "exceeding", "drawn", "agrees"),
+    [
+        (1e-4, 50, 500_000, True),
+        (1.9e-4, 50, 500_000, True),
+        (2.1e-4, 50, 500_000, False),
+        (4e-5, 50, 500_000, False),
+        (3e-6, 0, 1_000_000, True),  # inside the interval
+        (1e-5, 0, 1_000_000, False),
+        (1e-6, 3, 1_000_000, True),
+    ],
+)
+def test_a_p_value_beside_permutations(script, p, exceeding, drawn, agrees):
+    permutations = script("permutations")
+    case = permutations.Case("t5", 433, "20", "var", -np.log10(p), exceeding, 0, drawn)
+    assert case.agrees == agrees
+    # Most of those that are as extreme are ties.
+    assert replace(case, tied=exceeding * 4 // 5).agrees_in_the_middle == (agrees or p == 4e-5)
+
+
+def test_power_is_compared_at_one_error_rate(script):
+    power = script("planted_power")
+    rng = np.random.default_rng(4)
+    calls = power.draw_calls(4_000, 1, 0.3, rng)
+    y = power.plant(calls, rng.standard_normal(4_000), (50.0, 0.0), 0.3)
+    assert np.polyfit(calls[0], y, 1)[0] == pytest.approx(50 / np.sqrt(4_000 * 0.42), rel=0.1)
+    cell = power.Cell(3_000, 0.3, "normal", "additive", 500, 10**5, dict.fromkeys(power.FORMS, 0.5))
+    assert not power.misses([cell])
+    better = replace(cell, power={**cell.power, "Wald": 0.55})
+    assert better.lost == pytest.approx(0.05)
+    assert len(power.misses([better, better, cell])) == 1
 
 
 def test_cases_come_from_their_seed_and_are_what_they_claim(script):

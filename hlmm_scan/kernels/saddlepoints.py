@@ -32,6 +32,7 @@ _DONE = 1e-9  # residual of the equations, in standard deviations of each
 _HALVINGS = 14
 _STAGES = 12  # on the way to a score that is not reached at once
 _CENTRE = 0.3  # |r| below which z* is not worked out: log(v/r)/r would be rounding
+_MOST_CHANGE = 1.0  # |z* − r|: more is no correction; seen where a few people hold most variance
 _FARTHEST = 3.0  # |log(v/r)|: more is a lattice's edge, where v is 0 or without bound; 1.6 is seen
 _LARGEST = 690.0  # exponent
 
@@ -306,7 +307,7 @@ def _corrected(r: float, v: float) -> float:  # pragma: no cover
     if abs(r) < _CENTRE or not v / r > 0.0:
         return r
     change = math.log(v / r)
-    return r + change / r if abs(change) < _FARTHEST else r
+    return r + change / r if abs(change) < min(_FARTHEST, _MOST_CHANGE * abs(r)) else r
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -111,8 +111,8 @@ class Allocations:
 
 
 def corrected(r: float, v: float) -> float:
-    """Return z* = r + log(v/r)/r; r where |r| < 0.3, where v/r ≤ 0, and at a lattice's edge."""
-    if abs(r) < 0.3 or not v / r > 0 or abs(np.log(v / r)) >= 3:
+    """Return z* = r + log(v/r)/r; r where |r| < 0.3, v/r ≤ 0, at a lattice's edge, or 1 from z*."""
+    if abs(r) < 0.3 or not v / r > 0 or abs(np.log(v / r)) >= min(3.0, abs(r)):
         return float(r)
     return float(r + np.log(v / r) / r)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.saddlepoints import mean_and_joint, rows_of_room, variance
-from hlmm_scan.kernels.saddlepoints_plain import Allocations
+from hlmm_scan.kernels.saddlepoints import _corrected, mean_and_joint, rows_of_room, variance
+from hlmm_scan.kernels.saddlepoints_plain import Allocations, corrected
 from hlmm_scan.kernels.score_tests import score_tests
 from hlmm_scan.schema import ScoreFlag
 
@@ -201,3 +201,19 @@ def test_units_of_the_residuals_do_not_matter(scale):
     one, other = ResidualBins.of(s, q), ResidualBins.of(scale * s, q)
     np.testing.assert_allclose(other.s, one.s, rtol=1e-12)
     np.testing.assert_allclose(other.people, one.people)
+
+
+@pytest.mark.parametrize(
+    ("r", "v", "z"),
+    [
+        (-2.5, -1.9, -2.5 + np.log(1.9 / 2.5) / -2.5),
+        (0.4, 1.34, 0.4),  # seen where a few people hold most of the variance: not 3.4
+        (0.52, 1.91, 0.52),
+        (4.0, 1.55, 4.0 + np.log(1.55 / 4.0) / 4.0),
+        (0.2, 0.21, 0.2),
+        (1.0, -1.0, 1.0),
+    ],
+)
+def test_a_correction_of_more_than_one_is_none(r, v, z):
+    assert _corrected(r, v) == pytest.approx(z, abs=1e-12)
+    assert corrected(r, v) == pytest.approx(z, abs=1e-12)
