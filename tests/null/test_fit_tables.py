@@ -122,7 +122,7 @@ def test_effects_that_cannot_be_written_leave_nothing_behind(tables, tmp_path):
     found = fit_tables(paths["pheno"])
     with pytest.raises(InputError, match="nowhere"):
         write_effects(found, tmp_path / "nowhere" / "effects.tsv")
-    with pytest.raises(InputError, match="Not a directory"):
+    with pytest.raises(InputError, match="there is no folder"):
         write_effects(found, paths["pheno"] / "effects.tsv")
     (tmp_path / "taken").mkdir()
     with pytest.raises(HlmmScanError, match="taken: cannot be written"):
