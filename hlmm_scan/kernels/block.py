@@ -363,7 +363,11 @@ def _columns(
     inference: Inference,
 ) -> dict[str, NDArray[Any]]:
     """Put units and tests on the estimates, under the names of the result store."""
-    scale, called, freedom = null.y_scale, counts.called, degrees_of_freedom(null)
+    scale, called, freedom = (
+        null.y_scale,
+        counts.called,
+        degrees_of_freedom(null.n, null.mean_design.shape[1], null.variance_design.shape[1]),
+    )
     per_unit = scale / null.environment_scale
     with np.errstate(invalid="ignore", over="ignore"):
         fraction = estimates.random_variance / (
@@ -408,9 +412,16 @@ def _columns(
     return {v.name: everything[v.name] for v in variables}
 
 
-def degrees_of_freedom(null: NullModel) -> tuple[float, float]:
+def degrees_of_freedom(n: int, c: int, v: int) -> tuple[float, float]:
     """Return what standard errors of both effects are multiplied by for the covariates.
 
+    Parameters
+    ----------
+    n, c, v : int
+        People, columns of the null model's mean and variance designs.
+
+    Notes
+    -----
     Maximum likelihood takes no account of the c and v coefficients of the two designs. With
     h = (n − 2)/(n − 1 − c), k = (n − 2)/(n − 1 − v) and f = (n − 4)/(n − 2(c + 1)) the factors are
     h·k and f·k^1.5: fitted residuals have variances short by 1/h, and the curvature of the profile
@@ -419,7 +430,6 @@ def degrees_of_freedom(null: NullModel) -> tuple[float, float]:
     they are 1.06 and 1.12 (λ of the Wald tests without: 1.09 and 1.3), at n = 100,000 with 40 + 40
     1.0008 and 1.001, and exactly 1 without covariates.
     """
-    n, c, v = null.n, null.mean_design.shape[1], null.variance_design.shape[1]
     if c == v == 1 or n <= 2 * (c + 1) or n <= v + 1:
         return 1.0, 1.0
     h, k = (n - 2) / (n - 1 - c), (n - 2) / (n - 1 - v)

@@ -12,6 +12,7 @@ from hlmm_scan.kernels import (
     hlm_scoring,
     hlm_screen,
     hlm_screen_dosages,
+    hlmm_class_scores,
     hlmm_eigen,
     hlmm_screen,
     hlmm_weighted,
@@ -33,6 +34,8 @@ _CHEAP = 50_000_000
 _CHEAP_FOR_FEW = 1_000_000_000
 """The same, where only the variants that are interesting are fitted plainly."""
 
+
+_ARRAYS_OF_BINS = 14  # numbers a person while residuals are put into bins
 
 _MOST_STEPS = 65_535
 """Code of two copies in the finest dosages."""
@@ -222,8 +225,26 @@ class ModelSize:
         ways = [self, replace(self, screen=False)] if self.screen else [self]
         if self.dosages:
             ways += [replace(way, dosages=False) for way in ways]
-        working = max(way._working_bytes(m, n_total, phenotypes) for way in ways)
-        return 2 * designs * phenotypes + block + working
+        working = max(
+            way._working_bytes(m, n_total, phenotypes) + way._score_bytes(m, n_total)
+            for way in ways
+        )
+        # Residuals are sorted into bins when a phenotype's first block comes.
+        bins = 8 * self.people * _ARRAYS_OF_BINS
+        return 2 * designs * phenotypes + bins + block + working
+
+    def _score_bytes(self, m: int, n_total: int) -> int:
+        """Memory of scores at the null model that are no by-product of the fits."""
+        n, c, v, k = self.people, self.mean, self.variance, self.random
+        if not self.scores_apart or (self.screen and not self.scores_by_class):
+            return 0
+        if self.scores_by_class:
+            return hlmm_class_scores.work_bytes(m, n_total, n, k)
+        if k:
+            return hlmm_screen.work_bytes(n, c, v, k)
+        if self.dosages:
+            return hlm_screen_dosages.work_bytes(n, c, v)
+        return hlm_screen.work_bytes(m, n_total, n, c, v)
 
     def _working_bytes(self, m: int, n_total: int, phenotypes: int) -> int:
         n, c, v, k = self.people, self.mean, self.variance, self.random

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels import products
+from hlmm_scan.kernels import products, screen_sums
 from hlmm_scan.kernels.bit_planes import BITS, Words, add_shared, words_of
 from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.hlmm_products import PEOPLE_PER_STRIP, WIDTH, plain
@@ -287,3 +287,17 @@ def _products(design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float) 
         of_h += n * lattice.origin[:, None] * centre
         found[:, rows] = design.eigen.rotate(of_h)[:, :size]
     return found
+
+
+def work_bytes(m: int, n_total: int, n: int, n_random: int) -> int:
+    """Bound the memory of a design and of scores with it, beside the shared random effects.
+
+    Parameters
+    ----------
+    m, n_total, n, n_random : int
+        Variants per call, people in the packed calls and those analysed, random effects.
+    """
+    sums = screen_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, len(_POWERS))
+    made = 8 * n * (2 * len(_POWERS) + 12) + 4 * n * n_random
+    bits = 4 * 3 * WIDTH * 64 * (3 * n_random // 64 + 2) + 8 * min(m, _VARIANTS_AT_ONCE) * n_random
+    return sums + made + 2 * bits + 8 * 3 * n_random**2

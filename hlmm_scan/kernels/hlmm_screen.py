@@ -319,6 +319,6 @@ def work_bytes(n: int, n_mean: int, n_variance: int, n_random: int) -> int:
     """
     rank, strip = min(n, n_random), min(n, PEOPLE_PER_STRIP)
     kept = 4 * n * rank + 8 * n * (2 * (n_mean + n_variance) + 8) + 8 * 6 * rank**2
-    written_out = 20 * n**2 if n <= WRITTEN_OUT_PEOPLE else 0
+    written_out = 24 * n**2 if n <= WRITTEN_OUT_PEOPLE else 0
     at_once = 8 * strip * (2 * rank + 8 * _TILE)
     return kept + written_out + at_once

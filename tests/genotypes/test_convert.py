@@ -226,8 +226,9 @@ def test_memory_does_not_grow_with_variants(make_fileset, tmp_path, monkeypatch)
         convert([bed], tmp_path / f"{m}.zarr", chunk_variants=128, overwrite=True)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # 7,168 more variants: 0.7 MB of packed calls and more of text, of which nothing stays.
-    assert peaks[2] < peaks[1] + 100_000
+    # 7,168 more variants: 0.7 MB of packed calls and more of text, of which nothing stays but the
+    # checksums of their 56 chunks of calls and those of text, each of 128 variants here.
+    assert peaks[2] < peaks[1] + 300_000
 
 
 def test_default_chunks():

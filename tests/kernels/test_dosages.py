@@ -12,7 +12,7 @@ from simulated_dosages import UNITS, of_calls, simulated_dosages
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.block import FitOptions, degrees_of_freedom, fit_block
 from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.hlmm_exact import sandwich, studentised
@@ -100,14 +100,19 @@ def fit_plainly(null, g, inference):
     covariances = {"": fit.covariance, "_robust": robust}
     if inference.sandwich:
         covariances["_sandwich"] = wide
+    add_freedom, var_freedom = freedom_of(null)
     for suffix, C in covariances.items():
-        found[f"add_se{suffix}"] = np.sqrt(C[p, p]) * scale
-        found[f"var_se{suffix}"] = np.sqrt(C[q, q])
-        found[f"add_var_cov{suffix}"] = C[p, q] * scale
+        found[f"add_se{suffix}"] = np.sqrt(C[p, p]) * scale * add_freedom
+        found[f"var_se{suffix}"] = np.sqrt(C[q, q]) * var_freedom
+        found[f"add_var_cov{suffix}"] = C[p, q] * scale * add_freedom * var_freedom
     for name, degrees, other in zip(("add", "var", "av"), (1, 1, 2), restricted, strict=False):
         statistic = np.array([2 * (fit.log_likelihood - other.log_likelihood)])
         found[f"{name}_lrt_neg_log10_p"] = float(neg_log10_p(statistic, degrees)[0])
     return found
+
+
+def freedom_of(null):
+    return degrees_of_freedom(null.n, null.mean_design.shape[1], null.variance_design.shape[1])
 
 
 def assert_as_models(null, dosages, found, inference, tolerance):
@@ -180,8 +185,10 @@ def test_screens_of_dosages_are_the_plain_formulas(random, missing):
     limit = 1e-3 if random else 1e-8
     assert (np.abs(found["add"] / null.y_scale - wanted.add) < limit * add_se).all()
     assert (np.abs(found["var"] - wanted.var) < limit * var_se).all()
-    np.testing.assert_allclose(found["var_se"], var_se, rtol=limit)
-    np.testing.assert_allclose(found["var_se_robust"] ** 2, wanted.var_variance_robust, rtol=limit)
+    freedom = freedom_of(null)[1]
+    robust = freedom * np.sqrt(wanted.var_variance_robust)
+    np.testing.assert_allclose(found["var_se"], freedom * var_se, rtol=limit)
+    np.testing.assert_allclose(found["var_se_robust"], robust, rtol=limit)
     refined = fit_block(null, dosages, contigs(m), replace(screen, refine_below=1e-2))
     rows = np.flatnonzero(refined["status"] == Status.REFINED)
     assert 0 < len(rows) < m
@@ -288,7 +295,10 @@ def test_nothing_a_variant_holds_raises(kind):
     assert found["n"][8] == n - 2
     assert (status != Status.PENDING).all()
     trusted = status < Status.NOT_CONVERGED
-    for name in ("add", "add_se", "var", "var_se", "log_likelihood", "av_neg_log10_p"):
+    # A score needs no maximum.
+    assert np.isfinite(found["av_neg_log10_p"][trusted]).all()
+    assert np.isnan(found["av_neg_log10_p"][status >= Status.MONOMORPHIC]).all()
+    for name in ("add", "add_se", "var", "var_se", "log_likelihood"):
         assert np.isfinite(found[name][trusted]).all(), name
         assert np.isnan(found[name][status > Status.NOT_CONVERGED]).all(), name
 

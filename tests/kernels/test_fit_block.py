@@ -136,7 +136,7 @@ def test_frequencies_and_filters_count_the_people_of_the_phenotype_only():
     )
     assert np.isnan(found["effect_allele_frequency"][~some]).all()
     for name, values in found.items():
-        if name not in ("n", "effect_allele_frequency", "status"):
+        if name not in ("n", "effect_allele_frequency", "status", "test_flags"):
             assert np.isnan(values[found["status"] >= 10]).all(), name
             assert np.isfinite(values[found["status"] == Status.OK]).all(), name
 
@@ -264,7 +264,10 @@ def test_nothing_a_variant_holds_raises(kind):
     assert (status[[1]] == Status.MONOMORPHIC).all()
     assert (status != Status.PENDING).all()
     trusted = status < Status.NOT_CONVERGED
-    for name in ("add", "add_se", "var", "var_se", "log_likelihood", "av_neg_log10_p"):
+    # A score needs no maximum.
+    assert np.isfinite(found["av_neg_log10_p"][trusted]).all()
+    assert np.isnan(found["av_neg_log10_p"][status >= Status.MONOMORPHIC]).all()
+    for name in ("add", "add_se", "var", "var_se", "log_likelihood"):
         assert np.isfinite(found[name][trusted]).all(), name
         nothing = status > Status.NOT_CONVERGED
         assert np.isnan(found[name][nothing]).all(), name
@@ -323,8 +326,9 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     assert (found["status"] == Status.OK).all()
     size = ModelSize(n, n_mean, n_variance, n_random)
     estimate = size.task_bytes(m) + size.shared_bytes
-    # What the plain kernel and the sandwich need is planned for, and rarely needed.
-    assert held + peak <= estimate <= 8 * (held + peak)
+    # What the plain kernel, the sandwich and making the scores' columns need is planned for, and
+    # is not needed at this time.
+    assert held + peak <= estimate <= 12 * (held + peak)
 
 
 def test_products_of_covariates_are_held_for_a_strip_of_people_only():

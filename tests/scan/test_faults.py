@@ -148,7 +148,7 @@ def test_a_damaged_genotype_chunk_fails_its_partitions_and_is_named(
     assert "Traceback" not in err
     last = err.splitlines()[-1]
     assert "3 of 18 partitions failed (6, 7, 8); the first with: " in last
-    assert f"{genotypes}: call_genotype_packed cannot be decoded at rows 24:36" in last
+    assert f"{genotypes}: chunk call_genotype_packed/c/2/0 is damaged; convert" in last
     assert scan_state(ResultStore.open(tmp_path / "r")).partitions_done == 15
     chunk.write_bytes(content)
     assert main([*flags, "--retry-failed"]) == 0
@@ -160,7 +160,7 @@ def test_a_damaged_null_model_concerns_all_its_partitions_and_stops_the_run(benc
     (chunk,) = (store.path / "null" / "trait1" / "y" / "c").iterdir()
     chunk.write_bytes(chunk.read_bytes()[:20])
     clear_caches()
-    with pytest.raises(InputError, match=r"null model of trait1 cannot be read .*--overwrite"):
+    with pytest.raises(InputError, match=r"null model of trait1 cannot be read: .*--overwrite"):
         run.run(store, SerialExecutor())
     assert scan_state(store).failed == {}
 

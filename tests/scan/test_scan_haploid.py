@@ -16,6 +16,7 @@ from hlmm_scan.analysis.rows import chosen_tests
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.kernels.block import degrees_of_freedom
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.store import ResultStore
@@ -149,7 +150,10 @@ def test_every_chromosome_is_fitted_as_by_hand(cohort, tmp_path, covariates):
         assert np.isclose(here["effect_allele_frequency"], frequency, rtol=1e-12)
         assert abs(here["add"] - fit.alpha[-1]) < 2e-3 * fit.alpha_se[-1]
         assert abs(here["var"] - fit.beta[-1]) < 2e-3 * fit.beta_se[-1]
-        assert np.isclose(here["add_se"], fit.alpha_se[-1], rtol=1e-3)
+        designs = len(fit.alpha) - 1, len(fit.beta) - 1
+        people = np.count_nonzero(cohort.male) if CONTIGS[row] == "Y" else N
+        freedom, _ = degrees_of_freedom(people, *designs)
+        assert np.isclose(here["add_se"], freedom * fit.alpha_se[-1], rtol=1e-3)
         assert np.isclose(here["log_likelihood"], fit.log_likelihood, rtol=1e-6)
     wrong = results["haploid_heterozygous"].values
     assert wrong[[7, 12, 15]].tolist()[:2] == [3, 3]
