@@ -26,7 +26,13 @@ from hlmm_scan.schema import Status
 _SEED = 20261122
 _VARIANTS = 12
 
-_SMALL = ((2_000, 3), (400, 400), (SECOND_ORDER_PEOPLE, 3), (QUASI_EXACT_PEOPLE, 3))
+_SMALL = (
+    (2_000, 3),
+    (400, 400),
+    (SECOND_ORDER_PEOPLE, 3),
+    (SECOND_ORDER_PEOPLE + 1, 3),
+    (QUASI_EXACT_PEOPLE, 3),
+)
 """People and random effects of models that are quickly fitted, by different kernels."""
 
 
@@ -48,7 +54,7 @@ def smallest_alike(model: ModelSize) -> ModelSize:
         many = size.random > 0 and size.people >= QUASI_EXACT_PEOPLE
         kinds = [size, replace(size, dosages=False)]
         kernels = [replace(kind, screen=s).kernel for kind in kinds for s in (size.screen, False)]
-        return *kernels, many
+        return *kernels, many, size.scores_by_class
 
     return next((small for small in smaller if ways(small) == ways(model)), smaller[0])
 

@@ -23,7 +23,7 @@ MOST_TOGETHER = 8
 """Phenotypes of one partition, where genotypes take longer to read than to fit: what is left to
 gain beyond is a tenth, and each phenotype takes up memory."""
 
-PROCESS_BYTES = 150 << 20
+PROCESS_BYTES = 180 << 20
 """What is its own of a worker before its first task: Python, numpy, scipy, numba with the kernels,
 Zarr, Dask. Another 100 MiB of their files are mapped, once a host."""
 
