@@ -825,6 +825,11 @@ def _unexpected(error: BaseException) -> int:
     if isinstance(error, MemoryError):
         why = f" ({error})" if str(error) else ""
         return _fail(f"there is not enough memory{why}", InputError.exit_code)
+    if "no locator available" in str(error):  # numba's words
+        return _fail(
+            "no folder to keep compiled kernels in can be written; set NUMBA_CACHE_DIR to one",
+            InputError.exit_code,
+        )
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return _fail(
         f"unexpected error, {what}; -v or --log-file FILE shows where it came from: please report "

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import SECOND_ORDER_PEOPLE, Kernel, ModelSize
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
@@ -83,6 +83,7 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     )  # fmt: skip
     # With everything that may be asked for, too: single variants take those ways without asking.
     everything = replace(options.inference, sandwich=True, likelihood_ratio=True)
+    unpack_samples(pack(calls), null.samples)  # of a strong effect under covariates alone
     for inference in (options.inference, everything):
         for block in blocks:
             fit_block(null, block, contigs, replace(options, inference=inference))
