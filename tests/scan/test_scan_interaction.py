@@ -74,7 +74,7 @@ def test_the_interaction_is_that_of_a_model_by_hand(bench, tables, tmp_path, in_
             assert abs(found["interaction"] - fit.alpha[-2]) < 1e-4 * fit.alpha_se[-2]
             designs = len(fit.alpha) - 2, len(fit.beta) - 1
             freedom, _ = degrees_of_freedom(int(results["n"].max()), *designs)
-            assert np.isclose(found["interaction_se"], freedom * fit.alpha_se[-2], rtol=1e-4)
+            assert np.isclose(found["interaction_se"], freedom * fit.alpha_se[-2], rtol=1e-3)
             assert abs(found["add"] - fit.alpha[-1]) < 1e-4 * fit.alpha_se[-1]
             assert abs(found["var"] - fit.beta[-1]) < 1e-4 * fit.beta_se[-1]
             assert np.isclose(found["log_likelihood"], fit.log_likelihood, rtol=1e-7)

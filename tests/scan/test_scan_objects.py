@@ -86,7 +86,7 @@ def test_converted_genotypes_are_those_of_a_local_conversion(remote, bucket):
     assert main(["convert", *map(str, remote.bench.cohort.beds), "-o", str(there)]) == 2
     # Chunks that hold a dataset's only copy of some calls are missed, not read as missing calls.
     (there / "call_genotype_packed/c/2/0").unlink()
-    with pytest.raises(InputError, match="c/2/0 is missing, the dataset is damaged"):
+    with pytest.raises(InputError, match="c/2/0 is missing; convert the genotypes again"):
         GenotypeDataset.open(there).read_packed(24, 36)
 
 
