@@ -204,7 +204,7 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
         I_a = whole - w * gamma**2 * of_ones
         U_a, square_s = first(0), square(0)
         a = U_a / I_a
-        d1 = first(3) + 0.0
+        d1 = first(3)
         d2 = square(3)
         uh = np.stack([d1, first(7)])[: len(design.nuisance)]
         delta = 0.5 * design.nuisance @ uh

@@ -436,6 +436,31 @@ def _staged(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _describe_classes(
+    N: Any, g: Any, log_n: Any, d: Any, h: Any, G: Any, target: Any, scale: Any
+) -> tuple[float, float]:  # pragma: no cover
+    """Fill what the search takes of the classes; return all people and det K″_νν(0).
+
+    `target` and `scale` get the counts of the classes k ≥ 1 first; `G` gets Σg² and Σg³.
+    """
+    k, n = len(N) - 1, 0.0
+    for c in range(k + 1):
+        n += N[c]
+    null_counts = N[0] / n
+    for c in range(k + 1):
+        for p in range(2, 4):
+            G[p] += N[c] * g[c] ** p
+        if c:
+            log_n[c - 1] = math.log(N[c] / N[0])
+            d[c - 1] = g[c] - g[0]
+            h[c - 1] = g[c] * g[c] - g[0] * g[0]
+            target[c - 1] = N[c]
+            scale[c - 1] = math.sqrt(N[c])
+            null_counts *= N[c]
+    return n, null_counts
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def mean_and_joint(
     bins: Any,
     N: Any,
@@ -482,20 +507,7 @@ def mean_and_joint(
     log_n, d, h = np.empty(k), np.empty(k), np.empty(k)
     G = np.zeros(4)
     target, scale = np.empty(k + 2), np.empty(k + 2)
-    n = null_counts = 0.0
-    for c in range(k + 1):
-        n += N[c]
-    null_counts = N[0] / n
-    for c in range(k + 1):
-        for p in range(2, 4):
-            G[p] += N[c] * g[c] ** p
-        if c:
-            log_n[c - 1] = math.log(N[c] / N[0])
-            d[c - 1] = g[c] - g[0]
-            h[c - 1] = g[c] * g[c] - g[0] * g[0]
-            target[c - 1] = N[c]
-            scale[c - 1] = math.sqrt(N[c])
-            null_counts *= N[c]
+    n, null_counts = _describe_classes(N, g, log_n, d, h, G, target, scale)
     variance = bins[7].sum() / n
     target[k], target[k + 1] = U_a, U_2
     scale[k], scale[k + 1] = math.sqrt(G[2]), math.sqrt(variance * G[2])
@@ -552,20 +564,7 @@ def variance(
     log_n, d, h = np.empty(k), np.empty(k), np.empty(k)
     G = np.zeros(4)
     target, scale = np.empty(k + 1), np.empty(k + 1)
-    n = 0.0
-    for c in range(k + 1):
-        n += N[c]
-    null_counts = N[0] / n
-    for c in range(k + 1):
-        for p in range(2, 4):
-            G[p] += N[c] * g[c] ** p
-        if c:
-            log_n[c - 1] = math.log(N[c] / N[0])
-            d[c - 1] = g[c] - g[0]
-            h[c - 1] = g[c] * g[c] - g[0] * g[0]
-            target[c - 1] = N[c]
-            scale[c - 1] = math.sqrt(N[c])
-            null_counts *= N[c]
+    n, null_counts = _describe_classes(N, g, log_n, d, h, G, target, scale)
     spread = bins[7].sum() / n
     target[k], scale[k] = U_b, math.sqrt(spread * G[2])
     x, start = np.zeros(k + 3), np.zeros(k + 3)
