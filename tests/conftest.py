@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import uuid
@@ -31,6 +32,18 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HLMM_SCAN_CACHE"] = folder.name
     if hasattr(config, "workerinput"):
         os.environ["NUMBA_CACHE_DIR"] = f"{folder.name}/numba"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """Take off the handlers that the command line puts on our logger."""
+    logger = logging.getLogger("hlmm_scan")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session")

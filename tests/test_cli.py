@@ -66,18 +66,6 @@ def cohort(small, tmp_path) -> SimpleNamespace:
     return files
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    """Take off the handlers that the command line puts on our logger."""
-    logger = logging.getLogger("hlmm_scan")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-
-
 @pytest.fixture
 def refused(cohort, capsys):
     """Return a function that runs a command, expects exit 2, and returns its one line of error."""

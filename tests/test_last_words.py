@@ -35,11 +35,7 @@ def command(monkeypatch):
 
         monkeypatch.setitem(cli.cli.commands, "it", it)
 
-    yield make
-    logger = logging.getLogger("hlmm_scan")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    return make
 
 
 @pytest.mark.parametrize(

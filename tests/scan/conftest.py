@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,15 +98,3 @@ def bench(tmp_path_factory) -> Bench:
     phenotypes = folder / "phenotypes.tsv"
     table.to_csv(phenotypes, sep="\t", index=False, na_rep="NA")
     return Bench(folder, cohort, phenotypes)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before():
-    """Take off the handlers that the command line puts on our logger."""
-    logger = logging.getLogger("hlmm_scan")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
