@@ -27,13 +27,13 @@ from pathlib import Path
 import numpy as np
 
 from hlmm_scan.analysis.regions import parse_region
-from hlmm_scan.cohort.condition import read_variant_ids
 from hlmm_scan.cohort.offsets import load_offsets
 from hlmm_scan.cohort.people import read_people
 from hlmm_scan.config import compose, load_config, to_yaml
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.selection import IdList, Region
+from hlmm_scan.genotypes.variant_names import read_variant_names
 from hlmm_scan.results.export_gwas_ssf import read_metadata
 from hlmm_scan.scan.check import read_variants
 from hlmm_scan.scan.cluster_file import read_cluster_file
@@ -133,17 +133,19 @@ def metadata(path: Path) -> None:
 
 
 def ids(path: Path) -> None:
-    found, content = IdList.read(path).ids, path.read_bytes()
+    found, content = {name.variant_id for name in IdList.read(path).names}, path.read_bytes()
     words = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode().split()
     right(found == set(words) - {"\ufeff"} or words[0].startswith("\ufeff"))
 
 
 def variants(path: Path) -> None:
-    right(all(isinstance(one, str) for one in read_variants(path)))
+    found = read_variants(path)
+    lists = found.values() if isinstance(found, dict) else [found]
+    right(all(name.variant_id or name.place for one in lists for name in one))
 
 
 def condition(path: Path) -> None:
-    right(all(isinstance(one, str) for one in read_variant_ids(path)))
+    right(all(name.variant_id or name.place for name in read_variant_names(path)))
 
 
 def people(path: Path) -> None:
