@@ -677,12 +677,12 @@ def check(
     **options: Any,
 ) -> None:
     """Give permutation p-values of the reported tests of chosen variants."""
+    from hlmm_scan.analysis.check import check as run_check
+    from hlmm_scan.analysis.check import read_variants
     from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.publish import require_people
     from hlmm_scan.results.store import ResultStore
-    from hlmm_scan.scan.check import check as run_check
-    from hlmm_scan.scan.check import read_variants
 
     ids = read_variants(variants)
     store = ResultStore.open(results)

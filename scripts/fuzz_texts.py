@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hlmm_scan.analysis.check import read_variants
 from hlmm_scan.analysis.regions import parse_region
 from hlmm_scan.cohort.offsets import load_offsets
 from hlmm_scan.cohort.people import read_people
@@ -35,7 +36,6 @@ from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.selection import IdList, Region
 from hlmm_scan.genotypes.variant_names import read_variant_names
 from hlmm_scan.results.export_gwas_ssf import read_metadata
-from hlmm_scan.scan.check import read_variants
 from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.storage import place

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.analysis.linkage import ChosenGenotypes, imputed
-from hlmm_scan.scan.refits import Refit, Refits
+from hlmm_scan.analysis.refits import Refit, Refits
 
 Float = NDArray[np.float64]
 

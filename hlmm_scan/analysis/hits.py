@@ -20,6 +20,7 @@ from hlmm_scan.analysis.confounders import (
     strongest_neighbour,
 )
 from hlmm_scan.analysis.linkage import ChosenGenotypes
+from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.analysis.rows import (
     Positions,
     chosen_phenotypes,
@@ -36,7 +37,6 @@ from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest
-from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import COORDINATES, Status
 
 logger = logging.getLogger(__name__)

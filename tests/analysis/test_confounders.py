@@ -12,12 +12,12 @@ from cohorts_by_hand import null_model_of
 
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.linkage import ChosenGenotypes
+from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.inputs import scanned_genotypes, stored_null_model
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan.refits import Refits
 
 N = 4000
 PHANTOM, CAUSAL, DOMINANT, TRUE, PROXY = 10, 11, 40, 70, 71

@@ -11,6 +11,7 @@ import xarray as xr
 from container_files import PLINK2, plink2
 from plink_by_hand import Fileset
 
+from hlmm_scan.analysis.check import check
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import chosen_tests
 from hlmm_scan.config import ScanConfig
@@ -21,7 +22,6 @@ from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
-from hlmm_scan.scan.check import check
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.plan import LEAST_PARTITIONS
 from hlmm_scan.schema import Status

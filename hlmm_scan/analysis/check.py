@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.analysis.bootstrap import NOISE, bootstrap
+from hlmm_scan.analysis.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
+from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, copies
 from hlmm_scan.genotypes.joined import Genotypes
@@ -26,9 +29,6 @@ from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan.bootstrap import NOISE, bootstrap
-from hlmm_scan.scan.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
-from hlmm_scan.scan.refits import Refits
 from hlmm_scan.schema import Status
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def check(
     Residuals of the null model over their standard deviations, whitened first where there are
     random effects, are dealt to people anew; covariates and genotypes stay (Freedman & Lane 1983).
     Of every permutation the reported p is worked out as the scan does, and is compared with that
-    of the residuals as they are (:class:`~hlmm_scan.scan.permuted.ScoreStatistic`).
+    of the residuals as they are (:class:`~hlmm_scan.analysis.permuted.ScoreStatistic`).
     """
     _check_numbers(permutations, half_width, bootstraps, noise, seed)
     tables = []

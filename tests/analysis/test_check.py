@@ -11,7 +11,15 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from scipy import stats
 from small_scans import scan_of
 
-import hlmm_scan.scan.check as checking
+import hlmm_scan.analysis.check as checking
+from hlmm_scan.analysis.check import check, read_variants
+from hlmm_scan.analysis.permuted import (
+    CheckedGenotypes,
+    Counts,
+    ScoreStatistic,
+    count,
+    exceedances_wanted,
+)
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
@@ -19,14 +27,6 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.results.inputs import scanned_genotypes
-from hlmm_scan.scan.check import check, read_variants
-from hlmm_scan.scan.permuted import (
-    CheckedGenotypes,
-    Counts,
-    ScoreStatistic,
-    count,
-    exceedances_wanted,
-)
 
 N = 600
 TESTS = ("add", "var", "av")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.analysis.refits import FittedVariant
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
-from hlmm_scan.scan.refits import FittedVariant
 
 Float = NDArray[np.float64]
 
