@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
 from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.covariances import degrees_of_freedom, reported_errors
 from hlmm_scan.kernels.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import Filters, GenotypeCounts
@@ -51,9 +52,6 @@ from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
 
 Float = NDArray[np.float64]
-
-
-_MANY = 50  # people for each column of the designs from which errors are maximum likelihood's
 
 
 @dataclass(frozen=True)
@@ -397,7 +395,7 @@ def _columns(
     }
     with np.errstate(invalid="ignore"):
         for suffix in ("", "_robust", "_sandwich"):
-            everything.update(_errors(estimates, suffix, scale, freedom))
+            everything.update(reported_errors(estimates, suffix, scale, freedom))
             se = freedom[0] * np.sqrt(getattr(estimates, "interaction_variance" + suffix))
             everything["interaction_se" + suffix] = se * per_unit
     everything["add_neg_log10_p"] = score.add
@@ -413,43 +411,3 @@ def _columns(
         hwe=quality["hwe_neg_log10_p"] is not None,
     )
     return {v.name: everything[v.name] for v in variables}
-
-
-def degrees_of_freedom(n: int, c: int, v: int) -> tuple[float, float]:
-    """Return what standard errors of both effects are multiplied by for the covariates.
-
-    Parameters
-    ----------
-    n, c, v : int
-        People, columns of the null model's mean and variance designs.
-
-    Notes
-    -----
-    Maximum likelihood takes no account of the c and v coefficients of the two designs. With
-    h = (n − 2)/(n − 1 − c), k = (n − 2)/(n − 1 − v) and f = (n − 4)/(n − 2(c + 1)) the factors are
-    h·k and f·k^1.5: fitted residuals have variances short by 1/h, and the curvature of the profile
-    likelihood in b_g is short by twice the share c/n that the mean takes, since its coefficients
-    follow the weights; k makes good the same of the variance's. At n = 433 with 21 + 3 covariates
-    they are 1.06 and 1.12 (λ of the Wald tests without: 1.09 and 1.3). They are exactly 1 without
-    covariates and from 50 people a column on, where errors would be 2 and 4% larger at most.
-    """
-    if c == v == 1 or n > _MANY * (c + v) or n <= 2 * (c + 1) or n <= v + 1:
-        return 1.0, 1.0
-    h, k = (n - 2) / (n - 1 - c), (n - 2) / (n - 1 - v)
-    return h * k, (n - 4) / (n - 2 * (c + 1)) * k**1.5
-
-
-def _errors(
-    estimates: Estimates, suffix: str, scale: float, freedom: tuple[float, float]
-) -> dict[str, Float]:
-    """Standard errors and covariance by one of the covariances, in reported units."""
-    add, var, both = (
-        getattr(estimates, name + suffix)
-        for name in ("add_variance", "var_variance", "add_var_covariance")
-    )
-    errors = {
-        "add_se": np.sqrt(add) * (scale * freedom[0]),
-        "var_se": np.sqrt(var) * freedom[1],
-        "add_var_cov": both * (scale * freedom[0] * freedom[1]),
-    }
-    return {name + suffix: values for name, values in errors.items()}

@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_class_covariances import (
     expected_covariances,
@@ -39,7 +40,6 @@ _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard devi
 _ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
 _CONVEX = 1e-4  # curvature over the expected one, above which Newton steps are taken
 _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
-_GAIN = 1e-6  # statistic below zero that is more than rounding, even of a million people
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
 
 _COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
@@ -309,19 +309,13 @@ def _likelihood_ratios(
     n = n_c.sum()
     without_var = _profile(n_c, x_c, mean_c, within_c, 0.0, False, q_c)[3]
     without_both = _profile(n_c, x_c, mean_c, within_c, 0.0, True, q_c)[3]
-    out[_VAR_LRT] = _statistic(n * (without_var - value))
-    out[_AV_LRT] = _statistic(n * (without_both - value))
+    out[_VAR_LRT] = likelihood_ratio(0.5 * n * (without_var - value), EXACT)
+    out[_AV_LRT] = likelihood_ratio(0.5 * n * (without_both - value), EXACT)
     status, _, _, _, _, without_add, curvature = _maximise(
         n_c, x_c, mean_c, within_c, spread, variance, True, q_c
     )
     if status == _OK and curvature > 0.0:
-        out[_ADD_LRT] = _statistic(n * (without_add - value))
-
-
-@njit(nogil=True, cache=True)
-def _statistic(loss: float) -> float:  # pragma: no cover
-    """Return twice a loss of log-likelihood; NaN for a gain, which shows the fit no maximum."""
-    return math.nan if loss < -_GAIN else max(loss, 0.0)
+        out[_ADD_LRT] = likelihood_ratio(0.5 * n * (without_add - value), EXACT)
 
 
 @njit(nogil=True, cache=True)

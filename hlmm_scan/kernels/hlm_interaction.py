@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import COLLINEAR, JointDesign
-from hlmm_scan.kernels.hlm_joint_covariances import Fitted, covariances, put_covariance
+from hlmm_scan.kernels.hlm_joint_covariances import Fitted, covariances
 from hlmm_scan.kernels.hlm_joint_newton import Block, Sums, maximise, pairs, solve, symmetric
 from hlmm_scan.schema import Status
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint_covariances import Fitted, put_covariances
 from hlmm_scan.kernels.hlm_joint_newton import Block, maximise, pairs, solve, symmetric
@@ -124,9 +125,9 @@ def fit_joint(
     if inference.likelihood_ratio:
         for name, held in _RESTRICTIONS.items():
             _, restricted, found = maximise(design, block.held(*held))
-            gain = np.maximum(restricted.value - sums.value, 0.0)
             known = (status == Status.OK) & (found == Status.OK)
-            getattr(estimates, name)[rows[known]] = gain[known]
+            ratios = likelihood_ratios(-0.5 * sums.value, -0.5 * restricted.value)
+            getattr(estimates, name)[rows[known]] = ratios[known]
     return estimates
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
 
 Float = NDArray[np.float64]
@@ -153,15 +154,6 @@ def put_sandwich(estimates: Estimates, row: int, fitted: Fitted) -> None:
         a, b = len(fitted.a) - 1, len(expected) - 1
         both = covariance[a, b]
         put_covariance(estimates, row, "_sandwich", covariance[a, a], covariance[b, b], both)
-
-
-def put_covariance(
-    estimates: Estimates, rows: object, suffix: str, add: object, var: object, both: object
-) -> None:
-    """Put variances and covariance of the effects into the columns of one kind."""
-    names = ("add_variance", "var_variance", "add_var_covariance")
-    for name, values in zip(names, (add, var, both), strict=True):
-        getattr(estimates, name + suffix)[rows] = values
 
 
 def _positive(information: Float) -> bool:

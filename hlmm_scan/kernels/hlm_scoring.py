@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
@@ -208,9 +209,9 @@ class _Block:
 
     def compare(self) -> None:
         """Put the likelihood-ratio statistics; PENDING where a restricted fit was not finished."""
-        statistics = 2 * (self.log_likelihoods[:, :1] - self.log_likelihoods[:, 1:])
+        statistics = likelihood_ratios(self.log_likelihoods[:, :1], self.log_likelihoods[:, 1:])
         for name, values in zip(("add_lrt", "var_lrt", "av_lrt"), statistics.T, strict=True):
-            getattr(self.estimates, name)[:] = np.maximum(values, 0.0)
+            getattr(self.estimates, name)[:] = values
         unknown = (self.estimates.status == Status.OK) & np.isnan(statistics).any(axis=1)
         rows = np.flatnonzero(unknown)
         self.estimates.put(rows, Estimates.empty(len(rows)))

@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_joint_covariances import (
     Fitted,
-    put_covariance,
     put_covariances,
     put_sandwich,
 )

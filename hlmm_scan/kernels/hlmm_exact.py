@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import COLLINEAR
 from hlmm_scan.kernels.hlmm_robust import between, person_scores
@@ -122,7 +123,7 @@ def _likelihood_ratios(
         restricted.append(found.log_likelihood if found.success else np.nan)
     if null_fit is not None:
         restricted.append(null_fit.log_likelihood)
-    return [float(np.maximum(2 * (fit.log_likelihood - r), 0.0)) for r in restricted]
+    return [likelihood_ratio(fit.log_likelihood - r, EXACT) for r in restricted]
 
 
 def studentised(evaluation: HLMMEvaluation, moments: tuple[float, float], held: bool) -> Float:

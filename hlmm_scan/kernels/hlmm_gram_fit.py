@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.call_lattice import CallLattice
+from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlmm_class_grams import ClassGrams, Totals, class_grams
@@ -312,7 +313,8 @@ def _likelihood_ratios(
         found = _minimise(restricted, start)
         if found is None or not found.converged:
             return np.nan
-        return max(n * (found.evaluation.value - minimum.evaluation.value), 0.0)
+        gain = 0.5 * n * (found.evaluation.value - minimum.evaluation.value)
+        return likelihood_ratio(gain, EXACT)
 
     # Without the additive effect, its least-squares estimate is no longer to be left out of y.
     slope = scales.ols[1] / scales.phenotype * objective.mean[:, 1]
@@ -322,5 +324,5 @@ def _likelihood_ratios(
     add = ratio(without_add, np.append(theta[:2], equal[1]))
     var = ratio(without_var, equal)
     if log_likelihood is not None:
-        return add, var, max(2 * (log_likelihood - null.log_likelihood), 0.0)
+        return add, var, likelihood_ratio(log_likelihood - null.log_likelihood, EXACT)
     return add, var, ratio(replace(without_add, variance=without_var.variance), equal)

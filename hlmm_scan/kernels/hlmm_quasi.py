@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import covariances
 from hlmm_scan.kernels.hlmm_products import QuasiSums, plain
 from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
 from hlmm_scan.kernels.hlmm_quasi_search import fit_all
@@ -183,7 +184,9 @@ def likelihood_ratios(basis: QuasiBasis, sums: QuasiSums, fits: QuasiFits) -> Fl
         ).columns
         restricted[chosen, k] = _log_likelihood(part, out)
     restricted[rows[~incomplete], 2] = basis.null.log_likelihood
-    return np.asarray(np.maximum(2 * (fits.log_likelihood[:, None] - restricted), 0.0))
+    return covariances.likelihood_ratios(
+        fits.log_likelihood[:, None], restricted, covariances.SECOND_ORDER
+    )
 
 
 def _log_likelihood(sums: QuasiSums, out: Float) -> Float:

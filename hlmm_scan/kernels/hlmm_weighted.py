@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.kernels.covariances import EXACT, SECOND_ORDER, likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE, quasi_tolerance
 from hlmm_scan.kernels.hlmm_exact import fit_exact
@@ -159,7 +160,8 @@ def _likelihood_ratios(
     ):
         demands = Demands(_LIKELIHOOD_RATIO_TOLERANCE, np.inf, held=held, exactly=corrected[rows])
         restricted = Search(basis, chosen, demands).run(len(rows)).log_likelihood
-        getattr(estimates, name)[rows] = np.maximum(2 * (full - restricted), 0.0)
+        error = np.where(corrected[rows], EXACT, SECOND_ORDER)
+        getattr(estimates, name)[rows] = likelihood_ratios(full, restricted, error)
 
 
 def work_bytes(n: int, n_mean: int, n_variance: int, n_random: int) -> int:

@@ -12,8 +12,9 @@ from simulated_dosages import UNITS, of_calls, simulated_dosages
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels.block import FitOptions, degrees_of_freedom, fit_block
+from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.hlmm_exact import sandwich, studentised
 from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain

@@ -11,7 +11,8 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import prepared
-from hlmm_scan.kernels.block import FitOptions, degrees_of_freedom, fit_block
+from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.hlmm_class_scores import class_scores
 from hlmm_scan.kernels.hlmm_screen import fit_random_screen
 from hlmm_scan.kernels.scores import all_class_scores

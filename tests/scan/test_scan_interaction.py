@@ -10,7 +10,7 @@ import xarray as xr
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.kernels.block import degrees_of_freedom
+from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
