@@ -377,6 +377,8 @@ def locked_folder(target: Path) -> tuple[Path, IO[bytes]]:
             # A file system without locks: then nobody can take the folder for abandoned either.
             return folder, lock
         if (folder / _LOCK).exists():
+            # A power cut must not leave a folder that nobody can tell from one just made.
+            sync_folder(folder)
             return folder, lock
         lock.close()
 

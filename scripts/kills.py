@@ -85,7 +85,9 @@ def converting(*more: str, old: str = "") -> Kind:
             require(dataset.fingerprint in allowed, "another dataset")
 
     def after(bench: Bench, folder: Path) -> None:
-        require(files(folder / "g.zarr") == files(bench.dataset("b")), "other bytes")
+        found, right = files(folder / "g.zarr"), files(bench.dataset("b"))
+        other = sorted(f for f in found.keys() | right.keys() if found.get(f) != right.get(f))
+        require(not other, f"other bytes: {other}")
 
     return Kind(begin, holds, after, (0,) if old else (0, 2))
 
@@ -187,7 +189,10 @@ class Storm:
             kind.holds(self.bench, own)
         ended = end(*start(command, own.with_suffix(".log")))
         self._check(ended.code in kind.again, name, at, ended)
-        kind.after(self.bench, own)
+        try:
+            kind.after(self.bench, own)
+        except SystemExit as failed:
+            raise SystemExit(f"{failed}; {name}, killed at {at}: {ended}") from None
         left = [p.name for p in own.iterdir() if p.name.startswith(".")]
         require(ended.code == 2 or not left, f"{name}, killed at {at}: left {left}")
         shutil.rmtree(own)

@@ -352,7 +352,10 @@ class DatasetWriter:
             key = f"{name}/{ROOT}"
             self.manifest.note({key: checksum_of(key, get_bytes(self.files, key))})
         put_bytes(self.files, f"{MANIFEST}/{ROOT}", self.manifest.to_document())
-        put_bytes(self.files, ROOT, sealed(json.loads(get_bytes(self.files, ROOT))))
+        root = json.loads(get_bytes(self.files, ROOT))
+        # A process that was killed here left its manifest, which is no part of the data's tree.
+        root["consolidated_metadata"]["metadata"].pop(MANIFEST, None)
+        put_bytes(self.files, ROOT, sealed(root))
 
     def _note(self) -> None:
         """List the chunks that this process wrote since it last did."""

@@ -417,6 +417,33 @@ def test_killed_conversion_goes_on_with_the_same_bytes(
     assert files_of(out) == files_of(tmp_path / "at_once.zarr")
 
 
+@pytest.mark.parametrize("writes", ["the manifest", "the root"])
+def test_conversion_killed_at_its_end_gives_the_same_bytes(make_fileset, copies, out, writes):
+    """What the first process wrote last is not taken for a part of the data by the second."""
+    bed = make_fileset(copies)
+    last = {"the manifest": 1, "the root": 2}[writes]
+    killed = f"""
+import os, signal, sys
+from hlmm_scan.genotypes import dataset_writer
+from hlmm_scan.genotypes.convert import convert
+put, calls = dataset_writer.put_bytes, 0
+def kill(*arguments):
+    global calls
+    calls += 1
+    if calls == {last}: os.kill(os.getpid(), signal.SIGKILL)
+    put(*arguments)
+dataset_writer.put_bytes = kill
+convert([sys.argv[1]], sys.argv[2], chunk_variants=5)
+"""
+    ended = subprocess.run([sys.executable, "-c", killed, bed, out], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    assert not out.exists()
+    convert([bed], out, chunk_variants=5)
+    undisturbed = out.with_name("undisturbed.zarr")
+    convert([bed], undisturbed, chunk_variants=5)
+    assert files_of(out) == files_of(undisturbed)
+
+
 def test_killed_conversion_is_swept_by_another(make_fileset, copies, out):
     bed = make_fileset(copies)
     subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
