@@ -231,14 +231,22 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
 @njit(nogil=True, cache=True)
 def _planes(packed: Any, samples: Any, bits: Any) -> None:  # pragma: no cover
     """Write who has one copy, two copies and no call as planes of people, (3, WIDTH, words)."""
-    bits[:] = np.uint64(0)
+    size = len(samples)
     for j in range(len(packed)):
         row = packed[j]
-        for i in range(len(samples)):
-            code = (row[samples[i] >> 2] >> (2 * (samples[i] & 3))) & 3
-            if code != 3:
-                kind = 0 if code == 2 else 1 if code == 0 else 2
-                bits[kind, j, i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+        for first in range(0, size, 64):
+            low = high = np.uint64(0)
+            last = min(first + 64, size)
+            for i in range(first, last):
+                code = np.uint64(row[samples[i] >> 2] >> (2 * (samples[i] & 3)))
+                place = np.uint64(i - first)
+                low |= (code & np.uint64(1)) << place
+                high |= ((code >> np.uint64(1)) & np.uint64(1)) << place
+            there = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - (last - first))
+            bits[0, j, first >> 6] = high & ~low
+            bits[1, j, first >> 6] = ~high & ~low & there
+            bits[2, j, first >> 6] = low & ~high
+    bits[:, len(packed) :] = np.uint64(0)
 
 
 @njit(nogil=True, cache=True)

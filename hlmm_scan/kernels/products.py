@@ -275,8 +275,10 @@ def _multiply(left: Any, right: Any, out: Any) -> None:  # pragma: no cover
     # Rows far apart share cache sets, and each is a page of its own.
     copied = m >= _COPIED_ROWS and w > _FAR
     near = np.empty(RUN * (_NEAR if copied else _WIDE), np.float32)
-    edge = np.zeros(m * LANES, out.dtype)
-    whole = w - w % _WIDE
+    # The columns beyond whole tiles, filled up with zeros.
+    rest = w % _WIDE
+    whole, side = w - rest, LANES if rest <= LANES else _WIDE
+    edge = np.zeros(m * side, out.dtype)
     for start in range(0, terms, RUN):
         count, a = min(RUN, terms - start), start * term
         for first in range(0, whole, _NEAR):
@@ -291,19 +293,16 @@ def _multiply(left: Any, right: Any, out: Any) -> None:  # pragma: no cover
                 if copied:
                     source, at, step = near, (j - first) * RUN, _WIDE
                 _wide_columns(left, a, source, at, step, count, flat, j, w)
-        j = whole
-        while j + LANES <= w:
-            _columns(left, a, given, start * w + j, w, count, flat, j, w)
-            j += LANES
-        if j < w:
-            near[: count * LANES] = 0.0
+        if whole < w:
             for k in range(count):
-                for lane in range(w - j):
-                    near[k * LANES + lane] = right[start + k, j + lane]
+                row = near[k * side : (k + 1) * side]
+                row[:rest] = right[start + k, whole:]
+                row[rest:] = 0.0
             for i in range(m):
-                for lane in range(w - j):
-                    edge[i * LANES + lane] = out[i, j + lane]
-            _columns(left, a, near, 0, LANES, count, edge, 0, LANES)
+                edge[i * side : i * side + rest] = out[i, whole:]
+            if side > LANES:
+                _wide_columns(left, a, near, 0, side, count, edge, 0, side)
+            else:
+                _columns(left, a, near, 0, side, count, edge, 0, side)
             for i in range(m):
-                for lane in range(w - j):
-                    out[i, j + lane] = edge[i * LANES + lane]
+                out[i, whole:] = edge[i * side : i * side + rest]
