@@ -1,4 +1,4 @@
-"""Gzipped text files that are read whole: unpacked, but not without end."""
+"""Packed text files that are read whole: unpacked, but not without end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unpacked(content: bytes, path: Path) -> bytes:
     """
     if not content.startswith(b"\x1f\x8b"):
         return content
-    most = max(LEAST_BYTES, MOST_TIMES * len(content))
+    most = most_text(len(content))
     pieces, total, left = [], 0, content
     while left.startswith(b"\x1f\x8b"):  # else what follows the last member is no data
         member = zlib.decompressobj(_GZIP)
@@ -45,15 +45,25 @@ def unpacked(content: bytes, path: Path) -> bytes:
             left = member.unconsumed_tail
             total += len(piece)
             if total > most:
-                raise InputError(
-                    f"{path}: unpacks to more than {most >> 20:,} MiB, over {MOST_TIMES} times its "
-                    "size: no text shrinks so much; unpack it yourself if it is what you mean"
-                )
+                raise too_much(path, most)
             if not piece and not left and not member.eof:
                 raise _damaged(path)
             pieces.append(piece)
         left = member.unused_data
     return b"".join(pieces)
+
+
+def most_text(size: int) -> int:
+    """Return how many bytes of text a file of `size` bytes may unpack to."""
+    return max(LEAST_BYTES, MOST_TIMES * size)
+
+
+def too_much(path: Path, most: int) -> InputError:
+    """Return the error for a file that unpacks to more than `most` bytes."""
+    return InputError(
+        f"{path}: unpacks to more than {most >> 20:,} MiB, over {MOST_TIMES} times its size: no "
+        "text shrinks so much; unpack it yourself if it is what you mean"
+    )
 
 
 def _damaged(path: Path) -> InputError:

@@ -107,4 +107,9 @@ def test_the_image_has_every_extra_each_version_and_hash_written_down():
         assert one.specifier.contains(versions[canonicalize_name(one.name)]), one
     dockerfile = (FOLDER / "Dockerfile").read_text()
     assert "--require-hashes" in dockerfile
+    # No image is built on one that nobody named by its digest: there is no default.
+    lines = dockerfile.splitlines()
+    bases = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    assert set(bases) == {"python:3.11-slim@${PYTHON_DIGEST}"}
+    assert "ARG PYTHON_DIGEST" in lines
     assert all(f"--extra {name}" in dockerfile for name in extras)

@@ -179,13 +179,15 @@ class CalibratedTest:
     def cells(self) -> tuple[str, ...]:
         """What tables say of it, under :data:`COLUMNS`."""
         counted = [r for r in self.rejections if r.level < 0.5]
+        if not self.n:
+            return (self.test, self.bin.words, "no tests", *[""] * (len(COLUMNS) - 3))
         return (
             self.test,
             self.bin.words,
             f"{self.n:,}",
             f"{self.independent:,.0f}",
-            f"{self.lambda_gc:.3f}" if self.n else "–",
-            "{:.2f}–{:.2f}".format(*self.lambda_band) if self.n else "",
+            f"{self.lambda_gc:.3f}",
+            "{:.2f}–{:.2f}".format(*self.lambda_band),
             *(
                 cell
                 for r in counted

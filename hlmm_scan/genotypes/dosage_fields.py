@@ -26,6 +26,7 @@ PHRED = "GP (phred-scaled)"
 
 _ROUNDING = 1e-3  # of numbers in a text file
 _OFF_ONE = 0.05  # of three probabilities of two digits, or of what a program cut off
+_OFF_HUNDRED = 1.0  # of percentages; phred-scaled numbers of everybody sum to one by accident only
 _PHRED_OF_BEST = 5.0  # the most probable of three genotypes has 1/3 or more, 4.8
 _LEAST_PHRED = 1.5  # of the least probable one, unless they are alike
 
@@ -144,6 +145,10 @@ def probabilities(gp: Float, haploid_by_call: NDArray[np.bool_]) -> Probabilitie
     off = known & ~(np.abs(total - 1.0) <= _OFF_ONE)
     phred = bool(off.any())
     if phred:
+        # Of percentages the likeliest genotype has the largest number, of phred the smallest.
+        whole = np.abs(total[known] - 100.0) <= _OFF_HUNDRED
+        if whole.all() and np.ptp(filled[known], axis=0).any():
+            raise _wrong_gp(values, off, "they sum to 100, as percentages do, not to 1")
         best, worst = np.nanmin(values[known], axis=1), np.nanmax(values[known], axis=1)
         if not ((best <= _PHRED_OF_BEST) & (worst >= _LEAST_PHRED)).all():
             why = "they are neither probabilities, which sum to 1, nor phred-scaled"

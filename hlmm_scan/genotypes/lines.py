@@ -1,7 +1,10 @@
 """Lines of plain, gzipped (BGZF too) and zstd text files, and places to come back to in them.
 
 A file that is cut short or damaged is an error that names the byte: the checksums that gzip keeps
-are compared, and the empty block that must end a BGZF file is looked for.
+are compared, and the empty block that must end a BGZF file is looked for. What was made to fill a
+machine's memory is refused as :mod:`hlmm_scan.packed` refuses it: a table that is kept whole, and
+any single line. All of a VCF may unpack to as much as it likes, as of rare variants it does to a
+thousand times its size: it is read line by line.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.source import needs, unreadable
+from hlmm_scan.packed import most_text, too_much
 from hlmm_scan.textfiles import decoded
 
 _READ = 1 << 16
@@ -52,6 +56,7 @@ class ByteStream:
             self._file = path.open("rb")
             head = self._file.read(18)
             self._file.seek(0)
+            self._most = most_text(path.stat().st_size)
         except OSError as error:
             raise unreadable(path, error) from error
         self._block, self._at, self._offset = b"", 0, 0
@@ -107,7 +112,13 @@ class ByteStream:
             size -= step
 
     def readline(self) -> bytes:
-        """Return the next line with its line feed; empty at the end of the file."""
+        """Return the next line with its line feed; empty at the end of the file.
+
+        Raises
+        ------
+        InputError
+            If it is longer than the file can hold as text.
+        """
         pieces, length = [], 0
         while self._at < len(self._block) or self._next():
             end = self._block.find(b"\n", self._at) + 1
@@ -115,6 +126,8 @@ class ByteStream:
             self._at += len(piece)
             pieces.append(piece)
             length += len(piece)
+            if length > self._most:
+                raise too_much(self.path, self._most)
             if end or length > _MOST_LINE:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -125,10 +138,14 @@ class ByteStream:
         Raises
         ------
         InputError
-            If one is longer than any text has.
+            If one is longer than any text has, or all are more than the file can hold as text.
         """
         pending: list[bytes] = []
+        total = 0
         while self._at < len(self._block) or self._next():
+            total += len(self._block) - self._at
+            if total > self._most:
+                raise too_much(self.path, self._most)
             first, *rest = self._block[self._at :].split(b"\n")
             self._at = len(self._block)
             pending.append(first)

@@ -291,7 +291,11 @@ def _header(path: Path, kind: Kind) -> tuple[bytes, int]:
                 raise InputError(f"{path}: its header is damaged, or the file truncated")
             return text, stream.tell()
         lines: list[bytes] = []
+        length = 0
         while line := stream.readline():
+            length += len(line)
+            if length > _MOST_HEADER:
+                raise InputError(f"{path}: its header goes on for more than {length:,} bytes")
             line = line if lines else line.removeprefix(MARK)
             if not lines and not line.startswith(b"##fileformat=VCF"):
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import hand_made
 import numpy as np
@@ -151,6 +152,24 @@ def test_no_verdict_over_no_tests(tmp_path):
     found = verdict(store)
     assert found.state == "none"
     assert found.text == "No verdict: no variant was tested."
+    (calibrated,) = calibration(store)
+    for test in calibrated.tests:
+        name, which, n, *rest = test.cells
+        assert (name, which, n) == (test.test, "all", "no tests")
+        assert len(test.cells) == len(module.COLUMNS)
+        assert not any(rest)
+
+
+@pytest.mark.parametrize("command", ["calibration", "report"])
+def test_no_tests_are_told_without_numbers(tmp_path, capsys, command):
+    status = np.full(5, Status.LOW_MAF)
+    store = hand_made.store_of(tmp_path / "r", range(5), {"status": status})
+    page = tmp_path / "page.html"
+    options = [] if command == "calibration" else ["-o", str(page)]
+    assert main([command, str(store.path), *options]) == 0
+    text = capsys.readouterr().out if command == "calibration" else page.read_text()
+    assert "no tests" in text
+    assert not re.search(r"\bnan\b", text)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -91,6 +91,8 @@ def test_phred_scaled_probabilities_are_told_from_probabilities(tmp_path):
         ("GP", ["1,0,0", "0.4,0.1,0"], "person p1: GP is 0.4,0.1,0: .* sum to 1"),
         ("GP", ["1,0,0", "0,23,45"], "person p1: GP is 0,23,45"),
         ("GP", ["1,0,0", "1.2,-0.2,0"], "person p1: GP is 1.2,-0.2,0: a negative number"),
+        ("GP", ["98,1,1", "1,98.5,0.5"], "person p0: GP is 98,1,1: they sum to 100, as perc"),
+        ("GP", ["-2,-0.009,-2", "0,-2,-3"], "person p0: GP is -2,-0.009,-2: a negative number"),
         ("GT", ["0/0", "0/2"], r"record 1 .*, person p1: a call of a third allele"),
         ("PL", ["0,3,30", "3,0,3"], "line 9: its FORMAT PL has neither GT nor DS, HDS or GP"),
     ],

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gzip
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import zstandard
 
+from hlmm_scan import packed
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes import vcf
 from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.lines import ByteStream, text_lines
 from hlmm_scan.genotypes.oxford_samples import made_up, people_of, read_sample_file
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.genotypes.pgen import read_psam
@@ -169,3 +175,77 @@ def test_a_dataset_of_marked_files_finds_everybody(tmp_path):
     dataset = convert([bed], tmp_path / "a.zarr")
     assert dataset.samples.family_id.tolist() == ["f1", "f2", "f3"]
     assert dataset.contigs == ("1",)
+
+
+BOMB = r"unpacks to more than \d MiB, over 200 times its size"
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """A mebibyte is much, so that a small file is a bomb."""
+    monkeypatch.setattr(packed, "LEAST_BYTES", 1 << 20)
+
+
+def packed_as(kind: str, data: bytes) -> bytes:
+    if kind == "gzip":
+        return gzip.compress(data)
+    if kind == "zst":
+        return bytes(zstandard.compress(data))
+    blocks = [data[start : start + 65280] for start in range(0, len(data), 65280)]
+    return b"".join(map(bgzf_block, [*blocks, b""]))
+
+
+def bgzf_block(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    body = packer.compress(data) + packer.flush()
+    head = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0"
+    size = struct.pack("<H", len(head) + len(body) + 9)
+    return head + size + body + struct.pack("<II", zlib.crc32(data), len(data))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zst", "bgzf"])
+def test_a_packed_table_without_end_is_refused(tmp_path, little_memory, kind):
+    path = tmp_path / "a.pvar.zst"
+    # In lines and in one.
+    for data in (b"1 100 rs1 A G\n" * (8 << 16), b" " * (8 << 20)):
+        path.write_bytes(packed_as(kind, data))
+        with pytest.raises(InputError, match=BOMB):
+            list(text_lines(path))
+    rows = b"".join(b"1 %d rs%d A G\n" % (k, k) for k in range(100_000))
+    path.write_bytes(packed_as(kind, rows))
+    assert len(rows) > 1 << 20
+    assert sum(1 for _ in text_lines(path)) == 100_000
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bgzf"])
+def test_a_vcf_may_shrink_but_no_line_of_it(tmp_path, little_memory, kind):
+    """Rare variants of many people are one cell over and over."""
+    head = "##fileformat=VCFv4.2\n##contig=<ID=1>\n"
+    people = "\t".join(f"p{k}" for k in range(2000))
+    columns = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\t" + people + "\n"
+    calls = "\t0/0" * 1999 + "\t0/1\n"
+    lines = [f"1\t{k + 1}\trs{k}\tA\tG\t.\t.\t.\tGT{calls}" for k in range(1000)]
+    text = (head + columns + "".join(lines)).encode()
+    path = tmp_path / "a.vcf.gz"
+    path.write_bytes(packed_as(kind, text))
+    assert len(text) > max(1 << 20, 100 * path.stat().st_size)
+    assert convert([path], tmp_path / "a.zarr").n_variants == 1000
+    for bomb in (head.encode() + b"##" + b"x" * (8 << 20), text[:5000] + b"0" * (8 << 20)):
+        path.write_bytes(packed_as(kind, bomb))
+        with pytest.raises(InputError, match=BOMB):
+            convert([path], tmp_path / "b.zarr")
+
+
+def test_the_header_of_a_vcf_ends_somewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(vcf, "_MOST_HEADER", 1 << 20)
+    path = tmp_path / "a.vcf.gz"
+    path.write_bytes(gzip.compress(b"##fileformat=VCFv4.2\n" + b"##x\n" * (1 << 20)))
+    with pytest.raises(InputError, match="header goes on for more than"):
+        convert([path], tmp_path / "a.zarr")
+
+
+def test_plain_lines_have_no_such_limit(tmp_path, little_memory):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * (3 << 20) + b"\n")
+    with ByteStream(path) as stream:
+        assert len(stream.readline()) == (3 << 20) + 1

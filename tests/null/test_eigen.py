@@ -77,3 +77,22 @@ def test_tiny_singular_values_cost_the_covariance_nothing():
 def test_leaving_everything_out_is_refused():
     with pytest.raises(ValueError, match="all random effects lie on chromosome 1"):
         share(random_effects_of(20, ["1"] * 3, seed=0)).without("1")
+
+
+@pytest.mark.parametrize("kind", ["distinct", "twins", "few_left", "not_centred"])
+def test_any_factor_has_the_covariance_and_says_that_it_is_one(kind):
+    """Of people of whom two are alike no ordinary Cholesky decomposition is known to rounding."""
+    effects = random_effects_of(61, CONTIGS["more_than_people"], seed=3)
+    columns = effects.columns.copy()
+    if kind == "twins":
+        columns[7] = columns[3]
+    if kind == "not_centred":
+        columns += 0.5
+    left_out = "2" if kind == "few_left" else ""
+    effects = RandomEffects(columns, effects.contigs, effects.variant_ids)
+    structure = share(effects).without(left_out, principal=False)
+    G, F = effects.design(left_out), factor(structure)
+    np.testing.assert_allclose(F @ F.T, G @ G.T, atol=1e-13)
+    np.testing.assert_allclose((F**2).sum(axis=0), structure.values, rtol=1e-12)
+    assert not structure.principal
+    assert F.shape[1] <= {"twins": 60, "few_left": 40}.get(kind, 61)

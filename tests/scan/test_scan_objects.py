@@ -108,6 +108,33 @@ def test_a_scan_on_an_object_store_equals_the_local_one(remote, kind):
     assert str(remote.genotypes) in kept
 
 
+def test_percent_signs_in_addresses_and_names_are_themselves(bench, bucket, tmp_path):
+    """In an address, and in the group that a phenotype's name becomes."""
+    there = place(f"{bucket}/50%/a%20b/g.zarr")
+    convert(bench.cohort.beds, there, chunk_variants=12)
+    assert (place(f"{bucket}/50%/a%20b") / "g.zarr").exists()
+    assert not place(f"{bucket}/50%/a b/g.zarr").exists()
+    lines = Path(bench.phenotypes).read_text().splitlines()
+    names = ["HDL/LDL", "FEV1 %", "%2F"]
+    head = "\t".join([*lines[0].split("\t")[:2], *names])
+    rows = [
+        "\t".join([*cells[:2], *[cells[2]] * 3]) for cells in (x.split("\t") for x in lines[1:])
+    ]
+    table = tmp_path / "y.tsv"
+    table.write_text("\n".join([head, *rows]) + "\n")
+    results = place(f"{bucket}/50%/r.zarr")
+    options = ["--genotypes", str(there), "--phenotypes", str(table), "-o", str(results)]
+    for _ in range(2):  # the second finds it complete
+        assert main(["scan", *options, "--workers", "1"]) == 0
+    store = ResultStore.open(results)
+    assert list(store.phenotypes) == names
+    assert verify(store) == []
+    assert all(store.null_array(name, "moments").shape for name in names)
+    first, second, third = (store.dataset().sel(phenotype=name)["add"].values for name in names)
+    assert (first == second).sum() == (first == third).sum() == (first == first).sum() > 0
+    assert main(["export", str(results), "-o", str(tmp_path / "o.tsv")]) == 0
+
+
 def test_it_goes_on_where_it_was_killed(remote):
     store = remote.prepared()
     command = [sys.executable, "-c", KILLED, str(store.path), "3"]
