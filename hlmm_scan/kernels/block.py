@@ -234,9 +234,7 @@ def _scores(
     if null.random_effects is None:
         screen = replace(size, screen=True, interaction=False)
         return _fit(screen, null, genotypes, contigs, DEFAULT_INFERENCE).scores
-    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
-    for key in dict.fromkeys(keys):
-        rows = np.flatnonzero(keys == key)
+    for key, rows in _by_set(null, contigs):
         kept = take(genotypes, rows)
         if size.scores_by_class:
             assert not isinstance(kept, Dosages)
@@ -260,14 +258,23 @@ def _score_tests(
     rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
     if not len(rows):
         return tests
-    kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
-    people, copies = genotype_classes(kept, counts.take(rows), null.samples)
-    keys = np.array([null.random_effect_set(str(c)) for c in contigs[rows]], dtype=object)
-    for key in dict.fromkeys(keys):
-        here = np.flatnonzero(keys == key)
+    people, copies = genotype_classes(genotypes, rows, counts, null.samples)
+    for key, here in _by_set(null, contigs[rows]):
         design = score_design(null, key)
         tests.put(rows[here], design.tests(scores[rows[here]], people[here], copies[here]))
     return tests
+
+
+def _by_set(
+    null: NullModel, contigs: NDArray[np.object_]
+) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the sets of random effects that test variants on these chromosomes, and of which."""
+    sets: dict[str, list[str]] = {}
+    for contig in dict.fromkeys(contigs.tolist()):
+        sets.setdefault(null.random_effect_set(str(contig)), []).append(contig)
+    if len(sets) == 1:
+        return [(key, np.arange(len(contigs))) for key in sets]
+    return [(key, np.flatnonzero(np.isin(contigs, names))) for key, names in sets.items()]
 
 
 def _fit(
@@ -311,7 +318,7 @@ def _fit_random(
     kernel = size.kernel
     if kernel is Kernel.PLAIN:
         return fit_exact(null, genotypes, contigs, inference)
-    keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
+    keys = sorted(key for key, _ in _by_set(null, contigs))
     if kernel is Kernel.RANDOM_SCREEN:
         designs = {key: random_screen_design(null, key) for key in keys}
         return fit_random_screen(null, genotypes, contigs, designs, inference)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.kernels.dosage_codes import CODES_AHEAD, copies_by_code, count_dosages
 from hlmm_scan.kernels.hlm_scoring_lanes import MISSING, WIDTH
 
 Float = NDArray[np.float64]
@@ -83,29 +84,16 @@ def _describe(
 
 @njit(nogil=True, cache=True)
 def _spread_codes(
-    codes: Any, samples: Any, steps: int, g: Any, people: Any, total: Any, high: Any
+    codes: Any, samples: Any, copies: Any, least: Any, g: Any
 ) -> None:  # pragma: no cover
     """Fill g with the copies of the chosen people, less the smallest of each variant."""
-    n = len(samples)
-    least = np.empty(len(codes), np.int64)
-    for j in range(len(codes)):
-        low, most, called, added = steps, 0, 0, 0
-        for i in range(n):
-            code: Any = np.int64(codes[j, samples[i]])
-            there: Any = code <= steps
-            called += there
-            added += code if there else 0
-            low = min(low, code)
-            most = max(most, code if there else 0)
-        least[j] = low
-        people[j], total[j] = called, (added - called * low) * 2.0 / steps
-        high[j] = max(most - low, 0) * 2.0 / steps
-    for start in range(0, n, _BLOCK):
+    n, beyond = len(samples), np.uint64(len(copies))
+    for start in range(0, n, CODES_AHEAD):
         for j in range(len(codes)):
-            for i in range(start, min(start + _BLOCK, n)):
-                code = np.int64(codes[j, samples[i]])
-                copies = np.float32((code - least[j]) * 2.0 / steps)
-                g[i, j] = copies if code <= steps else np.float32(MISSING)
+            row = codes[j]
+            for i in range(start, min(start + CODES_AHEAD, n)):
+                code: Any = np.uint64(row[np.uint64(samples[i])])
+                g[i, j] = copies[code - least[j]] if code < beyond else np.float32(MISSING)
 
 
 @njit(nogil=True, cache=True)
@@ -232,10 +220,19 @@ class Tile:
             total += copies
             low, high = least.astype(np.float64), most.astype(np.float64)
         elif isinstance(genotypes, DosageCodes):
-            part = genotypes.dosages.take(rows)
+            part, size = genotypes.dosages.take(rows), rows.stop - rows.start
             g = np.zeros((len(genotypes.samples), TILE), np.float32)
+            counts = count_dosages(part, genotypes.samples)
+            least, most = counts[:, 6:].T
+            copies_of = copies_by_code(part.steps)
+            _spread_codes(
+                part.codes, genotypes.samples, copies_of.astype(np.float32),
+                least.astype(np.uint64), g,
+            )  # fmt: skip
             low, high = np.zeros(TILE), np.zeros(TILE)
-            _spread_codes(part.codes, genotypes.samples, part.steps, g, people, total, high)
+            people[:size] = counts[:, 0]
+            total[:size] = (counts[:, 1] - counts[:, 0] * least) * 2.0 / part.steps
+            high[:size] = np.maximum(most - least, 0) * 2.0 / part.steps
         else:
             g = np.zeros((len(genotypes), TILE), np.float32)
             low, high = np.full(TILE, np.inf), np.zeros(TILE)
