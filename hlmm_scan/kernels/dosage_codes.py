@@ -50,7 +50,7 @@ def _gather(row: Any, samples: Any, start: int, codes: Any) -> int:  # pragma: n
     size: Any = min(STRIP, len(samples) - start)
     for i in range(size):
         codes[i] = row[np.uint64(samples[start + i])]
-    whole = -(-size // CODES) * CODES
+    whole: int = -(-size // CODES) * CODES
     codes[size:whole] = MISSING_CODE
     return whole
 

@@ -120,7 +120,10 @@ class GenotypeCounts:
             return self
         once, names = self.haploid, ("people", "called", "codes", "squares", "genotypes")
         return replace(
-            self, ranges=None, haploid=None, **{n: getattr(self, n) - getattr(once, n) for n in names}
+            self,
+            ranges=None,
+            haploid=None,
+            **{n: getattr(self, n) - getattr(once, n) for n in names},
         )
 
     @property

@@ -135,7 +135,10 @@ def _second_pass(
 
 
 def fit_screen_dosages(
-    design: DosageScreenDesign, dosages: Dosages, inference: Inference = DEFAULT_INFERENCE
+    design: DosageScreenDesign,
+    dosages: Dosages,
+    counts: GenotypeCounts,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Screen variants for additive and variance effects, one step from the null fit.
 
@@ -144,6 +147,8 @@ def fit_screen_dosages(
     design : DosageScreenDesign
     dosages : Dosages
         Of everybody in the dataset; m variants.
+    counts : GenotypeCounts
+        Of them in the people analysed.
     inference : Inference, optional
         As for :func:`hlmm_scan.kernels.hlm_screen.fit_screen`.
 
@@ -157,16 +162,20 @@ def fit_screen_dosages(
     out = Estimates.empty(len(dosages))
     for start in range(0, len(dosages), _TILE):
         rows = np.arange(start, min(start + _TILE, len(dosages)))
-        _screen(design, dosages.take(slice(start, start + _TILE)), out, rows)
+        tile = dosages.take(slice(start, start + _TILE))
+        _screen(design, tile, counts.take(rows), out, rows)
     return out
 
 
 def _screen(
-    design: DosageScreenDesign, dosages: Dosages, out: Estimates, rows: NDArray[np.intp]
+    design: DosageScreenDesign,
+    dosages: Dosages,
+    counts: GenotypeCounts,
+    out: Estimates,
+    rows: NDArray[np.intp],
 ) -> None:
     """Screen at most a tile of variants into `rows` of `out`."""
     (n, c), v, m = design.X.shape, design.V.shape[1], len(rows)
-    counts = GenotypeCounts.of(dosages, design.samples)
     centre, a = np.zeros(_TILE), np.zeros(_TILE)
     centre[:m] = counts.mean_copies
     copies, missing = copies_by_code(dosages.steps), bool((counts.called < n).any())
