@@ -19,6 +19,9 @@ CODES_AHEAD = 32
 """People whose codes are read before the next variant's, where variants are to lie side by side:
 what is written to in the meantime stays in the first-level cache."""
 
+TABLE_BYTES = 3 * 8 * (MISSING_CODE + 1)
+"""Bound on the memory of :func:`copies_by_code`, in the making or beside a copy."""
+
 
 @njit(nogil=True, cache=True)
 def _whole(codes: Any, steps: int, whole: Any) -> None:  # pragma: no cover

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages
-from hlmm_scan.kernels.dosage_codes import CODES_AHEAD, copies_by_code
+from hlmm_scan.kernels.dosage_codes import CODES_AHEAD, TABLE_BYTES, copies_by_code
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.screen_plain import COLLINEAR, put_screened
@@ -253,4 +253,5 @@ def work_bytes(n: int, c: int, v: int) -> int:
         People, columns of the designs.
     """
     kept = 8 * n * (c + v + 6) + 8 * 2 * n * c
-    return kept + 8 * _TILE * (6 * _PEOPLE_PER_STRIP + 4 * (c + v)) + 2 * n * _TILE
+    strips = 2 * _PEOPLE_PER_STRIP + 2 * _SECOND_STRIP
+    return kept + 8 * _TILE * (strips + 4 * (c + v)) + 2 * n * _TILE + TABLE_BYTES
