@@ -248,7 +248,8 @@ def _classes(genotypes: GenotypeBlock, samples: NDArray[np.int64]) -> tuple[Floa
     """Return the people and the copies of the classes of one variant, as the scan tells them."""
     if isinstance(genotypes, Dosages) and whole_copies(genotypes)[0]:
         genotypes = packed_calls(genotypes, np.array([0]))
-    people, of_class = genotype_classes(genotypes, GenotypeCounts.of(genotypes, samples), samples)
+    counts = GenotypeCounts.of(genotypes, samples)
+    people, of_class = genotype_classes(genotypes, np.array([0]), counts, samples)
     return people[0], of_class[0]
 
 

@@ -191,9 +191,10 @@ def _fit_alike(
         estimates.put_scores(rows, _class_scores(null, sums[rows]))
     elif len(rows):
         kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
-        estimates.put(rows, _fit(size, null, kept, contigs[rows], options.inference))
+        own = counts.take(rows)
+        estimates.put(rows, _fit(size, null, kept, own, contigs[rows], options.inference))
         if size.scores_apart:
-            estimates.put_scores(rows, _scores(size, null, kept, contigs[rows]))
+            estimates.put_scores(rows, _scores(size, null, kept, own, contigs[rows]))
     tests = _score_tests(null, genotypes, contigs, estimates, counts)
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
@@ -201,7 +202,8 @@ def _fit_alike(
         rows = screened[strongest > -np.log10(options.refine_below)]
         if len(rows):
             again = replace(size, screen=False)
-            fitted = _fit(again, null, take(genotypes, rows), contigs[rows], options.inference)
+            kept, own = take(genotypes, rows), counts.take(rows)
+            fitted = _fit(again, null, kept, own, contigs[rows], options.inference)
             fitted.put_scores(np.arange(len(rows)), estimates.scores[rows])
             fitted.status[fitted.status == Status.OK] = Status.REFINED
             estimates.put(rows, fitted)
@@ -227,16 +229,18 @@ def _class_scores(null: NullModel, sums: Float) -> Float:
 
 
 def _scores(
-    size: ModelSize, null: NullModel, genotypes: GenotypeBlock, contigs: NDArray[np.object_]
+    size: ModelSize,
+    null: NullModel,
+    genotypes: GenotypeBlock,
+    counts: GenotypeCounts,
+    contigs: NDArray[np.object_],
 ) -> Float:
     """Return the standardised scores of variants that are not fitted from them."""
     found = np.empty((len(genotypes), 3))
     if null.random_effects is None:
         screen = replace(size, screen=True, interaction=False)
-        return _fit(screen, null, genotypes, contigs, DEFAULT_INFERENCE).scores
-    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
-    for key in dict.fromkeys(keys):
-        rows = np.flatnonzero(keys == key)
+        return _fit(screen, null, genotypes, counts, contigs, DEFAULT_INFERENCE).scores
+    for key, rows in _by_set(null, contigs):
         kept = take(genotypes, rows)
         if size.scores_by_class:
             assert not isinstance(kept, Dosages)
@@ -260,20 +264,28 @@ def _score_tests(
     rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
     if not len(rows):
         return tests
-    kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
-    people, copies = genotype_classes(kept, counts.take(rows), null.samples)
-    keys = np.array([null.random_effect_set(str(c)) for c in contigs[rows]], dtype=object)
-    for key in dict.fromkeys(keys):
-        here = np.flatnonzero(keys == key)
+    people, copies = genotype_classes(genotypes, rows, counts, null.samples)
+    for key, here in _by_set(null, contigs[rows]):
         design = score_design(null, key)
         tests.put(rows[here], design.tests(scores[rows[here]], people[here], copies[here]))
     return tests
+
+
+def _by_set(null: NullModel, contigs: NDArray[np.object_]) -> list[tuple[str, NDArray[np.intp]]]:
+    """Return the sets of random effects that test variants on these chromosomes, and of which."""
+    sets: dict[str, list[str]] = {}
+    for contig in dict.fromkeys(contigs.tolist()):
+        sets.setdefault(null.random_effect_set(str(contig)), []).append(contig)
+    if len(sets) == 1:
+        return [(key, np.arange(len(contigs))) for key in sets]
+    return [(key, np.flatnonzero(np.isin(contigs, names))) for key, names in sets.items()]
 
 
 def _fit(
     size: ModelSize,
     null: NullModel,
     genotypes: GenotypeBlock,
+    counts: GenotypeCounts,
     contigs: NDArray[np.object_],
     inference: Inference,
 ) -> Estimates:
@@ -289,10 +301,10 @@ def _fit(
             at = float(fit.alpha[0]), float(np.exp(fit.beta[0]))
             return fit_dosages(plan, genotypes, fit.moments, inference, at)
         if kernel is Kernel.JOINT:
-            codes = DosageCodes(genotypes, null.samples)
+            codes = DosageCodes(genotypes, null.samples, counts)
             return fit_scoring(scoring_design(null), codes, inference)
         if kernel is Kernel.SCREEN:
-            return fit_screen_dosages(dosage_screen_design(null), genotypes, inference)
+            return fit_screen_dosages(dosage_screen_design(null), genotypes, counts, inference)
     elif kernel is Kernel.JOINT:
         return fit_scoring(scoring_design(null), PackedCalls(genotypes, null.samples), inference)
     elif kernel is Kernel.SCREEN:
@@ -311,7 +323,7 @@ def _fit_random(
     kernel = size.kernel
     if kernel is Kernel.PLAIN:
         return fit_exact(null, genotypes, contigs, inference)
-    keys = sorted({null.random_effect_set(str(contig)) for contig in contigs})
+    keys = sorted(key for key, _ in _by_set(null, contigs))
     if kernel is Kernel.RANDOM_SCREEN:
         designs = {key: random_screen_design(null, key) for key in keys}
         return fit_random_screen(null, genotypes, contigs, designs, inference)

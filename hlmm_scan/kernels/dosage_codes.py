@@ -1,4 +1,4 @@
-"""Passes over the codes of dosages: which variants are hard calls after all, and counts."""
+"""Passes over the codes of dosages: which variants are hard calls after all, counts, classes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
+from hlmm_scan.kernels.code_lanes import CLASSES, CODES, STRIP, class_codes, describe_codes
 
+Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+
+CODES_AHEAD = 32
+"""People whose codes are read before the next variant's, where variants are to lie side by side:
+what is written to in the meantime stays in the first-level cache."""
+
+TABLE_BYTES = 3 * 8 * (MISSING_CODE + 1)
+"""Bound on the memory of :func:`copies_by_code`, in the making or beside a copy."""
 
 
 @njit(nogil=True, cache=True)
@@ -39,22 +48,68 @@ def _pack(codes: Any, rows: Any, steps: int, packed: Any) -> None:  # pragma: no
 
 
 @njit(nogil=True, cache=True)
+def _gather(row: Any, samples: Any, start: int, codes: Any) -> int:  # pragma: no cover
+    """Put the codes of a strip of people side by side, and none up to whole vectors of them."""
+    size: Any = min(STRIP, len(samples) - start)
+    for i in range(size):
+        codes[i] = row[np.uint64(samples[start + i])]
+    whole: int = -(-size // CODES) * CODES
+    codes[size:whole] = MISSING_CODE
+    return whole
+
+
+@njit(nogil=True, cache=True)
 def _count(codes: Any, samples: Any, steps: int, counts: Any) -> None:  # pragma: no cover
+    # The nearest whole copy; half-way, one copy: so that swapped alleles mirror it.
+    edges = np.array([0, (steps - steps // 2 + 1) // 2, (steps + steps // 2) // 2 + 1], np.uint16)
+    strip, found = np.empty(STRIP, np.uint16), np.empty(9, np.int64)
     for j in range(len(codes)):
-        called, total, squares, two, one = 0, 0, 0, 0, 0
-        for i in range(len(samples)):
-            code: Any = np.int64(codes[j, samples[i]])
-            there: Any = code <= steps
-            called += there
-            code = code if there else 0
-            total += code
-            squares += code * code
-            # The nearest whole copy; half-way, one copy: so that swapped alleles mirror it.
-            high: Any = 2 * code > steps + steps // 2
-            two += high
-            one += not high and 2 * code >= steps - steps // 2
+        called, total, squares, some, two = 0, 0, 0, 0, 0
+        low, high = steps + 1, -1
+        for start in range(0, len(samples), STRIP):
+            size = _gather(codes[j], samples, start, strip)
+            describe_codes(strip, size, edges, steps, found)
+            called, some, two = called + found[0], some + found[1], two + found[2]
+            total, squares = total + found[3], squares + found[6]
+            if found[0] > 0:
+                low, high = min(low, found[7]), max(high, found[8])
         counts[j, 0], counts[j, 1], counts[j, 2] = called, total, squares
-        counts[j, 3], counts[j, 4], counts[j, 5] = called - one - two, one, two
+        counts[j, 3], counts[j, 4], counts[j, 5] = called - some, some - two, two
+        counts[j, 6], counts[j, 7] = low, high
+
+
+@njit(nogil=True, cache=True)
+def _classify(
+    codes: Any, rows: Any, samples: Any, steps: int, ranges: Any, people: Any, copies: Any
+) -> None:  # pragma: no cover
+    strip, found = np.empty(STRIP, np.uint16), np.empty(2 * CLASSES, np.int64)
+    edges = np.empty(CLASSES, np.uint16)
+    total = np.empty(2 * CLASSES, np.int64)
+    for k in range(len(rows)):
+        low, high = ranges[k, 0], ranges[k, 1]
+        if high < low:
+            continue
+        for c in range(CLASSES):
+            # The first code of class c: ⌊(code − low)·classes/width⌋ = c.
+            edges[c] = low + (c * (high - low + 1) + CLASSES - 1) // CLASSES
+        total[:] = 0
+        for start in range(0, len(samples), STRIP):
+            size = _gather(codes[rows[k]], samples, start, strip)
+            class_codes(strip, size, edges, steps, found)
+            total += found
+        for c in range(CLASSES):
+            some, added = total[c], total[CLASSES + c]
+            if c + 1 < CLASSES:
+                some -= total[c + 1]
+                added -= total[CLASSES + c + 1]
+            people[k, c] = some
+            if some > 0:
+                copies[k, c] = added * (2.0 / steps / some)
+
+
+def copies_by_code(steps: int) -> Float:
+    """Return the copies that each code stands for, shape (steps + 1,): a division less for each."""
+    return np.arange(steps + 1) * 2.0 / steps
 
 
 def whole_copies(dosages: Dosages) -> NDArray[np.bool_]:
@@ -85,13 +140,37 @@ def count_dosages(dosages: Dosages, samples: Int) -> Int:
 
     Returns
     -------
-    ndarray of int64, shape (m, 6)
-        People with a dosage, Σ codes and Σ codes² in them, and people whose nearest whole number
-        of copies is 0, 1 and 2; exactly between two it is 1.
+    ndarray of int64, shape (m, 8)
+        People with a dosage, Σ codes and Σ codes² in them; people whose nearest whole number of
+        copies is 0, 1 and 2 (exactly between two it is 1); the least and the largest code, the
+        former above the latter where nobody has a dosage.
     """
-    counts = np.empty((len(dosages), 6), np.int64)
+    counts = np.empty((len(dosages), 8), np.int64)
     _count(dosages.codes, samples, dosages.steps, counts)
     return counts
+
+
+def dosage_classes(
+    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+) -> tuple[Float, Float]:
+    """Put the dosages of some variants into classes of equal width over their range.
+
+    Parameters
+    ----------
+    dosages : Dosages
+    rows : ndarray of intp, shape (k,)
+    samples : ndarray of int64, shape (n,)
+    ranges : ndarray of int64, shape (k, 2)
+        The least and the largest code of each variant in these people.
+
+    Returns
+    -------
+    people, copies : ndarray, shape (k, CLASSES)
+        People of each class and the mean of their copies, 0 for nobody's.
+    """
+    people, copies = np.zeros((2, len(rows), CLASSES))
+    _classify(dosages.codes, rows, samples, dosages.steps, ranges, people, copies)
+    return people, copies
 
 
 # ----------------------------------------------------------------------------- plain references
@@ -111,4 +190,22 @@ def count_dosages_reference(dosages: Dosages, samples: Int) -> Int:
     two = there & (2 * codes > 1.5 * steps)
     one = there & ~two & (2 * codes >= 0.5 * steps)
     columns = [there, codes, codes**2, there & ~one & ~two, one, two]
-    return np.stack([column.sum(axis=1) for column in columns], axis=1)
+    ends = [np.where(there, codes, steps + 1).min(axis=1, initial=steps + 1)]
+    ends.append(np.where(there, codes, -1).max(axis=1, initial=-1))
+    return np.stack([*(column.sum(axis=1) for column in columns), *ends], axis=1)
+
+
+def dosage_classes_reference(
+    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+) -> tuple[Float, Float]:
+    """Do what `dosage_classes` does, in plain numpy."""
+    people, copies = np.zeros((2, len(rows), CLASSES))
+    for k, (row, (low, high)) in enumerate(zip(rows, ranges, strict=True)):
+        codes = dosages.codes[row, samples].astype(np.int64)
+        codes = codes[codes <= dosages.steps]
+        own = (codes - low) * CLASSES // (high - low + 1)
+        people[k] = np.bincount(own, minlength=CLASSES)
+        total = np.bincount(own, weights=codes, minlength=CLASSES)
+        some = people[k] > 0
+        copies[k, some] = total[some] * (2.0 / dosages.steps / people[k, some])
+    return people, copies

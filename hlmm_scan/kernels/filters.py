@@ -64,6 +64,8 @@ class GenotypeCounts:
         Σ codes and Σ codes² in them.
     genotypes : ndarray of int64, shape (m, 3)
         People with 0, 1 and 2 copies; for dosages, by the nearest whole number.
+    ranges : ndarray of int64, shape (m, 2), optional
+        The least and the largest code of dosages.
     haploid : GenotypeCounts, optional
         Of those among them who have one allele, coded as two: they count once in frequencies and
         allele counts, and not in Hardy–Weinberg proportions.
@@ -75,6 +77,7 @@ class GenotypeCounts:
     codes: Int
     squares: Int
     genotypes: Int
+    ranges: Int | None = None
     haploid: GenotypeCounts | None = None
 
     @classmethod
@@ -82,9 +85,9 @@ class GenotypeCounts:
         """Count a block of either kind."""
         if isinstance(genotypes, Dosages):
             found = count_dosages(genotypes, samples)
-            return cls(
-                len(samples), genotypes.steps, found[:, 0], found[:, 1], found[:, 2], found[:, 3:]
-            )
+            called, codes, squares = found.T[:3]
+            nearest, ranges = found[:, 3:6], found[:, 6:]
+            return cls(len(samples), genotypes.steps, called, codes, squares, nearest, ranges)
         width = genotypes.shape[1]
         return cls.of_calls(count_genotypes(genotypes, 4 * width, samples)[:, :3], len(samples))
 
@@ -106,7 +109,9 @@ class GenotypeCounts:
         """Return the counts of some of the variants."""
         names = ("called", "codes", "squares", "genotypes")
         haploid = None if self.haploid is None else self.haploid.take(rows)
-        return replace(self, haploid=haploid, **{n: getattr(self, n)[rows] for n in names})
+        ranges = None if self.ranges is None else self.ranges[rows]
+        own = {n: getattr(self, n)[rows] for n in names}
+        return replace(self, ranges=ranges, haploid=haploid, **own)
 
     @property
     def diploid(self) -> GenotypeCounts:
@@ -115,7 +120,10 @@ class GenotypeCounts:
             return self
         once, names = self.haploid, ("people", "called", "codes", "squares", "genotypes")
         return replace(
-            self, haploid=None, **{n: getattr(self, n) - getattr(once, n) for n in names}
+            self,
+            ranges=None,
+            haploid=None,
+            **{n: getattr(self, n) - getattr(once, n) for n in names},
         )
 
     @property

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.covariances import likelihood_ratios
+from hlmm_scan.kernels.dosage_codes import TABLE_BYTES
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
 from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
@@ -101,15 +102,16 @@ def work_bytes(n: int, c: int, v: int, *, dosages: bool = False) -> int:
     -----
     The prepared columns and the temporary arrays of making them; tiles of genotypes:
     one, and three each of variants that wait for more sweeps, for their covariances or for
-    their sandwiches, one of them in the making; the strips and the systems of a tile; and the
-    variants that :func:`fit_joint` gets at a time.
+    their sandwiches, one of them in the making; the table of dosages; the strips and the systems
+    of a tile; and the variants that :func:`fit_joint` gets at a time.
     """
     q = c + v
     prepared = 4 * n * (5 * q + v + 12) + 3 * 8 * n * q
     tiles = 10 * (4 if dosages else 1) * n * TILE
     strip = 6 * 4 * min(n, STRIP) * TILE
     systems = 8 * TILE * (4 * q * q + (2 * PAIRS + 20) * (q + 2))
-    return prepared + tiles + strip + systems + 10 * 8 * n * _PLAIN
+    table = TABLE_BYTES if dosages else 0
+    return prepared + tiles + strip + systems + 10 * 8 * n * _PLAIN + table
 
 
 @dataclass

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.kernels.dosage_codes import CODES_AHEAD, copies_by_code
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.hlm_scoring_lanes import MISSING, WIDTH
 
 Float = NDArray[np.float64]
@@ -83,29 +85,16 @@ def _describe(
 
 @njit(nogil=True, cache=True)
 def _spread_codes(
-    codes: Any, samples: Any, steps: int, g: Any, people: Any, total: Any, high: Any
+    codes: Any, samples: Any, copies: Any, least: Any, g: Any
 ) -> None:  # pragma: no cover
     """Fill g with the copies of the chosen people, less the smallest of each variant."""
-    n = len(samples)
-    least = np.empty(len(codes), np.int64)
-    for j in range(len(codes)):
-        low, most, called, added = steps, 0, 0, 0
-        for i in range(n):
-            code: Any = np.int64(codes[j, samples[i]])
-            there: Any = code <= steps
-            called += there
-            added += code if there else 0
-            low = min(low, code)
-            most = max(most, code if there else 0)
-        least[j] = low
-        people[j], total[j] = called, (added - called * low) * 2.0 / steps
-        high[j] = max(most - low, 0) * 2.0 / steps
-    for start in range(0, n, _BLOCK):
+    n, beyond = len(samples), np.uint64(len(copies))
+    for start in range(0, n, CODES_AHEAD):
         for j in range(len(codes)):
-            for i in range(start, min(start + _BLOCK, n)):
-                code = np.int64(codes[j, samples[i]])
-                copies = np.float32((code - least[j]) * 2.0 / steps)
-                g[i, j] = copies if code <= steps else np.float32(MISSING)
+            row = codes[j]
+            for i in range(start, min(start + CODES_AHEAD, n)):
+                code: Any = np.uint64(row[np.uint64(samples[i])])
+                g[i, j] = copies[code - least[j]] if code < beyond else np.float32(MISSING)
 
 
 @njit(nogil=True, cache=True)
@@ -140,6 +129,13 @@ def _pick(g: Any, columns: Any, out: Any) -> None:  # pragma: no cover
             out[i, j] = g[i, columns[j]]
 
 
+@njit(nogil=True, cache=True)
+def _place(g: Any, at: int, out: Any) -> None:  # pragma: no cover
+    for i in range(len(g)):
+        for j in range(g.shape[1]):
+            out[i, at + j] = g[i, j]
+
+
 @dataclass(frozen=True)
 class PackedCalls:
     """Hard calls of a block of variants as they are stored.
@@ -169,10 +165,13 @@ class DosageCodes:
     dosages : Dosages
     samples : ndarray of int64, shape (n,)
         People analysed.
+    counts : GenotypeCounts
+        Of the dosages in them.
     """
 
     dosages: Dosages
     samples: NDArray[np.int64]
+    counts: GenotypeCounts
 
     def __len__(self) -> int:
         """Return the number of variants."""
@@ -233,9 +232,16 @@ class Tile:
             low, high = least.astype(np.float64), most.astype(np.float64)
         elif isinstance(genotypes, DosageCodes):
             part = genotypes.dosages.take(rows)
+            counts = genotypes.counts.take(np.arange(rows.start, rows.stop))
+            assert counts.ranges is not None
+            least, most = counts.ranges.T
+            single = copies_by_code(part.steps).astype(np.float32)
             g = np.zeros((len(genotypes.samples), TILE), np.float32)
+            _spread_codes(part.codes, genotypes.samples, single, least.astype(np.uint64), g)
             low, high = np.zeros(TILE), np.zeros(TILE)
-            _spread_codes(part.codes, genotypes.samples, part.steps, g, people, total, high)
+            people[: len(part)] = counts.called
+            total[: len(part)] = (counts.codes - counts.called * least) * 2.0 / part.steps
+            high[: len(part)] = np.maximum(most - least, 0) * 2.0 / part.steps
         else:
             g = np.zeros((len(genotypes), TILE), np.float32)
             low, high = np.full(TILE, np.inf), np.zeros(TILE)
@@ -258,15 +264,16 @@ class Tile:
     def join(parts: list[Tile]) -> Tile:
         """Put variants that were taken out of tiles into one."""
         size = sum(part.g.shape[1] for part in parts)
-        rest = TILE - size
-        if len(parts) == 1 and not rest:
+        if len(parts) == 1 and size == TILE:
             return parts[0]
         n, dtype = len(parts[0].g), parts[0].g.dtype
-        nothing = Tile(np.zeros((n, rest), dtype), *np.zeros((3, rest)))
-        columns = [*parts, nothing]
-        return Tile(
-            *(
-                np.concatenate([getattr(part, name) for part in columns], axis=-1)
-                for name in ("g", "centre", "people", "reach")
-            )
+        g, rest = np.zeros((n, TILE), dtype), np.zeros(TILE - size)
+        at = 0
+        for part in parts:
+            _place(part.g, at, g)
+            at += part.g.shape[1]
+        own = (
+            np.concatenate([*(getattr(part, name) for part in parts), rest])
+            for name in ("centre", "people", "reach")
         )
+        return Tile(g, *own)

@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.kernels.dosage_codes import CODES_AHEAD, TABLE_BYTES, copies_by_code
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.screen_plain import COLLINEAR, put_screened
@@ -26,6 +27,7 @@ Int = NDArray[np.int64]
 
 _TILE = 64  # variants in one product; fewer are filled up, since rounding depends on the shape
 _PEOPLE_PER_STRIP = 1024
+_SECOND_STRIP = 256  # of the second pass, which has four arrays to keep near
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +86,25 @@ class DosageScreenDesign:
 
 @njit(nogil=True, cache=True)
 def _centred(
-    codes: Any, samples: Any, steps: int, centre: Any, h: Any, there: Any
+    codes: Any, samples: Any, copies: Any, centre: Any, h: Any, there: Any
 ) -> None:  # pragma: no cover
-    """Fill h, (people, variants), with copies less their mean, 0 without any; say who has them."""
-    for j in range(len(codes)):
-        for i in range(len(samples)):
-            code = np.int64(codes[j, samples[i]])
-            there[i, j] = 1.0 if code <= steps else 0.0
-            h[i, j] = code * 2.0 / steps - centre[j] if code <= steps else 0.0
+    """Fill h, (people, variants), with copies less their mean, 0 without any.
+
+    Say who has them in `there`, unless it has no rows.
+    """
+    n, beyond = len(samples), np.uint64(len(copies))
+    for start in range(0, n, CODES_AHEAD):
+        stop = min(start + CODES_AHEAD, n)
+        for j in range(len(codes)):
+            row, mean = codes[j], centre[j]
+            for i in range(start, stop):
+                code: Any = np.uint64(row[np.uint64(samples[i])])
+                h[i, j] = copies[code] - mean if code < beyond else 0.0
+        for j in range(len(codes) if len(there) else 0):
+            row = codes[j]
+            for i in range(start, stop):
+                code = np.uint64(row[np.uint64(samples[i])])
+                there[i, j] = 1.0 if code < beyond else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -112,8 +125,9 @@ def _second_pass(
     for i in range(len(h)):
         root = np.sqrt(w[i])
         for j in range(h.shape[1]):
-            x = (h[i, j] - Xg[i, j]) * there[i, j]
-            v = (h[i, j] - Vd[i, j]) * there[i, j]
+            x, v = h[i, j] - Xg[i, j], h[i, j] - Vd[i, j]
+            if len(there):
+                x, v = x * there[i, j], v * there[i, j]
             e = r[i] - a[j] * x
             sums[0, j] += v * (w[i] * e * e - 1.0)
             sums[1, j] += root * x * v
@@ -121,7 +135,10 @@ def _second_pass(
 
 
 def fit_screen_dosages(
-    design: DosageScreenDesign, dosages: Dosages, inference: Inference = DEFAULT_INFERENCE
+    design: DosageScreenDesign,
+    dosages: Dosages,
+    counts: GenotypeCounts,
+    inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Screen variants for additive and variance effects, one step from the null fit.
 
@@ -130,6 +147,8 @@ def fit_screen_dosages(
     design : DosageScreenDesign
     dosages : Dosages
         Of everybody in the dataset; m variants.
+    counts : GenotypeCounts
+        Of them in the people analysed.
     inference : Inference, optional
         As for :func:`hlmm_scan.kernels.hlm_screen.fit_screen`.
 
@@ -143,25 +162,32 @@ def fit_screen_dosages(
     out = Estimates.empty(len(dosages))
     for start in range(0, len(dosages), _TILE):
         rows = np.arange(start, min(start + _TILE, len(dosages)))
-        _screen(design, dosages.take(slice(start, start + _TILE)), out, rows)
+        tile = dosages.take(slice(start, start + _TILE))
+        _screen(design, tile, counts.take(rows), out, rows)
     return out
 
 
 def _screen(
-    design: DosageScreenDesign, dosages: Dosages, out: Estimates, rows: NDArray[np.intp]
+    design: DosageScreenDesign,
+    dosages: Dosages,
+    counts: GenotypeCounts,
+    out: Estimates,
+    rows: NDArray[np.intp],
 ) -> None:
     """Screen at most a tile of variants into `rows` of `out`."""
     (n, c), v, m = design.X.shape, design.V.shape[1], len(rows)
-    counts = GenotypeCounts.of(dosages, design.samples)
     centre, a = np.zeros(_TILE), np.zeros(_TILE)
     centre[:m] = counts.mean_copies
+    copies, missing = copies_by_code(dosages.steps), bool((counts.called < n).any())
     work = np.zeros((2, min(n, _PEOPLE_PER_STRIP), _TILE))
+    explained = np.empty((2, min(n, _SECOND_STRIP), _TILE))
 
-    def strips() -> Any:
-        for start in range(0, n, _PEOPLE_PER_STRIP):
-            s = slice(start, start + _PEOPLE_PER_STRIP)
+    def strips(length: int, missing: bool) -> Any:
+        for start in range(0, n, length):
+            s = slice(start, start + length)
             h, there = work[:, : len(design.w[s])]
-            _centred(dosages.codes, design.samples[s], dosages.steps, centre, h, there)
+            there = there if missing else there[:0]
+            _centred(dosages.codes, design.samples[s], copies, centre, h, there)
             yield s, h, there
 
     linear, squares, second = (
@@ -169,7 +195,7 @@ def _screen(
         np.zeros((2, _TILE)),
         np.zeros((3, _TILE)),
     )
-    for s, h, _ in strips():
+    for s, h, _ in strips(_PEOPLE_PER_STRIP, False):
         linear += design.linear[s].T @ h
         _squares(h, design.w[s], squares)
     wXh, Vh = linear[:c], linear[c : c + v]
@@ -189,8 +215,10 @@ def _screen(
         I_b = 0.5 * (squares[1] - (delta * Vh).sum(axis=0))
         rest = np.minimum(I_a / squares[0], 2 * I_b / squares[1])[:m]
         a[:] = np.where(I_a > 0, score / I_a, 0.0)
-        for s, h, there in strips():
-            Xg, Vd = design.X[s] @ gamma, design.V[s] @ delta
+        for s, h, there in strips(_SECOND_STRIP, missing):
+            Xg, Vd = explained[:, : len(h)]
+            np.matmul(design.X[s], gamma, out=Xg)
+            np.matmul(design.V[s], delta, out=Vd)
             _second_pass(h, there, Xg, Vd, design.w[s], design.r[s], a, second)
         b, plain = 0.5 * second[0] / I_b, 0.5 * second[2] / I_b
     unique = (counts.called >= c + v + 3) & (rest > COLLINEAR)
@@ -225,4 +253,5 @@ def work_bytes(n: int, c: int, v: int) -> int:
         People, columns of the designs.
     """
     kept = 8 * n * (c + v + 6) + 8 * 2 * n * c
-    return kept + 8 * _TILE * (6 * _PEOPLE_PER_STRIP + 4 * (c + v)) + 2 * n * _TILE
+    strips = 2 * _PEOPLE_PER_STRIP + 2 * _SECOND_STRIP
+    return kept + 8 * _TILE * (strips + 4 * (c + v)) + 2 * n * _TILE + TABLE_BYTES

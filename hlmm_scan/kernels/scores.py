@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.kernels.dosage_codes import dosage_classes
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.residual_bins import ResidualBins
 from hlmm_scan.kernels.score_tests import ScoreTests, score_tests
@@ -22,9 +23,6 @@ from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import ScoreFlag
 
 Float = NDArray[np.float64]
-
-DOSAGE_CLASSES = 7
-"""Classes that a variant's dosages are put into, of equal width over their range."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,54 +86,33 @@ class ScoreDesign:
 
 
 def genotype_classes(
-    genotypes: GenotypeBlock, counts: GenotypeCounts, samples: NDArray[np.int64]
+    genotypes: GenotypeBlock,
+    rows: NDArray[np.intp],
+    counts: GenotypeCounts,
+    samples: NDArray[np.int64],
 ) -> tuple[Float, Float]:
-    """Return the people and the copies of the classes of each variant.
+    """Return the people and the copies of the classes of some variants.
 
     Parameters
     ----------
     genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    rows : ndarray of intp, shape (k,)
+        Variants wanted.
     counts : GenotypeCounts
-        Of them.
+        Of all m.
     samples : ndarray of int64, shape (n,)
 
     Returns
     -------
-    people, copies : ndarray, shapes (m, 3) or (m, DOSAGE_CLASSES)
-        The copies of a class of dosages are their mean.
+    people, copies : ndarrays, shapes (k, 3) or (k, 7)
+        The copies of a class of dosages, which are put into seven of equal width over their range,
+        are their mean.
     """
     if not isinstance(genotypes, Dosages):
-        people = counts.genotypes.astype(np.float64)
+        people = counts.genotypes[rows].astype(np.float64)
         return people, np.broadcast_to(np.arange(3.0), people.shape)
-    people = np.zeros((len(genotypes), DOSAGE_CLASSES))
-    copies = np.zeros_like(people)
-    _dosage_classes(genotypes.codes, samples, genotypes.steps, people, copies)
-    return people, copies
-
-
-@njit(nogil=True, cache=True)
-def _dosage_classes(
-    codes: Any, samples: Any, steps: int, people: Any, copies: Any
-) -> None:  # pragma: no cover
-    classes = people.shape[1]
-    for j in range(len(codes)):
-        row = codes[j]
-        low: Any = steps + 1
-        high: Any = -1
-        for i in range(len(samples)):
-            code = np.int64(row[samples[i]])
-            if code <= steps:
-                low, high = min(low, code), max(high, code)
-        width = high - low + 1
-        for i in range(len(samples)):
-            code = np.int64(row[samples[i]])
-            if code <= steps:
-                c = (code - low) * classes // width
-                people[j, c] += 1.0
-                copies[j, c] += code
-        for c in range(classes):
-            if people[j, c] > 0.0:
-                copies[j, c] *= 2.0 / steps / people[j, c]
+    assert counts.ranges is not None
+    return dosage_classes(genotypes, rows, samples, counts.ranges[rows])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -13,6 +13,8 @@ from hlmm_scan.genotypes.packing import pack, unpack
 from hlmm_scan.kernels.dosage_codes import (
     count_dosages,
     count_dosages_reference,
+    dosage_classes,
+    dosage_classes_reference,
     packed_calls,
     whole_copies,
     whole_copies_reference,
@@ -43,12 +45,37 @@ def test_passes_are_their_plain_references(dosages, data):
     samples = np.array(chosen, np.int64)
     found = count_dosages(dosages, samples)
     np.testing.assert_array_equal(found, count_dosages_reference(dosages, samples))
-    np.testing.assert_array_equal(found[:, 3:].sum(axis=1), found[:, 0])
+    np.testing.assert_array_equal(found[:, 3:6].sum(axis=1), found[:, 0])
+    rows = np.arange(len(dosages))[::-1].copy()
+    people, means = dosage_classes(dosages, rows, samples, found[rows, 6:])
+    wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:])
+    np.testing.assert_array_equal(people, wanted[0])
+    np.testing.assert_array_equal(means, wanted[1])
     # Alleles swapped, everything is mirrored.
     there = dosages.codes <= dosages.steps
     swapped = np.where(there, dosages.steps - dosages.codes.astype(int), MISSING_CODE)
     other = count_dosages(Dosages(swapped.astype(np.uint16), dosages.unit), samples)
-    np.testing.assert_array_equal(other[:, 3:], found[:, :2:-1])
+    np.testing.assert_array_equal(other[:, 3:6], found[:, 5:2:-1])
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_more_people_than_a_strip(unit):
+    rng = np.random.default_rng(3)
+    steps = round(2 / unit)
+    codes = rng.integers(0, steps + 1, (5, 9_001)).astype(np.uint16)
+    codes[1] = steps  # the largest sums there are
+    codes[2, rng.random(9_001) < 0.7] = MISSING_CODE
+    codes[3] = MISSING_CODE
+    codes[4] = rng.integers(3, 8, 9_001)  # fewer codes than classes
+    dosages, rows = Dosages(codes, unit), np.array([4, 3, 2, 1, 0])
+    for samples in (np.arange(9_001), rng.permutation(9_001)[:8_192]):
+        found = count_dosages(dosages, samples)
+        np.testing.assert_array_equal(found, count_dosages_reference(dosages, samples))
+        people, means = dosage_classes(dosages, rows, samples, found[rows, 6:])
+        wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:])
+        np.testing.assert_array_equal(people, wanted[0])
+        np.testing.assert_array_equal(means, wanted[1])
+        np.testing.assert_array_equal(people.sum(axis=1), found[rows, 0])
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)

@@ -324,7 +324,8 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
 ):
     dosages = simulated_dosages(m, n + 10, PGEN)
     null = make_null(dosages, n, c=covariates, v=covariates)
-    options = FitOptions(screen=screen)
+    # The plan is for every screened variant to be fitted as well.
+    options = FitOptions(screen=screen, refine_below=1.0 * screen)
     fit_block(null, dosages.take(slice(0, 1)), contigs(1), options)
     held = sum(a.nbytes for a in (null.y, null.samples, null.mean_design, null.variance_design))
     tracemalloc.start()
