@@ -110,25 +110,24 @@ def convert(
     IN: PLINK .bed, .bgen, .pgen, .vcf, .vcf.gz, .bcf, or VCF-Zarr stores; one, or one per
     chromosome. A conversion that was killed goes on when the same command is given again.
     """
-    from hlmm_scan.genotypes.convert import convert as run_convert
+    from hlmm_scan.api.genotypes import convert as run_convert
     from hlmm_scan.genotypes.dataset import summary
-    from hlmm_scan.genotypes.sources import SourceOptions
-    from hlmm_scan.scan.conversion import pool_of
     from hlmm_scan.scan.executors import available_cores
-    from hlmm_scan.scan.progress import Progress
 
     if workers is not None and workers < 1:
         raise InputError(f"--workers must be at least 1, not {workers}")
-    with Progress(0, "variants") as progress, signals.work_kept():
+    with signals.work_kept():
         dataset = run_convert(
             sources,
             output,
             chunk_variants=chunk_variants,
             overwrite=overwrite,
-            progress=progress,
-            options=SourceOptions(sample, bgen_effect_allele, id_delim),
+            sample=sample,
+            bgen_effect_allele=bgen_effect_allele,
+            id_delim=id_delim,
             workers=workers or available_cores(),
-            pool=None if scheduler is None else pool_of(scheduler),
+            scheduler=scheduler,
+            progress=True,
         )
     click.echo(f"{output}: {summary(dataset)}")
 
@@ -427,12 +426,11 @@ def export(
     metadata: Path | None,
 ) -> None:
     """Write results as files that other programs read."""
-    from hlmm_scan.results import export as exports
-    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.api.results import export as write_rows
 
-    kind = kind or exports.format_by_name(output)
-    wanted = exports.Export(kind, tuple(phenotype), tuple(test), metadata)
-    rows = exports.export(ResultStore.open(results), output, wanted)
+    rows = write_rows(
+        results, output, format=kind, phenotype=phenotype, test=test, metadata=metadata
+    )
     _wrote(output, f"{rows:,} rows")
 
 
@@ -464,10 +462,9 @@ def calibration(
 ) -> None:
     """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
     from hlmm_scan.analysis.calibration import COLUMNS
-    from hlmm_scan.analysis.calibration import calibration as calibrate
-    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.api.results import calibration as calibrate
 
-    found = calibrate(ResultStore.open(results), phenotype, tests=tests)
+    found = calibrate(results, phenotype=phenotype, test=tests)
     if as_json:
         click.echo(json.dumps([one.to_json() for one in found]))
         return
@@ -509,12 +506,9 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
     They are the part of a variance effect that the relation of the trait's variance to its mean
     does not explain: var less slope times add.
     """
-    from hlmm_scan.analysis.dispersion import write_dispersion
-    from hlmm_scan.analysis.regions import parse_region
-    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.api.results import dispersion as write_dispersion
 
-    exclude = [parse_region(text) for text in regions]
-    slopes = write_dispersion(ResultStore.open(results), method, exclude)
+    slopes = write_dispersion(results, method=method, exclude_region=regions)
     if as_json:
         click.echo(json.dumps([s.to_json() for s in slopes], indent=2))
         return
@@ -539,27 +533,11 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
     "--genotypes", type=_STORE, multiple=True, help="Those scanned, if they moved: for linkage."
 )
 @click.option("--checks/--no-checks", default=True, help="Check variance effects of hits.")
-def report(
-    results: storage.Place,
-    output: Path,
-    phenotype: Sequence[str],
-    genotypes: Sequence[storage.Place],
-    **options: Any,
-) -> None:
+def report(results: storage.Place, output: Path, tests: Sequence[str], **options: Any) -> None:
     """Write pictures, hits and what was run as one HTML file that opens offline."""
-    from hlmm_scan.report.page import write_report
-    from hlmm_scan.results.inputs import scanned_genotypes
-    from hlmm_scan.results.store import ResultStore
+    from hlmm_scan.api.results import report as write_report
 
-    store = ResultStore.open(results)
-    try:
-        dataset = scanned_genotypes(store, genotypes)
-    except InputError as error:
-        if genotypes:
-            raise
-        logging.getLogger("hlmm_scan").warning("hits are told apart by distance alone: %s", error)
-        dataset = None
-    size = write_report(store, output, phenotype, genotypes=dataset, **options)
+    size = write_report(results, output, test=tests, **options)
     _wrote(output, f"{size / 2**20:.1f} MiB")
 
 
@@ -598,28 +576,18 @@ def report(
 def hits(
     results: storage.Place,
     output: Path | None,
-    phenotype: Sequence[str],
-    genotypes: Sequence[storage.Place],
+    tests: Sequence[str],
     as_json: bool,
     **options: Any,
 ) -> None:
     """List independent hits of each test, and what could fake their variance effects."""
-    from hlmm_scan.analysis.hits import hits as find_hits
     from hlmm_scan.analysis.rows import chosen_tests
     from hlmm_scan.analysis.tables import to_records, write_table
-    from hlmm_scan.results.inputs import scanned_genotypes
-    from hlmm_scan.results.publish import is_published
+    from hlmm_scan.api.results import hits as find_hits
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
-    dataset = scanned_genotypes(store, genotypes)
-    if dataset is None:
-        why = "the genotypes are not where they were (--genotypes)"
-        logging.getLogger("hlmm_scan").warning(
-            "%s: hits are told apart by distance alone, and nothing is checked",
-            "published without people" if is_published(store) else why,
-        )
-    table = find_hits(store, phenotype, genotypes=dataset, **options)
+    table = find_hits(store, test=tests, **options)
     if output is not None:
         write_table(table, output)
     if as_json:
@@ -628,7 +596,7 @@ def hits(
     if output is not None:
         _wrote(output, f"{len(table):,} hits")
         return
-    asked = chosen_tests(store, options["tests"])
+    asked = chosen_tests(store, tests)
     for hit in table.to_dict("records"):
         p = ", ".join(f"{test.name} {hit[test.column]:.2f}" for test in asked)
         flags = ",".join(filter(None, (hit["flags"], hit["calibration_flags"])))

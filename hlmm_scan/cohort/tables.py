@@ -135,7 +135,8 @@ def read_table(
     The file is plain or gzipped text, separated by tabs, commas or blanks (the first line
     decides), with a header ``FID IID name…`` or ``IID name…`` (also ``#FID``, ``#IID``; any
     case). Without a header the columns are FID, IID and the values, named ``phenotype_1`` and
-    on. Fields may stand in double quotation marks; blank lines are skipped.
+    on. Fields may stand in double quotation marks; blank lines are skipped. Files named .parquet,
+    .zarr or .nc are read as :mod:`~hlmm_scan.cohort.frames` says.
 
     Parameters
     ----------
@@ -169,6 +170,16 @@ def read_table(
         of the body are told together.
     """
     path = Path(path)
+    if path.suffix in (".parquet", ".zarr", ".nc"):
+        from hlmm_scan.cohort.frames import read_frame
+
+        return read_frame(
+            path,
+            missing_values=missing_values,
+            categorical=categorical,
+            only=only,
+            faults_by_column=faults_by_column,
+        )
     missing = Missing.of(missing_values)
     text, sha256 = read_text(path)
     first_line, line, end = _first_line(text, path)

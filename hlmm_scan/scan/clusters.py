@@ -212,3 +212,39 @@ class RunningScheduler:
                     said += more
         if int.from_bytes(said, "little") > _LONGEST_GREETING:
             raise _NoScheduler("what listens there is something else")
+
+
+class GivenClient:
+    """The cluster that a caller's client is connected to; the client is used and left open.
+
+    Parameters
+    ----------
+    client : distributed.Client
+
+    Raises
+    ------
+    InputError
+        If it is asynchronous or closed, or its workers are threads of this process.
+    """
+
+    most_workers = 0
+
+    def __init__(self, client: Any) -> None:
+        if getattr(client, "asynchronous", False):
+            raise InputError("client: an asynchronous one cannot be used; Client(...) makes one")
+        if getattr(client, "status", None) != "running":
+            raise InputError("client: not connected to a scheduler (is it closed?)")
+        self.address = str(client.scheduler.address)
+        if self.address.startswith("inproc:"):
+            # A worker pins its threads, and ends its process where memory runs out.
+            raise InputError(
+                "client: its workers are threads of this process; make its cluster with "
+                "LocalCluster(processes=True), or leave client out"
+            )
+        self.name = f"the cluster at {self.address}"
+        self._client = client
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """Give the client, and leave it as it is."""
+        yield self._client

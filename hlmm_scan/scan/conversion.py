@@ -70,7 +70,7 @@ class DaskPool:
 
 
 def _convert(part: Part) -> PartRecord:
-    from hlmm_scan.scan.task import pin_threads
+    from hlmm_scan.scan.worker import pin_threads
 
     pin_threads()
     return convert_part(part)

@@ -321,7 +321,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_executor(config: ScanConfig, plan: Plan, workers: int) -> Executor:
+def make_executor(
+    config: ScanConfig, plan: Plan, workers: int, cluster: Cluster | None = None
+) -> Executor:
     """Return the executor that a configuration asks for.
 
     Parameters
@@ -331,6 +333,8 @@ def make_executor(config: ScanConfig, plan: Plan, workers: int) -> Executor:
         Its estimate of a task's memory becomes the limit of a worker.
     workers : int
         Processes of this machine, where the configuration names no cluster; one needs no cluster.
+    cluster : Cluster, optional
+        Where tasks run whatever the configuration says.
 
     Raises
     ------
@@ -338,6 +342,8 @@ def make_executor(config: ScanConfig, plan: Plan, workers: int) -> Executor:
         If the configuration names a cluster that cannot be.
     """
     limit = worker_bytes(plan)
+    if cluster is not None:
+        return DaskExecutor(cluster=cluster, worker_bytes=limit)
     if config.memory_limit is not None:
         given = (parse_bytes(config.memory_limit) - plan.shared_bytes) // workers
         limit = max(given, int(LEAST_HEADROOM * plan.task_bytes))

@@ -41,6 +41,10 @@ _COHORT_OPTIONS: tuple[str, ...] = (
 )
 
 
+Tables = Mapping[Path, Table]
+"""Tables in memory, by the absolute paths that stand for them in a configuration."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What the user's files hold, read and fingerprinted.
@@ -154,8 +158,14 @@ class Inputs:
         }
 
 
-def read_inputs(config: ScanConfig) -> Inputs:
+def read_inputs(config: ScanConfig, tables: Tables | None = None) -> Inputs:
     """Read and check the user's files; nothing is written.
+
+    Parameters
+    ----------
+    config : ScanConfig
+    tables : mapping of Path to Table, optional
+        Tables in memory, by the absolute paths that stand for them in the configuration.
 
     Raises
     ------
@@ -164,10 +174,11 @@ def read_inputs(config: ScanConfig) -> Inputs:
     """
     config = absolute(config)
     assert config.phenotypes is not None
+    at_hand = tables or {}
     genotypes = open_genotypes(config.genotypes)
     choice = VariantChoice.read(config.extract, config.exclude, config.region)
     asked = {*config.phenotype, config.interaction or ""} if config.phenotype else None
-    table = read_table(
+    table = at_hand.get(config.phenotypes) or read_table(
         config.phenotypes,
         missing_values=config.missing_value,
         only=asked,
@@ -175,7 +186,8 @@ def read_inputs(config: ScanConfig) -> Inputs:
     )
     phenotypes = table.select(config.phenotype) if config.phenotype else table
     covariates = {
-        path: read_table(path, missing_values=config.missing_value, categorical=config.categorical)
+        path: at_hand.get(path)
+        or read_table(path, missing_values=config.missing_value, categorical=config.categorical)
         for path in dict.fromkeys((*config.mean_covariates, *config.variance_covariates))
     }
     autosomes = config.autosomes or HUMAN_AUTOSOMES

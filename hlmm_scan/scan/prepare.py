@@ -40,7 +40,7 @@ from hlmm_scan.scan.memory import available_bytes
 from hlmm_scan.scan.null_models import needs_principal_axes, write_null_models
 from hlmm_scan.scan.plan import USUAL_TEXT, Plan, partition_size, phenotypes_together
 from hlmm_scan.scan.preparation import Preparation, clear
-from hlmm_scan.scan.task import pin_threads
+from hlmm_scan.scan.worker import pin_threads
 from hlmm_scan.schema import result_variables
 from hlmm_scan.staging import staged_store
 
@@ -348,7 +348,19 @@ def _write_store(inputs: Inputs, plan: Plan, builder: CohortBuilder, replace: bo
 
 def fit_options(plan: Plan) -> FitOptions:
     """Return the options of the per-variant fits, as the plan holds them."""
-    p = plan.parameters
+    return options_of(plan.parameters, dosages=plan.model.dosages)
+
+
+def options_of(p: Mapping[str, Any], *, dosages: bool) -> FitOptions:
+    """Return the options of the per-variant fits.
+
+    Parameters
+    ----------
+    p : mapping of str to Any
+        As :meth:`~hlmm_scan.scan.inputs.Inputs.parameters` gives them.
+    dosages : bool
+        Whether there are dosages among the genotypes.
+    """
     return FitOptions(
         min_maf=p["min_maf"],
         min_mac=p["min_mac"],
@@ -365,7 +377,7 @@ def fit_options(plan: Plan) -> FitOptions:
         # Information may be negative; where none was asked for it filters nobody.
         min_info=-np.inf if p.get("min_info") is None else p["min_info"],
         min_hwe_p=p.get("hwe") or 0.0,
-        info=plan.model.dosages or p.get("min_info") is not None,
+        info=dosages or p.get("min_info") is not None,
         hwe=p.get("hwe") is not None,
     )
 

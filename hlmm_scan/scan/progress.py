@@ -6,6 +6,9 @@ import heapq
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +21,18 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 30.0
 
 _SLOWEST = 3  # partitions named in a line
+
+_shown: ContextVar[bool] = ContextVar("shown", default=True)
+
+
+@contextmanager
+def shown_progress(shown: bool) -> Iterator[None]:
+    """Show progress in this context, or neither a bar nor lines of it."""
+    before = _shown.set(shown)
+    try:
+        yield
+    finally:
+        _shown.reset(before)
 
 
 class Progress:
@@ -44,7 +59,7 @@ class Progress:
         self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if _shown.get() and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self.total, initial=self.done, unit=f" {self.unit}", unit_scale=True
             )
@@ -71,7 +86,11 @@ class Progress:
             self._bar.update(units)
             return
         now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES and self.done < self.total:
+        if (
+            _shown.get()
+            and now - self._last_line >= SECONDS_BETWEEN_LINES
+            and self.done < self.total
+        ):
             self._last_line = now
             elapsed = now - self._started
             fields = {"done": self.done, "total": self.total, "elapsed": round(elapsed, 3)}

@@ -17,15 +17,15 @@ from hlmm_scan import signals, storage
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
-from hlmm_scan.null import host_cache
 from hlmm_scan.results.in_use import being_changed, run_at
 from hlmm_scan.results.ledger import ledger_at
 from hlmm_scan.results.records import Standing
 from hlmm_scan.results.store import ResultStore, read_mark
+from hlmm_scan.scan.clusters import Cluster
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor
 from hlmm_scan.scan.faults import storage_error
-from hlmm_scan.scan.inputs import Inputs, read_inputs
+from hlmm_scan.scan.inputs import Inputs, Tables, read_inputs
 from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prediction import forecast
 from hlmm_scan.scan.prepare import (
@@ -39,6 +39,7 @@ from hlmm_scan.scan.progress import ScanProgress
 from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.scan.wholeness import look_at_partitions, revocations
+from hlmm_scan.scan.worker import let_go
 from hlmm_scan.schema import Status
 from hlmm_scan.staging import AppearedError, refuse_link, stands, sweep
 from hlmm_scan.storage import ObjectPath, Place
@@ -46,7 +47,13 @@ from hlmm_scan.storage import ObjectPath, Place
 logger = logging.getLogger(__name__)
 
 
-def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
+def prepare(
+    config: ScanConfig,
+    *,
+    overwrite: bool = False,
+    tables: Tables | None = None,
+    cluster: Cluster | None = None,
+) -> ResultStore:
     """Make the result store, or find it made by the same configuration.
 
     Parameters
@@ -54,6 +61,10 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     config : ScanConfig
     overwrite : bool, default False
         Replace an existing result store, once the new one is made and nobody uses the old one.
+    tables : mapping of Path to Table, optional
+        Tables in memory, by the paths that stand for them in the configuration.
+    cluster : Cluster, optional
+        Where tasks will run, whatever the configuration says.
 
     Returns
     -------
@@ -71,22 +82,25 @@ def prepare(config: ScanConfig, *, overwrite: bool = False) -> ResultStore:
     config = absolute(config)
     read = [p for p in (*config.genotypes, config.random_effects) if p is not None]
     with genotypes_in_use.being_read(read):
-        return _prepared(config, overwrite)
+        return _prepared(config, overwrite, tables, cluster)
 
 
-def _prepared(config: ScanConfig, overwrite: bool) -> ResultStore:
+def _prepared(
+    config: ScanConfig, overwrite: bool, tables: Tables | None, cluster: Cluster | None
+) -> ResultStore:
     assert config.output is not None
     output = config.output
     if overwrite:
         refuse_link(output)
     if stands(output) and (read_mark(output) or {}).get("kind") != "results":
         raise InputError(f"{output}: holds something else; choose another --output")
-    inputs = read_inputs(config)
+    inputs = read_inputs(config, tables)
     if stands(output) and not overwrite:
         return _same(output, inputs, bool(config.strict))
     plan, builder = make_plan(inputs)
-    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    told = forecast(plan, workers, _cores(config), threads=preparation_threads(config, plan))
+    workers = _workers(config, plan, cluster)
+    cores = None if cluster else _cores(config)
+    told = forecast(plan, workers, cores, threads=preparation_threads(config, plan))
     logger.info("plan:\n%s", "\n".join([*inputs.selection.lines, told]))
     if not (overwrite and stands(output)):  # what appears from here on is another run's
         try:
@@ -209,6 +223,8 @@ def scan(
     overwrite: bool = False,
     retry_failed: bool = False,
     executor: Executor | None = None,
+    tables: Tables | None = None,
+    cluster: Cluster | None = None,
 ) -> ResultStore:
     """Run a whole scan: prepare, run, finalise. Run again, it goes on where it stopped.
 
@@ -220,6 +236,8 @@ def scan(
         Do the partitions again that an earlier run recorded as failed.
     executor : Executor, optional
         Where tasks run; by default as `config.workers` says.
+    tables, cluster
+        As for :func:`prepare`.
 
     Returns
     -------
@@ -231,11 +249,19 @@ def scan(
     HlmmScanError
         Of the step that failed; see its exit code.
     """
-    store = prepare(config, overwrite=overwrite)
+    store = prepare(config, overwrite=overwrite, tables=tables, cluster=cluster)
     plan = Plan.from_json(store.plan)
-    workers = choose_workers(config, plan.task_bytes, plan.shared_bytes)
-    run(store, executor or make_executor(config, plan, workers), retry_failed=retry_failed)
+    workers = _workers(config, plan, cluster)
+    executor = executor or make_executor(config, plan, workers, cluster)
+    run(store, executor, retry_failed=retry_failed)
     return finalise(store)
+
+
+def _workers(config: ScanConfig, plan: Plan, cluster: Cluster | None) -> int:
+    """Return how many tasks may run at once; 0 where a running scheduler knows."""
+    if cluster is not None:
+        return cluster.most_workers
+    return choose_workers(config, plan.task_bytes, plan.shared_bytes)
 
 
 @signals.work_kept()
@@ -295,7 +321,7 @@ def run(
     except OSError as error:
         raise storage_error(store.path, error) from error
     finally:
-        host_cache.sweep()  # the workers are gone
+        let_go()
 
 
 def _left(stands: Standing, mine: range, retry_failed: bool) -> NDArray[np.intp]:

@@ -15,9 +15,7 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from hlmm_scan.errors import DamagedError, HlmmScanError, InputError
 from hlmm_scan.genotypes.in_use import Opened
@@ -33,6 +31,7 @@ from hlmm_scan.scan.chunks import TraitModels, fit_chunk
 from hlmm_scan.scan.faults import Retrying, gone, present, writing
 from hlmm_scan.scan.memory import MemoryWatch
 from hlmm_scan.scan.plan import Partition
+from hlmm_scan.scan.worker import pin_threads
 from hlmm_scan.schema import Status
 from hlmm_scan.storage import ObjectPath, place
 from hlmm_scan.storage.places import OwnedPath
@@ -214,17 +213,6 @@ def _worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-@lru_cache(maxsize=1)
-def pin_threads() -> None:
-    """Keep BLAS and Zarr's codecs of this process at one thread, once.
-
-    Workers times threads is the number of cores already; more threads cost a factor of two
-    (small factorisations most of all), and one thread keeps sums in one order.
-    """
-    threadpool_limits(1)
-    zarr.config.set({"threading.max_workers": 1, "async.concurrency": 2})
-
-
 def open_inputs(task: PartitionTask) -> None:
     """See that the genotypes and the store of a task are there, and are those it was made for.
 
@@ -237,12 +225,6 @@ def open_inputs(task: PartitionTask) -> None:
     if str(_store(task.store, task.run_id).attributes["run_id"]) != task.run_id:
         _store.cache_clear()
         raise InputError(f"{task.store}: holds another scan here")
-
-
-def forget_inputs() -> None:
-    """Let go of all that tasks keep in this process between one another."""
-    for kept in (_genotypes, _store, _traits, _random_effects):
-        kept.cache_clear()
 
 
 def _genotypes_of(task: PartitionTask) -> tuple[Opened, Genotypes]:

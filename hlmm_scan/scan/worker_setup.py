@@ -24,10 +24,10 @@ from distributed.core import Status
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import HlmmScanError, InputError
-from hlmm_scan.null import host_cache
 from hlmm_scan.scan import fork_server
 from hlmm_scan.scan.memory import own_bytes
-from hlmm_scan.scan.task import PartitionTask, forget_inputs, open_inputs, pin_threads
+from hlmm_scan.scan.task import PartitionTask, open_inputs
+from hlmm_scan.scan.worker import let_go, pin_threads
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +120,7 @@ class WorkerSetup(WorkerPlugin):
             setattr(worker.memory_manager, name, fraction)
         if worker.status == Status.paused:
             worker.status = Status.running
-        forget_inputs()
-        host_cache.sweep()
+        let_go(threads=False)  # a task of a scan that was given up may still be at work
 
 
 class MemoryGuard(threading.Thread):

@@ -20,7 +20,8 @@ from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.scan.prepare import fit_options
-from hlmm_scan.scan.task import pin_threads, run_partition
+from hlmm_scan.scan.task import run_partition
+from hlmm_scan.scan.worker import pin_threads
 
 
 def signatures() -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.records import PartitionRecord, Standing, decode, encode
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run, task
+from hlmm_scan.scan import run, task, worker
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.scan.wholeness import verify_store
@@ -122,7 +122,7 @@ def test_null_models_are_looked_at(bench, tmp_path, capsys):
     ):
         kept = shutil.copytree(store, tmp_path / "kept", dirs_exist_ok=True)
         damage()
-        task.forget_inputs()
+        worker.forget_inputs()
         assert main(["shard", str(store), "--index", "0", "--count", "1"]) == 2
         (line,) = (x for x in lines(capsys) if x.startswith("hlmm-scan: "))
         assert said in line
@@ -130,13 +130,13 @@ def test_null_models_are_looked_at(bench, tmp_path, capsys):
         shutil.rmtree(store)
         shutil.copytree(kept, store)
         shutil.rmtree(kept)
-    task.forget_inputs()
+    worker.forget_inputs()
 
 
 def test_damaged_metadata_of_an_array_is_one_error_not_one_for_each_partition(bench, tmp_path):
     store = run.prepare(bench.config(tmp_path / "r"))
     flip(store.path / "add/zarr.json", 40)
-    task.forget_inputs()
+    worker.forget_inputs()
     with pytest.raises(InputError, match=r"add/zarr\.json is damaged"):
         run.run(ResultStore.open(store.path), SerialExecutor())
     assert scan_state(ResultStore.open(store.path)).failed == {}
@@ -275,7 +275,7 @@ def test_chunks_are_on_the_disk_before_their_record(bench, tmp_path, monkeypatch
     store = run.prepare(bench.config(tmp_path / "r"))
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(FileJournal, "append", see)
-    task.forget_inputs()
+    worker.forget_inputs()
     run.run(store, SerialExecutor())
     assert sum(len(record.chunks) for record in appended) == 18
 

@@ -21,7 +21,7 @@ from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
-from hlmm_scan.scan import faults, run
+from hlmm_scan.scan import faults, run, worker
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.state import scan_state, standing
@@ -56,7 +56,7 @@ def os_error(number: int) -> OSError:
 
 def clear_caches() -> None:
     """Forget what tasks of this process opened, as a new process would."""
-    task_module.forget_inputs()
+    worker.forget_inputs()
 
 
 # Errors that pass ---------------------------------------------------------------------------
