@@ -287,8 +287,8 @@ def calibration(
 
     Examples
     --------
-    >>> hs.calibration("results.zarr")[0].people
-    150
+    >>> [(one.phenotype, one.people) for one in hs.calibration("results.zarr")]
+    [('trait1', 149)]
     """
     return calibrate(_store(results), _names(phenotype), tests=_names(test))
 

@@ -120,7 +120,7 @@ def scan(
     ...     phenotype="trait1",
     ... )
     >>> results.dataset["add"].attrs["units"]
-    'phenotype units per allele'
+    'phenotype units'
     """
     for name in options:
         if name not in _KINDS or name in _NAMED:
