@@ -38,6 +38,8 @@ _TAIL_JOINT = 7.8  # the same of the joint statistic
 _LITTLE = 0.1  # change of log p by third-order terms up to which the normal form has them right
 _LITTLE_FOURTH = 0.02  # the same of fourth-order terms
 _MUCH = 0.25  # change of z by third-order terms from which on saddlepoints are taken throughout
+_LITTLE_SKEW = 0.7  # third cumulant of a score up to which its sides are alike enough
+_MUCH_SKEW = 1.5  # the same from which on its short side lies within the bulk
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,22 @@ class ScoreTests:
         """Copy `other` (one row for each of `rows`) into these rows."""
         self.add[rows], self.var[rows], self.av[rows] = other.add, other.var, other.av
         self.flags[rows] = other.flags
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _short(z: float, cumulant: float, tail: float) -> bool:  # pragma: no cover
+    """Whether a standardised score is as far out as `tail` on the short side of its distribution.
+
+    The short side of a skew score ends: squares that few outlying people hold most of cannot be
+    much below their mean, and a value of −1 may be the least in a thousand. As far out as `tail` is
+    where a gamma variable of that third cumulant κ is (Wilson and Hilferty 1931:
+    z = 6/κ·((1 + κz₀/2)^⅓ − 1) + κ/6); beyond _MUCH_SKEW, everywhere on that side.
+    """
+    skew = abs(cumulant)
+    if skew < _LITTLE_SKEW or cumulant * z >= 0.0:
+        return False
+    root = 1.0 - (tail + skew / 6.0) * skew / 6.0
+    return skew > _MUCH_SKEW or 1.0 + cumulant * z / 2.0 < root * root * root
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -126,11 +144,12 @@ def _one(
     unknown = math.isnan(moments[3])
     # Normal forms to third order.
     plain_a = exact * U[0] / math.sqrt(G2)
-    z_a = plain_a - skewness * moments[0] * (plain_a * plain_a - 1.0) / 6.0
+    third_a = skewness * moments[0]
+    z_a = plain_a - third_a * (plain_a * plain_a - 1.0) / 6.0
     change_a = abs(z_a - plain_a)
     fourth = abs(kurtosis * moments[1]) * plain_a**4 / 24.0
     tail = abs(plain_a) > _TAIL and (abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH)
-    by_mean = change_a > _MUCH or tail
+    by_mean = change_a > _MUCH or tail or _short(plain_a, third_a, _TAIL)
     by_joint = by_variance = False
     flags = 0
     if unknown:
@@ -149,18 +168,25 @@ def _one(
         tail = plain_a * plain_a + plain_p * plain_p > _TAIL_JOINT and (
             abs(plain_p) * change_p + abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH
         )
-        by_joint = change_p > _MUCH or tail
+        left = math.sqrt(max(_TAIL_JOINT - plain_a * plain_a, 0.0))
+        short = _short(plain_a, third_a, _TAIL) or _short(plain_p, skewness * moments[8], left)
+        by_joint = change_p > _MUCH or tail or short
         out[2] = z_p
         plain_b = exact * U[2] / (deviation * math.sqrt(G2))
         bias = -G3 / G2 / (deviation * math.sqrt(G2))
-        z_b = plain_b - bias - skewness * moments[4] * (plain_b * plain_b - 1.0) / 6.0
+        third_b = skewness * moments[4]
+        z_b = plain_b - bias - third_b * (plain_b * plain_b - 1.0) / 6.0
         change_b = abs(z_b - plain_b)
         fourth = abs(kurtosis * moments[5]) * plain_b**4 / 24.0
         tail = abs(plain_b) > _TAIL and (
             abs(plain_b) * change_b > _LITTLE or fourth > _LITTLE_FOURTH
         )
         out[1] = z_b
-        by_variance = change_b > _MUCH or tail
+        # r² − 1 ends at −1, so the score of few carriers at −√G₂ over the deviation of r²: the
+        # gamma variable that ends there has this third cumulant.
+        end_b = max(abs(third_b), 2.0 * deviation / math.sqrt(G2))
+        short = _short(plain_b, math.copysign(end_b, skewness), _TAIL)
+        by_variance = change_b > _MUCH or tail or short
     table = whole
     if share < 1.0 and (by_mean or by_joint or by_variance):
         # People without a call are missing from every bin alike.

@@ -217,3 +217,24 @@ def test_units_of_the_residuals_do_not_matter(scale):
 def test_a_correction_of_more_than_one_is_none(r, v, z):
     assert _corrected(r, v) == pytest.approx(z, abs=1e-12)
     assert corrected(r, v) == pytest.approx(z, abs=1e-12)
+
+
+@pytest.mark.parametrize("trait", ["log-normal", "zero-inflated"])
+def test_the_short_side_of_a_skew_score_is_a_tail(trait):
+    """Where few people hold most variance, the least score in 200 is one deviation away."""
+    rng = np.random.default_rng(6)
+    y = np.exp(rng.normal(size=2000))
+    if trait == "zero-inflated":
+        y[rng.random(2000) < 0.7] = 0.0
+    s = (y - y.mean()) / y.std()
+    q = s * s - 1
+    people, copies = np.array([1920.0, 80.0]), np.array([0.0, 1.0])
+    g = centred(people, copies)
+    carriers = np.array([rng.choice(2000, 80, replace=False) for _ in range(4000)])
+    S1, S2 = s[carriers].sum(axis=1), q[carriers].sum(axis=1)
+    S3 = (g[1] ** 2 - g[0] ** 2) * S1
+    alpha = S1 / (people @ g**2)
+    scores = np.column_stack([S1, S2, S2 - 2 * alpha * S3 + alpha**2 * (people @ g**3)])
+    least = scores[np.argsort(scores[:, 2])[20]]
+    tests = score_tests(ResidualBins.of(s, q), people[None], copies[None], least[None])
+    assert 10 ** -tests.var[0] == pytest.approx(2 * 20 / 4000, rel=0.6)
