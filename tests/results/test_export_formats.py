@@ -24,7 +24,7 @@ from hlmm_scan.results import export_rows
 from hlmm_scan.results.export import Export, export, format_by_name
 from hlmm_scan.results.export_chromosomes import catalog_numbers, exported_chromosomes
 from hlmm_scan.results.export_rows import FinishedRows
-from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells
+from hlmm_scan.results.export_text import REGENIE_COLUMNS, cells, unbroken
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.wald import wald_test
 from hlmm_scan.schema import DISPERSION_RESULTS, ScoreFlag, Status, result_variables
@@ -390,6 +390,11 @@ def test_gwas_ssf_never_replaces_what_stands_there(store, tmp_path):
 
 
 # regenie ----------------------------------------------------------------------------------
+
+
+def test_no_cell_of_a_table_parted_by_blanks_holds_one():
+    names = ["rs1 rs2", "chr 1:300", " a\tb ", "", "  ", "rs5"]
+    assert unbroken(names) == ["rs1_rs2", "chr_1:300", "a_b", "NA", "NA", "rs5"]
 
 
 @pytest.mark.parametrize("rows_per_read", [3, 65_536])
