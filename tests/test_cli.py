@@ -435,7 +435,7 @@ def test_convert_hands_on_what_it_was_given(calls, capsys):
         contigs=("1", "2", "3", "X"),
         samples=SimpleNamespace(sex=np.repeat([1, 2, 0], [30, 25, 1])),
     )
-    noted = calls("hlmm_scan.genotypes.convert.convert", made)
+    noted = calls("hlmm_scan.api.genotypes.convert_files", made)
     flags = ["a.bed", "b.bed", "-o", "g.zarr", "--chunk-variants", "64", "--overwrite"]
     flags += ["--sample", "s.sample", "--bgen-effect-allele", "first", "--workers", "3"]
     flags += ["--id-delim", "_"]
