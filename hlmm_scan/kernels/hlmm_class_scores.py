@@ -194,7 +194,7 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
         zero = people - one - two
         h2 = zero * mean**2 + one * (1 - mean) ** 2 + two * (2 - mean) ** 2
         h3 = -zero * mean**3 + one * (1 - mean) ** 3 + two * (2 - mean) ** 3
-        F = np.ascontiguousarray(_products(design, packed, mean).T)
+        F = np.ascontiguousarray(_products(design, packed, mean, bool(absent.any())).T)
         # Row by row, so that a variant's sum has one order whatever the block.
         random = np.array([f @ (design.shrink * f) for f in F])
         with_ones = np.array([f @ (design.shrink * design.ones) for f in F])
@@ -230,7 +230,10 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
 
 @njit(nogil=True, cache=True)
 def _planes(packed: Any, samples: Any, bits: Any) -> None:  # pragma: no cover
-    """Write who has one copy, two copies and no call as planes of people, (3, WIDTH, words)."""
+    """Write who has one copy, two copies and, where asked for, no call as planes of people.
+
+    `bits` has shape (2 or 3, WIDTH, words).
+    """
     size = len(samples)
     for j in range(len(packed)):
         row = packed[j]
@@ -245,7 +248,8 @@ def _planes(packed: Any, samples: Any, bits: Any) -> None:  # pragma: no cover
             there = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - (last - first))
             bits[0, j, first >> 6] = high & ~low
             bits[1, j, first >> 6] = ~high & ~low & there
-            bits[2, j, first >> 6] = low & ~high
+            if len(bits) > 2:
+                bits[2, j, first >> 6] = low & ~high
     bits[:, len(packed) :] = np.uint64(0)
 
 
@@ -260,11 +264,13 @@ def _centred(packed: Any, samples: Any, mean: Any, h: Any) -> None:  # pragma: n
             h[j, i] = 0.0 if code == 1 else copies - centre
 
 
-def _products(design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float) -> Float:
-    """Return Fᵀh, shape (r, m)."""
+def _products(
+    design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float, missing: bool
+) -> Float:
+    """Return Fᵀh, shape (r, m); `missing` says whether a call of any variant is."""
     packed, samples, lattice = plain(packed), plain(design.samples), design.lattice
     found = np.empty((len(design.shrink), len(packed)))
-    n = len(samples)
+    n, kinds = len(samples), 3 if missing else 2
     for start in range(0, len(packed), WIDTH):
         rows = slice(start, min(start + WIDTH, len(packed)))
         size = rows.stop - start
@@ -279,19 +285,21 @@ def _products(design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float) 
                 products.add_product(part, design.columns[s], linear)
             found[:, rows] = design.eigen.rotate(linear.T)[:, :size]
             continue
-        shared = np.zeros((BITS * lattice.rows.shape[1], 3 * WIDTH), np.int32)
-        bits: Words = np.zeros((3, WIDTH, words_of(min(n, PEOPLE_PER_STRIP))), np.uint64)
+        shared = np.zeros((BITS * lattice.rows.shape[1], kinds * WIDTH), np.int32)
+        bits: Words = np.zeros((kinds, WIDTH, words_of(min(n, PEOPLE_PER_STRIP))), np.uint64)
         for first in range(0, n, PEOPLE_PER_STRIP):
             people = np.arange(first, min(first + PEOPLE_PER_STRIP, n))
             words = plain(bits[:, :, : words_of(len(people))])
             _planes(packed[rows], samples[people], words)
-            add_shared(lattice.planes(people), words.reshape(3 * WIDTH, -1), shared)
-        total = lattice.sums(shared, np.zeros(3 * WIDTH)).reshape(-1, 3, WIDTH)
+            add_shared(lattice.planes(people), words.reshape(kinds * WIDTH, -1), shared)
+        total = lattice.sums(shared, np.zeros(kinds * WIDTH)).reshape(-1, kinds, WIDTH)
         # Columns are origin + x, of mean 0 over everybody, and h has mean 0: Σ(origin + x)h = Σxh,
         # and Σx over everybody is −n·origin.
         centre = np.zeros(WIDTH)
         centre[:size] = mean[rows]
-        of_h = total[:, 0] + 2 * total[:, 1] + total[:, 2] * centre
+        of_h = total[:, 0] + 2 * total[:, 1]
+        if missing:
+            of_h += total[:, 2] * centre
         of_h += n * lattice.origin[:, None] * centre
         found[:, rows] = design.eigen.rotate(of_h)[:, :size]
     return found
