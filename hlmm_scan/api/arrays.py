@@ -196,7 +196,7 @@ def fit_variants(
     >>> g = rng.binomial(2, 0.3, (3, 500))
     >>> y = (1 + 0.5 * g[1]) * rng.standard_normal(500)
     >>> table = hs.fit_variants(hs.fit_null(y), g)
-    >>> int(table["var_neg_log10_p"].argmax())
+    >>> int(table["var_neg_log10_p"].argmax("variant"))
     1
     """
     for name, value, known in (("method", method, METHODS), ("se", se, INFORMATION)):
