@@ -69,7 +69,7 @@ def multiply(left: Real, right: Real, out: Real | None = None) -> Real:
     shape = len(left), right.shape[1]
     if 0 < left.shape[1] <= RUN:
         product = np.empty(shape, np.float32) if out is None else out
-        _multiply(left, np.ascontiguousarray(right), product)
+        _multiply(_given(left), _given(np.ascontiguousarray(right)), product)
         return product
     total = np.zeros(shape)
     add_product(left, right, total)
@@ -91,7 +91,7 @@ def add_product(left: Real, right: Real, total: Float) -> None:
     if left.dtype != np.float32:
         total += left @ right
         return
-    _multiply(left, np.ascontiguousarray(right), total)
+    _multiply(_given(left), _given(np.ascontiguousarray(right)), total)
 
 
 def combine(coefficients: Real, columns: Real) -> Real:
@@ -106,6 +106,24 @@ def combine(coefficients: Real, columns: Real) -> Real:
     if columns.dtype != np.float32:
         return coefficients @ columns.T
     return np.ascontiguousarray(multiply(columns, coefficients.T).T)
+
+
+class _Given:
+    """The memory of an array, as of one that may be written."""
+
+    def __init__(self, values: Real) -> None:
+        self.values = values  # keeps the memory alive
+        address = (values.__array_interface__["data"][0], False)
+        self.__array_interface__ = {**values.__array_interface__, "data": address}
+
+
+def _given(values: Real) -> Real:
+    """Return the same numbers as an array of the type that is compiled for.
+
+    Random effects are mapped from read-only files, and numba compiles anew for those. Nothing here
+    writes into what is multiplied.
+    """
+    return values if values.flags.writeable else np.asarray(_Given(values))
 
 
 def _tile_of(rows: int, vectors: int) -> Any:

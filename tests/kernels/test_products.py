@@ -223,3 +223,15 @@ def test_no_kernel_leaves_single_precision_to_the_library(kernel, monkeypatch):
     monkeypatch.setattr(products, "multiply", multiplied)
     monkeypatch.setattr(products, "add_product", added)
     assert moves(fit) > 1e-10
+
+
+def test_matrices_from_read_only_files_take_the_code_that_is_there():
+    """Compiling in a task would take its memory and half a minute."""
+    rng = np.random.default_rng(8)
+    left, right = (rng.standard_normal(s).astype(np.float32) for s in ((5, 300), (300, 20)))
+    expected = products.multiply(left, right)
+    known = len(products._multiply.signatures)
+    left.flags.writeable = right.flags.writeable = False
+    np.testing.assert_array_equal(products.multiply(left, right), expected)
+    assert len(products._multiply.signatures) == known
+    assert not right.flags.writeable
