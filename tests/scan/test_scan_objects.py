@@ -243,7 +243,7 @@ def test_a_store_that_went_away_ends_the_run_and_it_goes_on_when_it_is_back(
         assert getattr(caught.value, "exit_code", None) == 4
         faults.share = 0.0
         run.scan(remote.config(), executor=ShuffledExecutor(2))
-    assert_identical(remote.results, remote.reference())
+        assert_identical(remote.results, remote.reference())
 
 
 def test_damage_is_found(remote):
