@@ -19,6 +19,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.joined import JoinedGenotypes
 from hlmm_scan.genotypes.joined import open_genotypes as open_paths
 from hlmm_scan.genotypes.sources import SourceOptions
+from hlmm_scan.genotypes.vcf_zarr import DESCRIBING, FIELDS
 from hlmm_scan.scan.clusters import Cluster, GivenClient, RunningScheduler
 from hlmm_scan.scan.conversion import DaskPool
 from hlmm_scan.scan.progress import Progress
@@ -134,8 +135,16 @@ def open_genotypes(
     >>> hs.open_genotypes("genotypes.zarr").contigs
     ('1', '2', '3')
     """
-    several = [paths] if isinstance(paths, str | Path | ObjectPath) else list(paths)
-    return open_paths([storage.place(path) for path in several])
+    return open_paths(list(places_of(paths)))
+
+
+def places_of(genotypes: Any) -> tuple[Place, ...]:
+    """Return where genotypes are: those of datasets, of a path, or of a sequence of either."""
+    if isinstance(genotypes, GenotypeDataset | JoinedGenotypes):
+        return genotypes.paths
+    if isinstance(genotypes, str | Path | ObjectPath):
+        return (storage.place(genotypes),)
+    return tuple(place for one in genotypes for place in places_of(one))
 
 
 def in_memory(genotypes: Any) -> bool:
@@ -164,16 +173,14 @@ def _as_files(
 
 def _write_vcf_zarr(dataset: Any, path: Path) -> None:
     """Write what is read of an sgkit dataset."""
-    from hlmm_scan.genotypes.vcf_zarr import _DESCRIBING, _FIELDS
-
-    fields = [name for name in _FIELDS if name in dataset]
-    absent = [name for name in _DESCRIBING if name not in dataset]
+    fields = [name for name in FIELDS if name in dataset]
+    absent = [name for name in DESCRIBING if name not in dataset]
     if not fields or absent:
         what = ", ".join(absent or ["call_genotype or call_dosage"])
         raise InputError(
             f"genotypes: the xarray Dataset has no {what}, as sgkit and VCF-Zarr name them"
         )
-    wanted = [*_DESCRIBING, *fields, *(n for n in ("contig_id", "variant_id") if n in dataset)]
+    wanted = [*DESCRIBING, *fields, *(n for n in ("contig_id", "variant_id") if n in dataset)]
     if "contig_id" not in dataset and "contigs" not in dataset.attrs:
         raise InputError("genotypes: the xarray Dataset has no contig_id, the names of chromosomes")
     chosen = (

@@ -17,16 +17,16 @@ from hlmm_scan.analysis.dispersion import Method, PhenotypeSlope, write_dispersi
 from hlmm_scan.analysis.frame import rows_below
 from hlmm_scan.analysis.hits import hits as find_hits
 from hlmm_scan.analysis.regions import parse_region
+from hlmm_scan.api.genotypes import places_of
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
+from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.results import export as exports
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.publish import is_published
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.scan.worker import let_go
-from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.storage import Place
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -420,12 +420,7 @@ def scanned(
     strict : bool, default True
         Whether it is an error that they cannot be opened, where none are named.
     """
-    if isinstance(genotypes, GenotypeDataset | JoinedGenotypes):
-        paths = list(genotypes.paths)
-    elif isinstance(genotypes, str | Path | ObjectPath):
-        paths = [storage.place(genotypes)]
-    else:
-        paths = [storage.place(path) for path in genotypes or ()]
+    paths = list(places_of(() if genotypes is None else genotypes))
     try:
         dataset = scanned_genotypes(store, paths)
     except InputError as error:

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from hlmm_scan import storage
-from hlmm_scan.api.genotypes import convert, in_memory
+from hlmm_scan.api.genotypes import convert, in_memory, places_of
 from hlmm_scan.api.results import Results
 from hlmm_scan.cohort.frames import is_labelled, table_of
 from hlmm_scan.cohort.tables import Table
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.joined import JoinedGenotypes
 from hlmm_scan.scan import run
 from hlmm_scan.scan.clusters import GivenClient
 from hlmm_scan.scan.progress import shown_progress
@@ -147,7 +146,7 @@ def scan(
         if offset is not None:
             given["offset"] = _value("offset", offset, spill)
         config = ScanConfig(
-            genotypes=_places(genotypes),
+            genotypes=places_of(genotypes),
             phenotypes=tables.put("phenotypes", phenotypes),
             output=storage.place(output),
             mean_covariates=tables.put_all("mean covariates", mean_covariates),
@@ -272,17 +271,6 @@ def _random_effects(given: Any, spill: Spill) -> Place:
     if isinstance(given, str | Path | ObjectPath):
         return storage.place(given)
     return spill.lines(_lines("random_effects", given))
-
-
-def _places(genotypes: Any) -> tuple[Place, ...]:
-    """Return where genotypes are."""
-    if isinstance(genotypes, GenotypeDataset):
-        return genotypes.paths
-    if isinstance(genotypes, JoinedGenotypes):
-        return genotypes.paths
-    if isinstance(genotypes, str | Path | ObjectPath):
-        return (storage.place(genotypes),)
-    return tuple(place for one in genotypes for place in _places(one))
 
 
 def _beside(output: Place) -> tempfile.TemporaryDirectory[str]:

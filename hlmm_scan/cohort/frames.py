@@ -19,9 +19,6 @@ from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, StrArray, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
 
-FILES = (".parquet", ".zarr", ".nc")
-"""Ends of the names of files that are read here."""
-
 SAMPLES = "samples"
 """Dimension of people in labelled arrays, as sgkit names it."""
 

@@ -38,22 +38,22 @@ HAPLOTYPES = ("call_HDS",)
 PROBABILITIES = ("call_GP", "call_genotype_probability")
 """Of bio2zarr and of sgkit."""
 
-_FIELDS = (*DOSAGES, *HAPLOTYPES, *PROBABILITIES, GENOTYPES)
+FIELDS = (*DOSAGES, *HAPLOTYPES, *PROBABILITIES, GENOTYPES)
 
 REMEDY = "make the store again"
 
 _CONTIGS, _CONTIGS_OF_OLD = "contig_id", "contigs"
 """Names of chromosomes: an array, or an attribute of the group in stores of older sgkit."""
 
-_DESCRIBING = ("variant_contig", "variant_position", "variant_allele", "sample_id")
+DESCRIBING = ("variant_contig", "variant_position", "variant_allele", "sample_id")
 _CHECKED_AT_ONCE = 65_536
 
 
 def is_vcf_zarr(group: zarr.Group) -> bool:
     """Return whether a group has what a VCF-Zarr store with genotypes or dosages must have."""
-    calls = any(name in group for name in _FIELDS)
+    calls = any(name in group for name in FIELDS)
     contigs = _CONTIGS in group or _CONTIGS_OF_OLD in group.attrs
-    return calls and contigs and all(name in group for name in _DESCRIBING)
+    return calls and contigs and all(name in group for name in DESCRIBING)
 
 
 class VcfZarrDataset(GenotypeDataset):
@@ -85,7 +85,7 @@ class VcfZarrDataset(GenotypeDataset):
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         arrays = self._arrays = StoredArrays(path, group, remedy=REMEDY)
-        self._field = next(name for name in _FIELDS if name in group)
+        self._field = next(name for name in FIELDS if name in group)
         self.unit = 0.0 if self._field == GENOTYPES else FINEST
         calls = arrays[self._field]
         self.n_variants, self.n_samples = int(calls.shape[0]), int(calls.shape[1])
@@ -280,7 +280,7 @@ class VcfZarrDataset(GenotypeDataset):
     def _fingerprint(self) -> str:
         """Return a checksum of the files of metadata, people and variants."""
         hashed = hashlib.sha256()
-        names = [n for n in (*_DESCRIBING, _CONTIGS, "variant_id") if n in self._arrays]
+        names = [n for n in (*DESCRIBING, _CONTIGS, "variant_id") if n in self._arrays]
         if _CONTIGS not in self._arrays:
             hashed.update("\n".join(self._contig_names).encode())
         for name in sorted({*names, self._field}):

@@ -23,7 +23,8 @@ and fits that end 0.001 of a standard error from their maximum."""
 SECOND_ORDER = 2e-3
 """The same from second-order likelihoods."""
 
-_COLUMNS = ("add_variance", "var_variance", "add_var_covariance")
+COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
+"""Of estimates, by their names without the kind of covariance."""
 
 _FEW = 50  # people per column of the designs below which errors take degrees of freedom
 
@@ -97,7 +98,7 @@ def put_covariance(
     add, var, both : float or ndarray
         Variances of the two effects, and their covariance.
     """
-    for name, values in zip(_COLUMNS, (add, var, both), strict=True):
+    for name, values in zip(COVARIANCE, (add, var, both), strict=True):
         getattr(estimates, name + suffix)[rows] = values
 
 
@@ -116,7 +117,7 @@ def reported_errors(
     freedom : tuple of float
         See :func:`degrees_of_freedom`.
     """
-    add, var, both = (getattr(estimates, name + suffix) for name in _COLUMNS)
+    add, var, both = (getattr(estimates, name + suffix) for name in COVARIANCE)
     errors = {
         "add_se": np.sqrt(add) * (scale * freedom[0]),
         "var_se": np.sqrt(var) * freedom[1],

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
+from hlmm_scan.kernels.covariances import COVARIANCE, EXACT, likelihood_ratio
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_class_covariances import (
     expected_covariances,
@@ -42,10 +42,9 @@ _CONVEX = 1e-4  # curvature over the expected one, above which Newton steps are 
 _MAX_STEP = 3.0  # log-variance units between the outer genotype classes
 _FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
 
-_COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
 COLUMNS = (
     *("add", "var"),
-    *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in _COVARIANCE),
+    *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in COVARIANCE),
     *("add_lrt", "var_lrt", "av_lrt", "log_likelihood"),
 )
 """What a fit of one variant leaves, in this order."""

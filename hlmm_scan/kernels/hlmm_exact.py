@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
-from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
+from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio, put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.hlm_joint import COLLINEAR
 from hlmm_scan.kernels.hlmm_robust import between, person_scores
@@ -101,9 +101,7 @@ def _fit_one(
             out.add_lrt[row], out.var_lrt[row], out.av_lrt[row] = ratios
     p, q = X.shape[1], X1.shape[1] + V.shape[1]
     for suffix, C in covariances.items():
-        getattr(out, f"add_variance{suffix}")[row] = C[p, p]
-        getattr(out, f"var_variance{suffix}")[row] = C[q, q]
-        getattr(out, f"add_var_covariance{suffix}")[row] = C[p, q]
+        put_covariance(out, row, suffix, C[p, p], C[q, q], C[p, q])
 
 
 def _likelihood_ratios(

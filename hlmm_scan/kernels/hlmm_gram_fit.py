@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.call_lattice import CallLattice
-from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio
+from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio, put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.kernels.hlmm_class_grams import ClassGrams, Totals, class_grams
@@ -249,9 +249,8 @@ def _report(
     if inference.sandwich:
         covariances["_sandwich"] = _sandwich(evaluation, basis.leverages, minimum.at_bound)
     for suffix, C in covariances.items():
-        getattr(out, f"add_variance{suffix}")[row] = C[1, 1] * (scale / spread) ** 2
-        getattr(out, f"var_variance{suffix}")[row] = C[3, 3] / spread**2
-        getattr(out, f"add_var_covariance{suffix}")[row] = C[1, 3] * scale / spread**2
+        add, var = C[1, 1] * (scale / spread) ** 2, C[3, 3] / spread**2
+        put_covariance(out, row, suffix, add, var, C[1, 3] * scale / spread**2)
 
 
 def class_traces(evaluation: GramEvaluation) -> ClassTraces:
