@@ -194,7 +194,7 @@ def markdown(found: list[Line], checked: Tally, command: str, minutes: float) ->
 def summary(found: list[Line]) -> str:
     """Return the table for users: the range over the tests, by trait and allele count."""
     sampled = [line for line in found if line.model == SAMPLED and not line.unknown]
-    minors = [m for m in ("20", "50", "common") if any(line.minor == m for line in sampled)]
+    minors = [m for m in COUNTS if any(line.minor == m for line in sampled)]
     header = ["trait", *(f"MAC {m}, 1e-{k}" for m in minors for k in (3, 4, 5))]
     rows = []
     for trait in dict.fromkeys(line.trait for line in sampled):
