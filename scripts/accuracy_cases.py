@@ -11,7 +11,7 @@ from simulated import draw_genotypes, null_model, random_effects, standardised_c
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import Kernel, ModelSize
-from hlmm_scan.kernels.hlmm_eigen import quasi_tolerance
+from hlmm_scan.kernels.second_order.fit import quasi_tolerance
 from hlmm_scan.null.model import NullModel
 
 LEAST_MAC = 20

@@ -35,11 +35,11 @@ from threadpoolctl import threadpool_limits
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, PGEN, Dosages, GenotypeBlock, copies, take
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.class_sums import plan_class_sums
+from hlmm_scan.kernels.classes.fit import fit_class_sums
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.hlm_classes import fit_class_sums
-from hlmm_scan.kernels.hlmm_eigen import fit_grams
 from hlmm_scan.kernels.prepared import eigenstructure, gram_basis
+from hlmm_scan.kernels.second_order.fit import fit_grams
+from hlmm_scan.kernels.sums.class_sums import plan_class_sums
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.null.model import NullModel
 

@@ -16,8 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.score_tests import score_tests
+from hlmm_scan.kernels.scores.p_values import score_tests
+from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 
 TESTS = ("add", "var", "av")
 LEVELS = (1e-3, 1e-4, 1e-5, 1e-6, 5e-8)

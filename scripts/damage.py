@@ -49,8 +49,8 @@ from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.state import scan_state
-from hlmm_scan.scan.worker import forget_inputs
 from hlmm_scan.scan.wholeness import verify_store
+from hlmm_scan.scan.worker import forget_inputs
 from hlmm_scan.simulate import simulate_cohort
 from hlmm_scan.storage import ObjectPath, Place, place
 

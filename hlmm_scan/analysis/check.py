@@ -21,9 +21,9 @@ from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, copies
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
 from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
-from hlmm_scan.kernels.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.scores import genotype_classes
+from hlmm_scan.kernels.scores.design import genotype_classes
+from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from hlmm_scan.kernels.prepared import random_screen_design, score_design
-from hlmm_scan.kernels.screen_plain import COLLINEAR, residual
+from hlmm_scan.kernels.screen.plain import COLLINEAR, residual
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import NullModel
 
@@ -69,7 +69,7 @@ class _Projected:
     x, v : ndarray, shape (n, m)
         Of the mean, whitened and of length 1, NaN where nothing is left; of the variance.
     information, excess : ndarray, shape (m,)
-        I_b, and uᵀu of the efficient derivative (:mod:`~hlmm_scan.kernels.screen_plain`).
+        I_b, and uᵀu of the efficient derivative (:mod:`~hlmm_scan.kernels.screen.plain`).
     of_random : ndarray, shape (m,)
         What the variance of the random effects takes of the score.
     own : ndarray, shape (n,)
@@ -110,7 +110,7 @@ class ScoreStatistic:
         z_add = xᵀt,   e = e₀ − z_add·P^-½x,   s = ½(ṽᵀ(e² + h2·p − 1) − δ(‖Wᵀe‖² − tr)),
 
     p the leverages, ṽ the genotype less what the other coefficients of the variance take of it and
-    δ what h2 does: the scores of :mod:`~hlmm_scan.kernels.screen_plain`. With the additive effect
+    δ what h2 does: the scores of :mod:`~hlmm_scan.kernels.screen.plain`. With the additive effect
     left in, e₀ stands for e (δ then has no part at the maximum of h2). Both have the variance
     I_b + ¼(m₄ − 3)uᵀu, m₄ of the permuted residuals. Of the scores the scan's own tests are made,
     but that permuted residuals have not lost the degrees of freedom that the variance's covariates

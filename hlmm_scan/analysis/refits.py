@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.hlmm_exact import studentised
+from hlmm_scan.kernels.exact.fit import studentised
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM

@@ -12,24 +12,14 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
 from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.classes.dosages import fit_dosages
+from hlmm_scan.kernels.classes.fit import fit_class_sums, powers_needed
 from hlmm_scan.kernels.covariances import degrees_of_freedom, reported_errors
-from hlmm_scan.kernels.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
-from hlmm_scan.kernels.hlm_classes import fit_class_sums, powers_needed
-from hlmm_scan.kernels.hlm_dosages import fit_dosages
-from hlmm_scan.kernels.hlm_interaction import fit_interaction
-from hlmm_scan.kernels.hlm_interaction_score import interaction_neg_log10_p
-from hlmm_scan.kernels.hlm_scoring import fit_scoring
-from hlmm_scan.kernels.hlm_scoring_tile import DosageCodes, PackedCalls
-from hlmm_scan.kernels.hlm_screen import fit_screen
-from hlmm_scan.kernels.hlm_screen_dosages import fit_screen_dosages
-from hlmm_scan.kernels.hlmm_class_scores import class_scores
-from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
-from hlmm_scan.kernels.hlmm_exact import fit_exact
-from hlmm_scan.kernels.hlmm_screen import fit_random_screen
-from hlmm_scan.kernels.hlmm_weighted import REFITTED_NEG_LOG10_P, fit_weighted
+from hlmm_scan.kernels.joint.interaction import fit_interaction
 from hlmm_scan.kernels.prepared import (
     class_score_design,
     class_sums_plan,
@@ -45,8 +35,18 @@ from hlmm_scan.kernels.prepared import (
     screen_design,
     weighted_basis,
 )
-from hlmm_scan.kernels.score_tests import ScoreTests
-from hlmm_scan.kernels.scores import all_class_scores, genotype_classes
+from hlmm_scan.kernels.scores.design import all_class_scores, genotype_classes
+from hlmm_scan.kernels.scores.interaction import interaction_neg_log10_p
+from hlmm_scan.kernels.scores.p_values import ScoreTests
+from hlmm_scan.kernels.scores.random_effects import class_scores
+from hlmm_scan.kernels.scoring.fit import fit_scoring
+from hlmm_scan.kernels.scoring.tile import DosageCodes, PackedCalls
+from hlmm_scan.kernels.screen.dosages import fit_screen_dosages
+from hlmm_scan.kernels.screen.fit import fit_screen
+from hlmm_scan.kernels.screen.random_effects import fit_random_screen
+from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi
+from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
+from hlmm_scan.kernels.weighted.fit import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hlmm_scan.kernels import (
-    class_sums,
-    hlm_dosages,
-    hlm_interaction,
-    hlm_scoring,
-    hlm_screen,
-    hlm_screen_dosages,
-    hlmm_class_scores,
-    hlmm_eigen,
-    hlmm_screen,
-    hlmm_weighted,
-)
-from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
-from hlmm_scan.kernels.hlmm_screen_design import WRITTEN_OUT_PEOPLE
+from hlmm_scan.kernels.classes import dosages as hlm_dosages
+from hlmm_scan.kernels.joint import interaction as hlm_interaction
+from hlmm_scan.kernels.scores import random_effects as hlmm_class_scores
+from hlmm_scan.kernels.scoring import fit as hlm_scoring
+from hlmm_scan.kernels.screen import dosages as hlm_screen_dosages
+from hlmm_scan.kernels.screen import fit as hlm_screen
+from hlmm_scan.kernels.screen import random_effects as hlmm_screen
+from hlmm_scan.kernels.screen.random_effects_design import WRITTEN_OUT_PEOPLE
+from hlmm_scan.kernels.second_order import fit as hlmm_eigen
+from hlmm_scan.kernels.second_order.fit import QUASI_EXACT_PEOPLE
+from hlmm_scan.kernels.sums import class_sums
+from hlmm_scan.kernels.weighted import fit as hlmm_weighted
 from hlmm_scan.null.model import NullModel
 
 _MANY = 4

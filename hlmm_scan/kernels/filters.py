@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import count_genotypes
-from hlmm_scan.kernels.dosage_codes import count_dosages
+from hlmm_scan.kernels.sums.dosage_codes import count_dosages
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]

@@ -11,21 +11,21 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.call_lattice import CallLattice
-from hlmm_scan.kernels.class_sums import ClassSumsPlan, plan_class_sums
-from hlmm_scan.kernels.hlm_dosages import DosageSumsPlan
-from hlmm_scan.kernels.hlm_interaction import InteractionDesign
-from hlmm_scan.kernels.hlm_joint import JointDesign
-from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
-from hlmm_scan.kernels.hlm_screen import ScreenDesign
-from hlmm_scan.kernels.hlm_screen_dosages import DosageScreenDesign
-from hlmm_scan.kernels.hlmm_class_scores import ClassScoreDesign, residuals_and_leverages
-from hlmm_scan.kernels.hlmm_eigen import quasi_bases
-from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
-from hlmm_scan.kernels.hlmm_quasi_basis import QuasiBasis
-from hlmm_scan.kernels.hlmm_screen_design import WRITTEN_OUT_PEOPLE, RandomScreenDesign
-from hlmm_scan.kernels.hlmm_weighted_basis import WeightedBasis
-from hlmm_scan.kernels.scores import ScoreDesign
+from hlmm_scan.kernels.classes.dosages import DosageSumsPlan
+from hlmm_scan.kernels.exact.gram_fit import GramBasis
+from hlmm_scan.kernels.joint.fit import JointDesign
+from hlmm_scan.kernels.joint.interaction import InteractionDesign
+from hlmm_scan.kernels.scores.design import ScoreDesign
+from hlmm_scan.kernels.scores.random_effects import ClassScoreDesign, residuals_and_leverages
+from hlmm_scan.kernels.scoring.design import ScoringDesign
+from hlmm_scan.kernels.screen.dosages import DosageScreenDesign
+from hlmm_scan.kernels.screen.fit import ScreenDesign
+from hlmm_scan.kernels.screen.random_effects_design import WRITTEN_OUT_PEOPLE, RandomScreenDesign
+from hlmm_scan.kernels.second_order.basis import QuasiBasis
+from hlmm_scan.kernels.second_order.fit import quasi_bases
+from hlmm_scan.kernels.sums.call_lattice import CallLattice
+from hlmm_scan.kernels.sums.class_sums import ClassSumsPlan, plan_class_sums
+from hlmm_scan.kernels.weighted.basis import WeightedBasis
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel, RandomEffects
 

@@ -7,19 +7,21 @@ path that a scan's own will take.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numba
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import SECOND_ORDER_PEOPLE, Kernel, ModelSize
-from hlmm_scan.kernels.hlmm_eigen import QUASI_EXACT_PEOPLE
+from hlmm_scan.kernels.second_order.fit import QUASI_EXACT_PEOPLE
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
@@ -89,14 +91,26 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
             fit_block(null, block, contigs, replace(options, inference=inference))
 
 
-def machine_code() -> tuple[str, str]:
-    """Return the folder that keeps the machine code, and for which numba and processor it is."""
-    return str(_none.stats.cache_path), f"numba {numba.__version__} {get_host_cpu_name()}"
+def machine_code() -> tuple[tuple[str, ...], str]:
+    """Return the folders that keep the machine code, and for which numba and processor it is.
+
+    numba has a folder for each folder of sources; that of this file is the first. Packing is not
+    among them: it calls nothing in other files, so that numba itself sees when it has changed.
+    """
+    functions = [
+        function
+        for name, module in list(sys.modules.items())
+        if name.startswith("hlmm_scan.kernels.")
+        for function in vars(module).values()
+        if isinstance(function, Dispatcher)
+    ]
+    folders = [str(f.stats.cache_path) for f in (_none, *functions) if f.stats.cache_path]
+    return tuple(dict.fromkeys(folders)), f"numba {numba.__version__} {get_host_cpu_name()}"
 
 
 @njit(cache=True)
 def _none() -> None:  # pragma: no cover
-    """Never called: its folder is that of all kernels."""
+    """Never called: its folder is that of marks."""
 
 
 def _made_up(rng: np.random.Generator, model: ModelSize) -> NullModel:

@@ -41,8 +41,9 @@ def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
         tests, version of numba and processor it was made.
     """
     kept_in, machine = warm_up.machine_code()
-    folder, size = Path(kept_in), warm_up.smallest_alike(model)
-    files = [*Path(warm_up.__file__).parent.glob("*.py"), Path(packing.__file__)]
+    folders, size = [Path(folder) for folder in kept_in], warm_up.smallest_alike(model)
+    folder = folders[0]
+    files = [*Path(warm_up.__file__).parent.rglob("*.py"), Path(packing.__file__)]
     sources = _digest([(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in sorted(files)])
     wanted = _digest([machine, size, options.inference, bool(options.refine_below)])
     mark = folder / f"{sources}-{wanted}.compiled"
@@ -52,7 +53,8 @@ def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
         if mark.exists():
             return False
         if not any(folder.glob(f"{sources}-*.compiled")):
-            _forget(folder)
+            for kept in folders:
+                _forget(kept)
         started = time.monotonic()
         warm_up.warm_up(options, size)
         logger.debug("kernels compiled in %.1f s, kept in %s", time.monotonic() - started, folder)

@@ -25,7 +25,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain
+from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.results.inputs import scanned_genotypes
 
 N = 600

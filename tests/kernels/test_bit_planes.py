@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlmm_scan.kernels.bit_planes import (
+from hlmm_scan.kernels.sums.bit_planes import (
     add_shared,
     add_shared_reference,
     planes_of,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hlmm_scan.kernels.call_lattice import CallLattice
-from hlmm_scan.kernels.hlmm_class_grams import Totals, _gathered, class_grams
+from hlmm_scan.kernels.exact.class_grams import Totals, _gathered, class_grams
+from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import SharedEigenstructure
 
 

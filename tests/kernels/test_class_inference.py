@@ -11,11 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels import class_sums as fast
-from hlmm_scan.kernels import class_sums_pass, hlm_classes
 from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.classes import fit as hlm_classes
+from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.hlm_classes import class_sums, fit_class_sums
+from hlmm_scan.kernels.sums import class_sums as fast
+from hlmm_scan.kernels.sums import class_sums_pass
 from hlmm_scan.models import HLM
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance
 from hlmm_scan.schema import Status

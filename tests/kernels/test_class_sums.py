@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hlmm_scan.genotypes.packing import unpack_reference
-from hlmm_scan.kernels.hlm_classes import class_sums, fit_class_sums
+from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
 from hlmm_scan.models import HLM
 from hlmm_scan.schema import Status
 

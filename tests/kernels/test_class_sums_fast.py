@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.genotypes.packing import pack, unpack_reference
-from hlmm_scan.kernels import class_sums as fast
-from hlmm_scan.kernels import class_sums_pass
-from hlmm_scan.kernels.class_sums import (
+from hlmm_scan.kernels.classes.fit import class_sums as plain_class_sums
+from hlmm_scan.kernels.classes.fit import fit_class_sums
+from hlmm_scan.kernels.sums import class_sums as fast
+from hlmm_scan.kernels.sums import class_sums_pass
+from hlmm_scan.kernels.sums.class_sums import (
     class_sums,
     class_sums_of_phenotypes,
     plan_class_sums,
     work_bytes,
 )
-from hlmm_scan.kernels.hlm_classes import class_sums as plain_class_sums
-from hlmm_scan.kernels.hlm_classes import fit_class_sums
 from hlmm_scan.schema import Status
 
 KINDS = ("hardy", "bytes", "missing", "some missing", "none", "one", "two", "rare none")

@@ -10,7 +10,8 @@ from simulated_dosages import UNITS, of_calls, simulated_dosages
 
 from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, copies, joined, take
 from hlmm_scan.genotypes.packing import pack, unpack
-from hlmm_scan.kernels.dosage_codes import (
+from hlmm_scan.kernels.filters import Filters, GenotypeCounts
+from hlmm_scan.kernels.sums.dosage_codes import (
     count_dosages,
     count_dosages_reference,
     dosage_classes,
@@ -19,7 +20,6 @@ from hlmm_scan.kernels.dosage_codes import (
     whole_copies,
     whole_copies_reference,
 )
-from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.schema import Status
 
 

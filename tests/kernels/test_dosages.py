@@ -16,8 +16,8 @@ from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.hlmm_exact import sandwich, studentised
-from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain
+from hlmm_scan.kernels.exact.fit import sandwich, studentised
+from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.models.hlmm_objective import HLMMObjective
 from hlmm_scan.models.inference import neg_log10_p

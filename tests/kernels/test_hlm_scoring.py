@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hlmm_scan.kernels import hlm_scoring
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
-from hlmm_scan.kernels.hlm_scoring import fit_scoring, work_bytes
-from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
-from hlmm_scan.kernels.hlm_scoring_sweep import STRIP
-from hlmm_scan.kernels.hlm_scoring_tile import TILE
+from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.scoring import fit as hlm_scoring
+from hlmm_scan.kernels.scoring.design import ScoringDesign
+from hlmm_scan.kernels.scoring.fit import fit_scoring, work_bytes
+from hlmm_scan.kernels.scoring.sweep import STRIP
+from hlmm_scan.kernels.scoring.tile import TILE
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.schema import Status
 

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels.hlm_scoring_lanes import (
+from hlmm_scan.kernels.scoring.lanes import (
     PROJECTED_SUMS,
     SUMS,
     WIDTH,
     weigh,
     weigh_projected,
 )
-from hlmm_scan.kernels.hlm_scoring_tile import PackedCalls, Tile, centred
+from hlmm_scan.kernels.scoring.tile import PackedCalls, Tile, centred
 
 
 def strip(people: int, whole: bool, seed: int = 1) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ from cohorts_by_hand import null_model_of
 from screened_cohorts import correlated_calls, dense_model, gaps, screened_cohort, z_scores
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import hlm_screen
 from hlmm_scan.kernels.estimates import Estimates
-from hlmm_scan.kernels.hlm_joint import JointDesign, fit_joint
-from hlmm_scan.kernels.hlm_screen import ScreenDesign, fit_screen
-from hlmm_scan.kernels.screen_plain import fit_screen_plain
+from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.screen import fit as hlm_screen
+from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
+from hlmm_scan.kernels.screen.plain import fit_screen_plain
 from hlmm_scan.models.robust import studentised_covariance
 from hlmm_scan.schema import Status
 

@@ -12,17 +12,17 @@ from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.call_lattice import CallLattice
 from hlmm_scan.kernels.choice import Kernel, ModelSize
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.hlmm_class_grams import Totals, class_grams
-from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi, quasi_bases, work_bytes
-from hlmm_scan.kernels.hlmm_exact import fit_exact
-from hlmm_scan.kernels.hlmm_gram import GramObjective
-from hlmm_scan.kernels.hlmm_gram_fit import GramBasis
-from hlmm_scan.kernels.hlmm_products import quasi_sums, refine_sums
-from hlmm_scan.kernels.hlmm_quasi import fit_quasi_sums
-from hlmm_scan.kernels.hlmm_quasi_likelihood import evaluate
+from hlmm_scan.kernels.exact.class_grams import Totals, class_grams
+from hlmm_scan.kernels.exact.fit import fit_exact
+from hlmm_scan.kernels.exact.gram import GramObjective
+from hlmm_scan.kernels.exact.gram_fit import GramBasis
+from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi, quasi_bases, work_bytes
+from hlmm_scan.kernels.second_order.likelihood import evaluate
+from hlmm_scan.kernels.second_order.maximum import fit_quasi_sums
+from hlmm_scan.kernels.second_order.products import quasi_sums, refine_sums
+from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import SharedEigenstructure
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.schema import Status

@@ -11,8 +11,8 @@ from plain_reference import contigs_of
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.hlmm_eigen import fit_grams, fit_quasi
-from hlmm_scan.kernels.hlmm_exact import fit_exact, studentised
+from hlmm_scan.kernels.exact.fit import fit_exact, studentised
+from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi
 from hlmm_scan.models import HLMM
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance
 from hlmm_scan.null.eigen import SharedEigenstructure

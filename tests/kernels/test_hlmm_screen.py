@@ -10,13 +10,14 @@ from cohorts_by_hand import null_model_of, random_effects_of
 from screened_cohorts import dense_model, gaps, screened_cohort, z_scores
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import hlmm_screen, hlmm_screen_design
 from hlmm_scan.kernels.estimates import Estimates
-from hlmm_scan.kernels.hlm_screen import ScreenDesign, fit_screen
-from hlmm_scan.kernels.hlmm_exact import fit_exact
-from hlmm_scan.kernels.hlmm_screen import fit_random_screen
-from hlmm_scan.kernels.hlmm_screen_design import RandomScreenDesign
-from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain
+from hlmm_scan.kernels.exact.fit import fit_exact
+from hlmm_scan.kernels.screen import random_effects as hlmm_screen
+from hlmm_scan.kernels.screen import random_effects_design as hlmm_screen_design
+from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
+from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain
+from hlmm_scan.kernels.screen.random_effects import fit_random_screen
+from hlmm_scan.kernels.screen.random_effects_design import RandomScreenDesign
 from hlmm_scan.models.robust import studentised_covariance
 from hlmm_scan.null.eigen import SharedEigenstructure
 from hlmm_scan.schema import Status

@@ -9,11 +9,11 @@ from plain_reference import contigs_of
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.hlmm_exact import fit_exact
-from hlmm_scan.kernels.hlmm_weighted import fit_genotypes, fit_weighted
-from hlmm_scan.kernels.hlmm_weighted_basis import LeverageTerms, WeightedBasis
-from hlmm_scan.kernels.hlmm_weighted_exact import ExactDeterminant
-from hlmm_scan.kernels.hlmm_weighted_likelihood import Tile, evaluate
+from hlmm_scan.kernels.exact.fit import fit_exact
+from hlmm_scan.kernels.weighted.basis import LeverageTerms, WeightedBasis
+from hlmm_scan.kernels.weighted.exact import ExactDeterminant
+from hlmm_scan.kernels.weighted.fit import fit_genotypes, fit_weighted
+from hlmm_scan.kernels.weighted.likelihood import Tile, evaluate
 from hlmm_scan.models.hlmm_objective import HLMMObjective
 from hlmm_scan.null.eigen import weighted
 from hlmm_scan.null.model import NullModel, RandomEffects
@@ -218,7 +218,7 @@ def test_what_cannot_be_estimated_is_as_the_plain_estimator_says(kind):
 def test_single_precision_is_safe(monkeypatch, contigs):
     null, calls = make_null(403, contigs, 1, 0.4)
     double = bases_of(null)
-    monkeypatch.setattr("hlmm_scan.kernels.hlmm_weighted_basis.QUASI_EXACT_PEOPLE", 100)
+    monkeypatch.setattr("hlmm_scan.kernels.weighted.basis.QUASI_EXACT_PEOPLE", 100)
     single = bases_of(null)
     assert single[""].columns.dtype == np.float32
     inference = Inference(sandwich=True, observed=True)

@@ -13,13 +13,13 @@ from test_hlmm_screen import designs_of
 from test_hlmm_weighted import FEW, MORE, bases_of, make_null
 
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels import products
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.hlm_scoring import fit_scoring
-from hlmm_scan.kernels.hlm_scoring_design import ScoringDesign
-from hlmm_scan.kernels.hlmm_eigen import fit_quasi, quasi_bases
-from hlmm_scan.kernels.hlmm_screen import fit_random_screen
-from hlmm_scan.kernels.hlmm_weighted import fit_weighted
+from hlmm_scan.kernels.scoring.design import ScoringDesign
+from hlmm_scan.kernels.scoring.fit import fit_scoring
+from hlmm_scan.kernels.screen.random_effects import fit_random_screen
+from hlmm_scan.kernels.second_order.fit import fit_quasi, quasi_bases
+from hlmm_scan.kernels.sums import products
+from hlmm_scan.kernels.weighted.fit import fit_weighted
 
 SHAPES = [
     (1, 1, 1), (2, 3, 5), (5, 7, 16), (6, 40, 33), (13, products.RUN, 64), (24, 30, 129),
@@ -208,9 +208,9 @@ def moves(fit: Any) -> float:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_kernel_leaves_single_precision_to_the_library(kernel, monkeypatch):
     """And one that did would be found out."""
-    monkeypatch.setattr("hlmm_scan.kernels.hlmm_weighted_basis.QUASI_EXACT_PEOPLE", 100)
+    monkeypatch.setattr("hlmm_scan.kernels.weighted.basis.QUASI_EXACT_PEOPLE", 100)
     people = 0 if kernel == "screen of random effects" else 5000
-    monkeypatch.setattr("hlmm_scan.kernels.hlmm_screen_design.WRITTEN_OUT_PEOPLE", people)
+    monkeypatch.setattr("hlmm_scan.kernels.screen.random_effects_design.WRITTEN_OUT_PEOPLE", people)
     fit = KERNELS[kernel]()
     assert moves(fit) < 1e-10
 

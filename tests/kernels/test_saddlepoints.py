@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from hlmm_scan.kernels.residual_bins import ResidualBins
-from hlmm_scan.kernels.saddlepoints import _corrected, mean_and_joint, rows_of_room, variance
-from hlmm_scan.kernels.saddlepoints_plain import Allocations, corrected
-from hlmm_scan.kernels.score_tests import score_tests
+from hlmm_scan.kernels.scores.p_values import score_tests
+from hlmm_scan.kernels.scores.residual_bins import ResidualBins
+from hlmm_scan.kernels.scores.saddlepoints import _corrected, mean_and_joint, rows_of_room, variance
+from hlmm_scan.kernels.scores.saddlepoints_plain import Allocations, corrected
 from hlmm_scan.schema import ScoreFlag
 
 TRAITS = ("normal", "gamma", "t5", "log-normal", "counts", "ties")

@@ -13,10 +13,10 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.covariances import degrees_of_freedom
-from hlmm_scan.kernels.hlmm_class_scores import class_scores
-from hlmm_scan.kernels.hlmm_screen import fit_random_screen
-from hlmm_scan.kernels.scores import all_class_scores
-from hlmm_scan.kernels.screen_plain import fit_hlmm_screen_plain, fit_screen_plain
+from hlmm_scan.kernels.scores.design import all_class_scores
+from hlmm_scan.kernels.scores.random_effects import class_scores
+from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
+from hlmm_scan.kernels.screen.random_effects import fit_random_screen
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS
 from hlmm_scan.schema import ScoreFlag
 
@@ -82,7 +82,7 @@ def test_scores_of_class_sums_are_the_plain_ones():
 @pytest.mark.parametrize("missing", [False, True])
 def test_scores_by_class_with_random_effects_are_those_of_the_screen(missing, monkeypatch):
     """Where M∘M is its diagonal and a mean for both."""
-    from hlmm_scan.kernels import hlmm_screen_design
+    from hlmm_scan.kernels.screen import random_effects_design as hlmm_screen_design
 
     monkeypatch.setattr(hlmm_screen_design, "WRITTEN_OUT_PEOPLE", 10)
     null, calls = cohort(900, 0, 12)

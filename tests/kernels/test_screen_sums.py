@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import screen_sums
-from hlmm_scan.kernels.screen_sums import LANES, RUN, ScreenSumsPlan
+from hlmm_scan.kernels.sums import powers as screen_sums
+from hlmm_scan.kernels.sums.powers import LANES, RUN, ScreenSumsPlan
 
 
 def made_up(rng, m, n, missing=0.1):

@@ -150,7 +150,7 @@ def warmed(monkeypatch, tmp_path) -> list[tuple[object, ...]]:
     """What kernels were warmed up for, none of it really; marks go into a folder of their own."""
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(warm_up, "warm_up", lambda *of: calls.append(of))
-    monkeypatch.setattr(warm_up, "machine_code", lambda: (str(tmp_path), "this machine"))
+    monkeypatch.setattr(warm_up, "machine_code", lambda: ((str(tmp_path),), "this machine"))
     return calls
 
 
@@ -165,7 +165,7 @@ def test_what_is_compiled_already_is_not_looked_at_again(warmed, monkeypatch, tm
     assert compiled.compile_kernels(options, ModelSize(100_000, 1, 1, 500))
     sandwich = replace(options, inference=Inference(sandwich=True))
     assert compiled.compile_kernels(sandwich, large)
-    monkeypatch.setattr(warm_up, "machine_code", lambda: (str(tmp_path), "another machine"))
+    monkeypatch.setattr(warm_up, "machine_code", lambda: ((str(tmp_path),), "another machine"))
     assert compiled.compile_kernels(options, large)
     assert len(warmed) == 6
 
@@ -230,7 +230,7 @@ def test_a_lock_that_is_not_to_be_had_holds_up_nobody(warmed, monkeypatch, tmp_p
 
 
 def test_where_no_mark_can_be_left_compiling_is_only_tried_again(warmed, monkeypatch, tmp_path):
-    monkeypatch.setattr(warm_up, "machine_code", lambda: (str(tmp_path / "none"), "here"))
+    monkeypatch.setattr(warm_up, "machine_code", lambda: ((str(tmp_path / "none"),), "here"))
     assert compiled.compile_kernels(FitOptions(), ModelSize(1000, 1, 1, 0))
     assert compiled.compile_kernels(FitOptions(), ModelSize(1000, 1, 1, 0))
 

@@ -1,0 +1,1 @@
+"""HLM without covariates, on sums within genotype classes."""

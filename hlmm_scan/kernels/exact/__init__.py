@@ -1,0 +1,1 @@
+"""HLMM by nothing approximated: the plain reference, and Gram matrices of genotype classes."""

@@ -1,0 +1,146 @@
+"""HLM with covariates refitted at every variant, a block of variants at a time: the plain kernel.
+
+Quadratic in the number of covariates, exact, and what the fast kernel
+(:mod:`~hlmm_scan.kernels.scoring.fit`) is held against and falls back on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.kernels.covariances import likelihood_ratios
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.joint.covariances import Fitted, put_covariances
+from hlmm_scan.kernels.joint.newton import Block, maximise, pairs, solve, symmetric
+from hlmm_scan.schema import Status
+
+Float = NDArray[np.float64]
+
+PEOPLE_PER_STRIP = 2048
+"""Sums over people are accumulated strip by strip: a fixed order, and strips stay in cache."""
+
+COLLINEAR = 1e-8  # 1 − R² of the genotype on the covariates below which its effect is not unique
+
+
+@dataclass(frozen=True)
+class JointDesign:
+    """The parts of the null model the block fit needs, with the products that repeat.
+
+    Attributes
+    ----------
+    y : ndarray, shape (n,)
+    X, V : ndarray, shapes (n, c) and (n, v)
+        Standardised covariates, intercept first.
+    alpha, beta : ndarray, shapes (c,) and (v,)
+        The null fit, where every variant starts.
+    moments : tuple of float, default those of the normal distribution
+        Third and fourth moment of the null residuals, for the studentised covariance.
+    """
+
+    y: Float
+    X: Float
+    V: Float
+    alpha: Float
+    beta: Float
+    moments: tuple[float, float] = (0.0, 3.0)
+
+    def strips(self) -> Iterator[slice]:
+        """Yield the slices of people over which sums are accumulated."""
+        for start in range(0, len(self.y), PEOPLE_PER_STRIP):
+            yield slice(start, start + PEOPLE_PER_STRIP)
+
+
+def _gram(design: JointDesign, columns: Float, g: Float, called: Float) -> Float:
+    """Return [columns g]ᵀ[columns g] over called people, strip by strip; (m, p+1, p+1)."""
+    p, m = columns.shape[1], g.shape[1]
+    upper, edge, corner = np.zeros((p * (p + 1) // 2, m)), np.zeros((p, m)), np.zeros(m)
+    for s in design.strips():
+        upper += pairs(columns[s]).T @ np.broadcast_to(called[s], g[s].shape)
+        edge += columns[s].T @ g[s]
+        corner += np.einsum("nm,nm->m", g[s], g[s])
+    return symmetric(upper, edge, corner)
+
+
+def _unique(gram: Float) -> NDArray[np.bool_]:
+    """Say for each variant whether [columns g], whose Gram matrix this is, has full rank."""
+    p = gram.shape[1] - 1
+    projected, ok = solve(gram[:, :p, :p], gram[:, :p, p:])
+    explained = np.einsum("mp,mp->m", gram[:, :p, p], projected[:, :, 0])
+    total: Float = gram[:, p, p]
+    unique: NDArray[np.bool_] = ok & (total > 0) & (total - explained > COLLINEAR * total)
+    return unique
+
+
+def fit_joint(
+    design: JointDesign, genotypes: Float, inference: Inference = DEFAULT_INFERENCE
+) -> Estimates:
+    """Fit the HLM with all covariates free, for a block of variants.
+
+    Parameters
+    ----------
+    design : JointDesign
+    genotypes : ndarray, shape (n, m)
+        Copies of the effect allele (or dosages), NaN where missing: those people are left out for
+        that variant.
+    inference : Inference, optional
+        Which standard errors and tests to give.
+
+    Returns
+    -------
+    Estimates
+        m rows. NOT_UNIQUE where the genotype is a combination of the covariates, UNBOUNDED where
+        somebody's variance runs to zero, NOT_CONVERGED where no step helps any more.
+    """
+    m = genotypes.shape[1]
+    c, v = design.X.shape[1], design.V.shape[1]
+    missing = np.isnan(genotypes)
+    called = (~missing).astype(np.float64) if missing.any() else np.ones((len(design.y), 1))
+    g = np.where(missing, 0.0, genotypes)
+    people = np.broadcast_to(called, g.shape).sum(axis=0)
+    centre = g.sum(axis=0) / np.maximum(people, 1)
+    g = np.where(missing, 0.0, g - centre)
+
+    estimates = Estimates.empty(m)
+    enough = people >= c + v + 3
+    variance_gram = _gram(design, design.V, g, called)
+    unique = enough & _unique(_gram(design, design.X, g, called)) & _unique(variance_gram)
+    estimates.status[~unique] = Status.NOT_UNIQUE
+    rows = np.flatnonzero(unique)
+    block = Block(g, g, called, 0.5 * variance_gram).keep(unique)
+    b, sums, status = maximise(design, block)
+    estimates.status[rows] = status
+    for k, row in enumerate(rows):
+        if status[k] == Status.UNBOUNDED:
+            continue
+        estimates.add[row], estimates.var[row] = sums.a[k, c], b[k, v]
+        estimates.log_likelihood[row] = -0.5 * (sums.value[k] + people[row] * np.log(2.0 * np.pi))
+        values = np.where(missing[:, row], np.nan, g[:, row])
+        fitted = Fitted(design.y, design.X, design.V, values, sums.a[k], b[k])
+        if not put_covariances(estimates, int(row), fitted, design.moments, inference):
+            _refuse(estimates, row, inference)
+    if inference.likelihood_ratio:
+        for name, held in _RESTRICTIONS.items():
+            _, restricted, found = maximise(design, block.held(*held))
+            known = (status == Status.OK) & (found == Status.OK)
+            ratios = likelihood_ratios(-0.5 * sums.value, -0.5 * restricted.value)
+            getattr(estimates, name)[rows[known]] = ratios[known]
+    return estimates
+
+
+_RESTRICTIONS = {"add_lrt": (True, False), "var_lrt": (False, True), "av_lrt": (True, True)}
+"""Which effects, of mean and variance, are held at 0 for each likelihood-ratio test."""
+
+
+def _refuse(estimates: Estimates, row: np.intp, inference: Inference) -> None:
+    """Set the status of a fit whose information is not positive definite."""
+    if inference.observed:
+        # Stationary, but no maximum.
+        if estimates.status[row] == Status.OK:
+            estimates.status[row] = Status.NOT_CONVERGED
+        return
+    estimates.put(np.array([row]), Estimates.empty(1))
+    estimates.status[row] = Status.NOT_UNIQUE

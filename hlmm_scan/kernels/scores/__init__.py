@@ -1,0 +1,1 @@
+"""Score tests at the null model and their p-values."""

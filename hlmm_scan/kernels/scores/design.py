@@ -1,0 +1,168 @@
+"""Standardised scores of a block at the null model, whatever the model, and the tests of them.
+
+The one place where a kernel's numbers become p-values: the same scores, and so the same tests,
+whether effects are then estimated by maximum likelihood or by one step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.kernels.filters import GenotypeCounts
+from hlmm_scan.kernels.scores.p_values import ScoreTests, score_tests
+from hlmm_scan.kernels.scores.residual_bins import ResidualBins
+from hlmm_scan.kernels.sums.dosage_codes import dosage_classes
+from hlmm_scan.null.model import NullModel
+from hlmm_scan.schema import ScoreFlag
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreDesign:
+    """What the tests need of a null model and one set of random effects, worked out once.
+
+    Attributes
+    ----------
+    bins : ResidualBins
+    freedom : tuple of float
+        What scores of the mean and of the variance are multiplied by, for the degrees of freedom
+        that covariates take: the root of (n − c)/(n − 1) and of (n − v)/(n − 1).
+    two_valued : bool
+        Whether the trait has two values: then its variance is a function of its mean.
+    """
+
+    bins: ResidualBins
+    freedom: tuple[float, float]
+    two_valued: bool
+
+    @classmethod
+    def of(cls, null: NullModel, s: Float, q: Float) -> ScoreDesign:
+        """Prepare the tests.
+
+        Parameters
+        ----------
+        null : NullModel
+        s, q : ndarray, shape (n,)
+            Residuals of the mean, Σ₀⁻¹r₀, and of the variance, k₀/D₀ − 1.
+        """
+        n = null.n
+        freedom = (
+            float(np.sqrt((n - null.mean_design.shape[1]) / (n - 1))),
+            float(np.sqrt((n - null.variance_design.shape[1]) / (n - 1))),
+        )
+        return cls(ResidualBins.of(s, q), freedom, null.two_valued)
+
+    def tests(self, scores: Float, people: Float, copies: Float) -> ScoreTests:
+        """Test m variants.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (m, 3)
+            Standardised by the null model: additive, plain variance, variance.
+        people, copies : ndarray, shape (m, c)
+            Of the genotype classes.
+        """
+        with np.errstate(invalid="ignore"):
+            mean = (people * copies).sum(axis=1) / people.sum(axis=1)
+            spread = np.sqrt((people * (copies - mean[:, None]) ** 2).sum(axis=1))
+        mean_freedom, variance_freedom = self.freedom
+        deviation = self.bins.moments[2]
+        units = np.array([mean_freedom, *[variance_freedom * deviation] * 2])
+        tests = score_tests(self.bins, people, copies, scores * spread[:, None] * units)
+        if not self.two_valued:
+            return tests
+        tested = np.isfinite(tests.add)
+        flags = tests.flags & np.int8(ScoreFlag.ADD_AT_BOUND)
+        flags[tested] |= np.int8(ScoreFlag.VAR_UNKNOWN)
+        return ScoreTests(tests.add, np.full(len(people), np.nan), tests.add, flags)
+
+
+def genotype_classes(
+    genotypes: GenotypeBlock,
+    rows: NDArray[np.intp],
+    counts: GenotypeCounts,
+    samples: NDArray[np.int64],
+) -> tuple[Float, Float]:
+    """Return the people and the copies of the classes of some variants.
+
+    Parameters
+    ----------
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    rows : ndarray of intp, shape (k,)
+        Variants wanted.
+    counts : GenotypeCounts
+        Of all m.
+    samples : ndarray of int64, shape (n,)
+
+    Returns
+    -------
+    people, copies : ndarrays, shapes (k, 3) or (k, 7)
+        The copies of a class of dosages, which are put into seven of equal width over their range,
+        are their mean.
+    """
+    if not isinstance(genotypes, Dosages):
+        people = counts.genotypes[rows].astype(np.float64)
+        return people, np.broadcast_to(np.arange(3.0), people.shape)
+    assert counts.ranges is not None
+    return dosage_classes(genotypes, rows, samples, counts.ranges[rows])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def class_scores(
+    sums: Any, copies: Any, mean: float, variance: float, fourth: float, out: Any
+) -> None:  # pragma: no cover
+    """Fill the standardised scores of a variant from its class sums, without covariates.
+
+    Parameters
+    ----------
+    sums : ndarray, shape (c, 3 or more)
+        People, Σy and Σy² of each class.
+    copies : ndarray, shape (c,)
+    mean, variance : float
+        Of the null model.
+    fourth : float
+        m₄ of its residuals.
+    out : ndarray, shape (3,)
+        Additive, plain variance, variance; NaN where the genotype does not vary.
+    """
+    n = total = 0.0
+    for c in range(len(copies)):
+        n += sums[c, 0]
+        total += sums[c, 0] * copies[c]
+    centre = total / n
+    root = math.sqrt(variance)
+    G2 = G3 = S1 = S2 = S3 = 0.0
+    for c in range(len(copies)):
+        people = sums[c, 0]
+        g = copies[c] - centre
+        s = (sums[c, 1] - people * mean) / root
+        q = (sums[c, 2] - 2.0 * mean * sums[c, 1] + people * mean * mean) / variance - people
+        G2 += people * g * g
+        G3 += people * g * g * g
+        S1 += g * s
+        S2 += g * q
+        S3 += g * g * s
+    alpha = S1 / G2
+    out[0] = S1 / math.sqrt(G2)
+    # Of two equally frequent values r² does not vary.
+    spread = math.sqrt(max(fourth - 1.0, 0.0) * G2)
+    out[1] = S2 / spread if spread > 0.0 else 0.0
+    out[2] = (S2 - 2.0 * alpha * S3 + alpha * alpha * G3) / spread if spread > 0.0 else 0.0
+
+
+@njit(nogil=True, cache=True)
+def all_class_scores(
+    sums: Any, mean: float, variance: float, fourth: float, out: Any
+) -> None:  # pragma: no cover
+    """Fill the scores of m variants of hard calls, from sums of shape (m, 3, 3 or more)."""
+    copies = np.arange(3.0)
+    for j in range(len(sums)):
+        class_scores(sums[j], copies, mean, variance, fourth, out[j])

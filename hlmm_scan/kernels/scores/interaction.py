@@ -1,0 +1,87 @@
+"""Score test of the product of genotype and environment, whatever the genotype's additive effect.
+
+With g·E less its weighted regression on the covariates and on g, x, the score at the null model is
+U = Σx·wr of information Σwx², w = 1/D₀; an additive effect of g has no part in it. Its tail is that
+of x dealt to people at random (:mod:`~hlmm_scan.kernels.scores.saddlepoints`): x is put into a few
+classes of equal width over its range, as dosages are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.kernels.joint.fit import COLLINEAR
+from hlmm_scan.kernels.scores.p_values import score_tests
+from hlmm_scan.kernels.scores.residual_bins import ResidualBins
+from hlmm_scan.kernels.scores.saddlepoints import MOST_CLASSES
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
+
+Float = NDArray[np.float64]
+
+_AT_ONCE = 64
+
+
+def interaction_neg_log10_p(null: NullModel, bins: ResidualBins, genotypes: GenotypeBlock) -> Float:
+    """Test the interaction of m variants with the environment.
+
+    Parameters
+    ----------
+    null : NullModel
+        With an environment, without random effects.
+    bins : ResidualBins
+        Of the null model.
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+        People without a call are left out for that variant.
+
+    Returns
+    -------
+    ndarray, shape (m,)
+        −log10 p; NaN where the product is a combination of the genotype and the covariates.
+    """
+    z = np.full(len(genotypes), np.nan)
+    people, values = np.zeros((2, len(genotypes), MOST_CLASSES))
+    for start in range(0, len(genotypes), _AT_ONCE):
+        part = copies(take(genotypes, slice(start, start + _AT_ONCE)), null.samples)
+        for j, g in enumerate(part, start):
+            z[j], x = _standardised(null, g)
+            if len(x):
+                people[j], values[j] = _classes(x)
+    rows = np.flatnonzero(np.isfinite(z))
+    spread = np.sqrt((people[rows] * values[rows] ** 2).sum(axis=1))
+    scores = np.zeros((len(rows), 3))
+    scores[:, 0] = z[rows] * spread
+    found = np.full(len(genotypes), np.nan)
+    found[rows] = score_tests(bins, people[rows], values[rows], scores).add
+    return found
+
+
+def _standardised(null: NullModel, g: Float) -> tuple[float, Float]:
+    """Return the score over its standard deviation, and x of the people called."""
+    fit, there = null.fits[ALL_RANDOM_EFFECTS], ~np.isnan(g)
+    assert null.environment is not None
+    X, g = null.mean_design[there], g[there]
+    n, c = X.shape
+    if n < c + 3:
+        return np.nan, np.empty(0)
+    w = np.exp(-null.variance_design[there] @ fit.beta)
+    r = null.y[there] - X @ fit.alpha
+    others = np.column_stack([X, g - g.mean()])
+    product = (g - g.mean()) * null.environment[there]
+    root = np.sqrt(w)[:, None]
+    solution = np.linalg.lstsq(others * root, product * root[:, 0], rcond=None)[0]
+    x = product - others @ solution
+    information = x @ (w * x)
+    if not information > COLLINEAR * (product @ (w * product)):
+        return np.nan, np.empty(0)
+    freedom = np.sqrt((n - c - 1) / (n - 1))
+    return float(freedom * (x @ (w * r)) / np.sqrt(information)), x - x.mean()
+
+
+def _classes(x: Float) -> tuple[Float, Float]:
+    """Return the people and the mean of each class of x."""
+    low, width = x.min(), np.ptp(x) / MOST_CLASSES
+    place = np.minimum((x - low) / width, MOST_CLASSES - 1).astype(np.intp)
+    people = np.bincount(place, minlength=MOST_CLASSES).astype(np.float64)
+    return people, np.bincount(place, x, MOST_CLASSES) / np.maximum(people, 1)

@@ -1,0 +1,1 @@
+"""HLM with covariates, all parameters fitted at every variant: the fast kernel."""

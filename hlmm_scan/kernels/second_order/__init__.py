@@ -1,0 +1,1 @@
+"""HLMM on the shared eigenstructure, exact to second order."""

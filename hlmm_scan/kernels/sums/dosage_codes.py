@@ -1,0 +1,211 @@
+"""Passes over the codes of dosages: which variants are hard calls after all, counts, classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages
+from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
+from hlmm_scan.kernels.sums.code_lanes import CLASSES, CODES, STRIP, class_codes, describe_codes
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+CODES_AHEAD = 32
+"""People whose codes are read before the next variant's, where variants are to lie side by side:
+what is written to in the meantime stays in the first-level cache."""
+
+TABLE_BYTES = 3 * 8 * (MISSING_CODE + 1)
+"""Bound on the memory of :func:`copies_by_code`, in the making or beside a copy."""
+
+
+@njit(nogil=True, cache=True)
+def _whole(codes: Any, steps: int, whole: Any) -> None:  # pragma: no cover
+    for j in range(len(codes)):
+        whole[j] = True
+        for i in range(codes.shape[1]):
+            code = np.int64(codes[j, i])
+            if code != 0 and code < steps and 2 * code != steps:
+                whole[j] = False
+                break
+
+
+@njit(nogil=True, cache=True)
+def _pack(codes: Any, rows: Any, steps: int, packed: Any) -> None:  # pragma: no cover
+    for k in range(len(rows)):
+        j = rows[k]
+        for i in range(codes.shape[1]):
+            code = np.int64(codes[j, i])
+            if code <= steps:  # there is 01, missing, already
+                bits = 3 if code == 0 else (0 if code == steps else 2)
+                shift = 2 * (i & 3)
+                byte = packed[k, i >> 2] & ~np.uint8(3 << shift)
+                packed[k, i >> 2] = byte | np.uint8(bits << shift)
+
+
+@njit(nogil=True, cache=True)
+def _gather(row: Any, samples: Any, start: int, codes: Any) -> int:  # pragma: no cover
+    """Put the codes of a strip of people side by side, and none up to whole vectors of them."""
+    size: Any = min(STRIP, len(samples) - start)
+    for i in range(size):
+        codes[i] = row[np.uint64(samples[start + i])]
+    whole: int = -(-size // CODES) * CODES
+    codes[size:whole] = MISSING_CODE
+    return whole
+
+
+@njit(nogil=True, cache=True)
+def _count(codes: Any, samples: Any, steps: int, counts: Any) -> None:  # pragma: no cover
+    # The nearest whole copy; half-way, one copy: so that swapped alleles mirror it.
+    edges = np.array([0, (steps - steps // 2 + 1) // 2, (steps + steps // 2) // 2 + 1], np.uint16)
+    strip, found = np.empty(STRIP, np.uint16), np.empty(9, np.int64)
+    for j in range(len(codes)):
+        called, total, squares, some, two = 0, 0, 0, 0, 0
+        low, high = steps + 1, -1
+        for start in range(0, len(samples), STRIP):
+            size = _gather(codes[j], samples, start, strip)
+            describe_codes(strip, size, edges, steps, found)
+            called, some, two = called + found[0], some + found[1], two + found[2]
+            total, squares = total + found[3], squares + found[6]
+            if found[0] > 0:
+                low, high = min(low, found[7]), max(high, found[8])
+        counts[j, 0], counts[j, 1], counts[j, 2] = called, total, squares
+        counts[j, 3], counts[j, 4], counts[j, 5] = called - some, some - two, two
+        counts[j, 6], counts[j, 7] = low, high
+
+
+@njit(nogil=True, cache=True)
+def _classify(
+    codes: Any, rows: Any, samples: Any, steps: int, ranges: Any, people: Any, copies: Any
+) -> None:  # pragma: no cover
+    strip, found = np.empty(STRIP, np.uint16), np.empty(2 * CLASSES, np.int64)
+    edges = np.empty(CLASSES, np.uint16)
+    total = np.empty(2 * CLASSES, np.int64)
+    for k in range(len(rows)):
+        low, high = ranges[k, 0], ranges[k, 1]
+        if high < low:
+            continue
+        for c in range(CLASSES):
+            # The first code of class c: ⌊(code − low)·classes/width⌋ = c.
+            edges[c] = low + (c * (high - low + 1) + CLASSES - 1) // CLASSES
+        total[:] = 0
+        for start in range(0, len(samples), STRIP):
+            size = _gather(codes[rows[k]], samples, start, strip)
+            class_codes(strip, size, edges, steps, found)
+            total += found
+        for c in range(CLASSES):
+            some, added = total[c], total[CLASSES + c]
+            if c + 1 < CLASSES:
+                some -= total[c + 1]
+                added -= total[CLASSES + c + 1]
+            people[k, c] = some
+            if some > 0:
+                copies[k, c] = added * (2.0 / steps / some)
+
+
+def copies_by_code(steps: int) -> Float:
+    """Return the copies that each code stands for, shape (steps + 1,): a division less for each."""
+    return np.arange(steps + 1) * 2.0 / steps
+
+
+def whole_copies(dosages: Dosages) -> NDArray[np.bool_]:
+    """Return which variants hold whole copies only, shape (m,), whoever is analysed.
+
+    Codes beyond two copies count as missing, here and everywhere.
+    """
+    whole = np.empty(len(dosages), np.bool_)
+    _whole(dosages.codes, dosages.steps, whole)
+    return whole
+
+
+def packed_calls(dosages: Dosages, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return variants of whole copies as packed hard calls, shape (len(rows), ⌈n/4⌉)."""
+    width = packed_width(dosages.codes.shape[1])
+    packed = np.full((len(rows), width), MISSING_BYTE, np.uint8)
+    _pack(dosages.codes, rows, dosages.steps, packed)
+    return packed
+
+
+def count_dosages(dosages: Dosages, samples: Int) -> Int:
+    """Count and add up the dosages of chosen people.
+
+    Parameters
+    ----------
+    dosages : Dosages
+    samples : ndarray of int64, shape (n,)
+
+    Returns
+    -------
+    ndarray of int64, shape (m, 8)
+        People with a dosage, Σ codes and Σ codes² in them; people whose nearest whole number of
+        copies is 0, 1 and 2 (exactly between two it is 1); the least and the largest code, the
+        former above the latter where nobody has a dosage.
+    """
+    counts = np.empty((len(dosages), 8), np.int64)
+    _count(dosages.codes, samples, dosages.steps, counts)
+    return counts
+
+
+def dosage_classes(
+    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+) -> tuple[Float, Float]:
+    """Put the dosages of some variants into classes of equal width over their range.
+
+    Parameters
+    ----------
+    dosages : Dosages
+    rows : ndarray of intp, shape (k,)
+    samples : ndarray of int64, shape (n,)
+    ranges : ndarray of int64, shape (k, 2)
+        The least and the largest code of each variant in these people.
+
+    Returns
+    -------
+    people, copies : ndarray, shape (k, CLASSES)
+        People of each class and the mean of their copies, 0 for nobody's.
+    """
+    people, copies = np.zeros((2, len(rows), CLASSES))
+    _classify(dosages.codes, rows, samples, dosages.steps, ranges, people, copies)
+    return people, copies
+
+
+# ----------------------------------------------------------------------------- plain references
+
+
+def whole_copies_reference(dosages: Dosages) -> NDArray[np.bool_]:
+    """Do what `whole_copies` does, in plain numpy."""
+    codes, steps = dosages.codes.astype(np.int64), dosages.steps
+    return np.asarray(((codes == 0) | (2 * codes == steps) | (codes >= steps)).all(axis=1))
+
+
+def count_dosages_reference(dosages: Dosages, samples: Int) -> Int:
+    """Do what `count_dosages` does, in plain numpy."""
+    codes, steps = dosages.codes[:, samples].astype(np.int64), dosages.steps
+    there = codes <= steps
+    codes = np.where(there, codes, 0)
+    two = there & (2 * codes > 1.5 * steps)
+    one = there & ~two & (2 * codes >= 0.5 * steps)
+    columns = [there, codes, codes**2, there & ~one & ~two, one, two]
+    ends = [np.where(there, codes, steps + 1).min(axis=1, initial=steps + 1)]
+    ends.append(np.where(there, codes, -1).max(axis=1, initial=-1))
+    return np.stack([*(column.sum(axis=1) for column in columns), *ends], axis=1)
+
+
+def dosage_classes_reference(
+    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+) -> tuple[Float, Float]:
+    """Do what `dosage_classes` does, in plain numpy."""
+    people, copies = np.zeros((2, len(rows), CLASSES))
+    for k, (row, (low, high)) in enumerate(zip(rows, ranges, strict=True)):
+        codes = dosages.codes[row, samples].astype(np.int64)
+        codes = codes[codes <= dosages.steps]
+        own = (codes - low) * CLASSES // (high - low + 1)
+        people[k] = np.bincount(own, minlength=CLASSES)
+        total = np.bincount(own, weights=codes, minlength=CLASSES)
+        some = people[k] > 0
+        copies[k, some] = total[some] * (2.0 / dosages.steps / people[k, some])
+    return people, copies

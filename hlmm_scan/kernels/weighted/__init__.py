@@ -1,0 +1,1 @@
+"""HLMM with covariates, or with as many random effects as people."""
