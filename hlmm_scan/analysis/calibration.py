@@ -22,12 +22,16 @@ from hlmm_scan.analysis.rows import (
 )
 from hlmm_scan.analysis.verdict import FEWEST_TESTS, Facts, Verdict, judge
 from hlmm_scan.models.inference import chi2_of
-from hlmm_scan.results.null_summary import trait_shape
+from hlmm_scan.results.null_summary import takes_few_values, trait_shape
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, at_bound, available_tests
 
 COUNT_EDGES = (0.0, 20.0, 50.0, 100.0, 200.0, 500.0, 2000.0, np.inf)
 """Bins of the minor allele count: each from its lower edge (kept) to its upper one (not)."""
+
+SMOOTH_COUNT = 50.0
+"""Minor allele count from which on p-values of a trait of few values are close enough: their sums
+over carriers take few values too, and one p stands for all of a jump (math.md §12)."""
 
 INFO_EDGES = (0.0, 0.3, 0.6, 0.8, 0.9, np.inf)
 """Bins of the imputation info, alike."""
@@ -230,6 +234,8 @@ class Calibration:
         Analysed.
     trait_skewness, trait_excess_kurtosis : float
         Of the phenotype as analysed, before the null model.
+    few_values : bool
+        Whether the trait takes at most 20 values, so that p-values of rare alleles jump.
     verdict : Verdict
         From what is seen in the default tests.
     tests : tuple of CalibratedTest
@@ -240,6 +246,7 @@ class Calibration:
     people: int
     trait_skewness: float
     trait_excess_kurtosis: float
+    few_values: bool
     verdict: Verdict
     tests: tuple[CalibratedTest, ...]
 
@@ -263,6 +270,7 @@ class Calibration:
             "people": self.people,
             "trait_skewness": self.trait_skewness,
             "trait_excess_kurtosis": self.trait_excess_kurtosis,
+            "few_values": self.few_values,
             "verdict": self.verdict.to_json(),
             "tests": [test.to_json() for test in self.tests],
         }
@@ -362,12 +370,14 @@ def _of_phenotype(
         if seen.values.n or which.of == "all"
     )
     name = store.phenotypes[number]
-    people, skewness, excess = trait_shape(store.null_group(name))
+    group = store.null_group(name)
+    people, skewness, excess = trait_shape(group)
     return Calibration(
         name,
         people,
         skewness,
         excess,
+        takes_few_values(group),
         judge(tests, _facts(store, name, people)),
         tests,
     )
@@ -390,8 +400,9 @@ def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any
     list of str
         ``few_tests_count`` or ``few_tests_info`` where less than 1,000 tests have the variant's
         minor allele count or info; ``inflated_count`` or ``inflated_info`` where these reject too
-        often; ``at_bound`` where the score is beyond what the residuals can reach, so that p is no
-        smaller than said.
+        often; ``jumps`` where the trait takes few values and the allele is rare, so that p may be
+        three times too small; ``at_bound`` where the score is beyond what the residuals can reach,
+        so that p is no smaller than said.
     """
     frequency = float(hit["effect_allele_frequency"])
     values = {"count": 2 * float(hit["n"]) * min(frequency, 1 - frequency)}
@@ -405,6 +416,8 @@ def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any
             found.append(f"few_tests_{of}")
         elif here.beyond > 0:
             found.append(f"inflated_{of}")
+    if calibrated.few_values and values["count"] < SMOOTH_COUNT:
+        found.append("jumps")
     columns = {name: np.array([hit[name]]) for name in ("status", "test_flags") if name in hit}
     return [*found, *(["at_bound"] if at_bound(test, columns)[0] else [])]
 

@@ -98,6 +98,7 @@ def _doubts(hits: pd.DataFrame) -> Iterator[tuple[int, str]]:
             "inflated_count": "inflated at its allele count",
             "few_tests_info": "few tests at its info",
             "inflated_info": "inflated at its info",
+            "jumps": "few values of the trait, few carriers",
             "at_bound": "p at its bound",
         }
         flags = f"{hit['flags']},{hit.get(CALIBRATION_FLAGS, '')}".split(",")

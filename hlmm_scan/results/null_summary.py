@@ -12,6 +12,12 @@ from hlmm_scan.storage.arrays import CheckedArray, compressors
 SHAPE = "trait_shape"
 """Attribute of a published null model: what :func:`trait_shape` gives, as people are not there."""
 
+FEW_VALUES = "few_values"
+"""The same of :func:`takes_few_values`."""
+
+_FEW = 20
+"""Values up to which a trait is a lattice rather than a measurement."""
+
 ATTRIBUTES = (
     *("phenotype", "y_scale", "two_valued", "people", "people_in_genotypes", "dropped", "serves"),
     *("phenotyped_but_not_in_genotypes", "covariate_fit", "served_by_others", "haploid_regions"),
@@ -40,6 +46,19 @@ def trait_shape(group: zarr.Group) -> tuple[int, float, float]:
     return len(y), float((t**3).mean()), float((t**4).mean()) - 3.0
 
 
+def takes_few_values(group: zarr.Group) -> bool:
+    """Whether people have at most 20 values of the trait among them, as counts and grades do.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        As above. False where a store published before this was asked does not say.
+    """
+    if "y" not in group:
+        return bool(group.attrs.get(FEW_VALUES, False))
+    return len(np.unique(_stored(group, "y")[:])) <= _FEW
+
+
 def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
     """Copy what a null model says of nobody in particular, chosen by name, and of those below it.
 
@@ -50,7 +69,8 @@ def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
         Empty.
     """
     kept = {name: group.attrs[name] for name in ATTRIBUTES if name in group.attrs}
-    target.attrs.put({**kept, SHAPE: list(trait_shape(group))})
+    shape, few = list(trait_shape(group)), takes_few_values(group)
+    target.attrs.put({**kept, SHAPE: shape, FEW_VALUES: few})
     for name in ARRAYS:
         array = _stored(group, name)
         copy = target.create_array(

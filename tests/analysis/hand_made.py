@@ -21,6 +21,7 @@ def store_of(
     chunk: int = 4,
     moments: tuple[float, float] = (0.0, 3.0),
     people: int = 50,
+    y: Any = None,
     covariates: int = 0,
     parameters: dict[str, Any] | None = None,
 ) -> ResultStore:
@@ -56,7 +57,7 @@ def store_of(
         store.write_partition(0, start, stop, {k: v[start:stop] for k, v in filled.items()})
     group = store.null_group("height")
     null = {
-        "y": np.random.default_rng(0).standard_normal(people),
+        "y": np.random.default_rng(0).standard_normal(people) if y is None else y,
         "alpha": np.zeros((1, 1 + covariates)),
         "beta": np.zeros((1, 1)),
         "moments": np.array([moments]),

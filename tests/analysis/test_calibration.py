@@ -327,6 +327,18 @@ def test_an_info_without_tests_is_told(tmp_path):
     assert not_shown(found, test, hit | {"info": 0.99, "test_flags": 1}) == ["at_bound"]
 
 
+@pytest.mark.parametrize(("values", "jump"), [(3, True), (20, True), (21, False)])
+def test_rare_alleles_and_a_trait_of_few_values_are_told(tmp_path, values, jump):
+    """A sum over few carriers takes few values too."""
+    store = made(tmp_path / "r", y=np.arange(3000.0) % values)
+    (found,) = calibration(store, tests=["add"])
+    (test,) = chosen_tests(store, ["add"])
+    assert found.few_values == found.to_json()["few_values"] == jump
+    hit = {"n": 3000, "effect_allele_frequency": 30 / 6000, "status": "ok", "test_flags": 0}
+    assert not_shown(found, test, hit) == ["jumps"] * jump
+    assert not_shown(found, test, hit | {"effect_allele_frequency": 70 / 6000}) == []
+
+
 # The command ------------------------------------------------------------------------------
 
 

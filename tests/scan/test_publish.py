@@ -16,6 +16,7 @@ from scan_helpers import contents
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError
+from hlmm_scan.results import null_summary
 from hlmm_scan.results.publish import publish
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
@@ -94,6 +95,18 @@ def test_nobody_is_in_it(bench, kind, stores):
     assert not [i for i in ids if f'"{i}"'.encode() in text]
     assert {p.name for p in (published / "random_effects").iterdir()} == {"zarr.json"}
     assert not any(p.name in ("y", "samples", "sex", "mean_design") for p in published.rglob("*"))
+
+
+@pytest.mark.parametrize("more", [-1, 0])
+def test_whether_a_trait_takes_few_values_is_known_of_it(stores, tmp_path, monkeypatch, more):
+    """As whoever reads p-values of rare alleles must know, though the trait is not there."""
+    store = ResultStore.open(stores[0])
+    values = len(np.unique(store.null_array(store.phenotypes[0], "y")[:]))
+    monkeypatch.setattr(null_summary, "_FEW", values + more)
+    again = publish(store, tmp_path / "again.zarr")
+    monkeypatch.undo()
+    group = again.null_group(again.phenotypes[0])
+    assert null_summary.takes_few_values(group) == (more == 0)
 
 
 def told(command: list[str], capsys: Any) -> str:
