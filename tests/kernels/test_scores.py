@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of, random_effects_of
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
+from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.covariances import degrees_of_freedom
-from hlmm_scan.kernels.scores.design import all_class_scores
+from hlmm_scan.kernels.filters import GenotypeCounts
+from hlmm_scan.kernels.scores.design import all_class_scores, genotype_classes
+from hlmm_scan.kernels.scores.p_values import score_tests
 from hlmm_scan.kernels.scores.random_effects import class_scores
+from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.kernels.screen.random_effects import fit_random_screen
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS
@@ -138,3 +141,79 @@ def test_degrees_of_freedom_are_those_of_the_covariates():
     assert degrees_of_freedom(433, 1, 1) == (1.0, 1.0)
     add, var = degrees_of_freedom(433, 11, 2)
     assert 1.01 < add < 1.05 < var < 1.1
+
+
+# ----------------------------------------------------------------------------- imputed dosages
+
+
+def imputed(info: float, alleles: tuple[float, float], m: int, n: int, seed: int) -> Dosages:
+    """Probabilities of each allele are beta, as those of an imputation of that info."""
+    rng, weight = np.random.default_rng(seed), 1.0 / info - 1.0
+    f = rng.uniform(*alleles, m)[:, None] / (2 * n)
+    both = sum(rng.beta(f * weight, (1 - f) * weight, (m, n)) for _ in range(2))
+    return Dosages(np.round(both / BGEN_8_BIT).astype(np.uint16), BGEN_8_BIT)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("alleles", [(20, 50), (200, 400), (2900, 3100)])
+@pytest.mark.parametrize("info", [0.3, 0.9])
+def test_classes_of_dosages_keep_people_and_moments(info, alleles, swapped):
+    dosages, n = imputed(info, alleles, 30, 3_000, 5), 3_000
+    codes = dosages.codes.copy()
+    if swapped:
+        codes = (dosages.steps - codes).astype(np.uint16)
+    codes[:, :100] = MISSING_CODE
+    dosages = Dosages(codes, dosages.unit)
+    samples = np.arange(0, n, 2)
+    counts = GenotypeCounts.of(dosages, samples)
+    people, copies = genotype_classes(dosages, np.arange(30), counts, samples)
+    own = np.where(codes <= dosages.steps, codes * (2.0 / dosages.steps), np.nan)[:, samples]
+    assert (people >= 0).all()
+    within = (copies >= np.nanmin(own, axis=1)[:, None] - 1e-9) & (copies <= 2)
+    assert (within | (people == 0)).all()
+    there = ~np.isnan(own)
+    for power in (0, 1, 2):
+        np.testing.assert_allclose(
+            (people * copies**power).sum(axis=1), (own**power).sum(axis=1, where=there), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("info", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("trait", ["normal", "gamma", "log-normal"])
+def test_a_few_classes_tell_the_tail_of_imputed_rare_alleles(trait, info):
+    """A false hit is what must not be: one class for all who have next to no copy made many."""
+    n, m = 3_000, 150
+    draw = {
+        "normal": lambda rng: rng.standard_normal(n),
+        "gamma": lambda rng: rng.gamma(2, size=n),
+        "log-normal": lambda rng: rng.lognormal(size=n),
+    }[trait]
+    dosages, samples = imputed(info, (20, 50), m, n, 6), np.arange(n)
+    counts = GenotypeCounts.of(dosages, samples)
+    few = genotype_classes(dosages, np.arange(m), counts, samples)
+    g = dosages.codes * (2.0 / dosages.steps)
+    values = [np.unique(row, return_counts=True) for row in g]
+    size = max(len(v) for v, _ in values)
+    all_people, all_copies = np.zeros((2, m, size))
+    for j, (value, number) in enumerate(values):
+        all_people[j, : len(value)], all_copies[j, : len(value)] = number, value
+    differences = []
+    for seed in range(6):
+        y = draw(np.random.default_rng(seed))
+        s = (y - y.mean()) / y.std()
+        q = s**2 - 1
+        bins = ResidualBins.of(s, q)
+        x = g - g.mean(axis=1, keepdims=True)
+        squares = (x**2).sum(axis=1)
+        alpha = x @ s / squares
+        score_b = x @ q - 2 * alpha * (x**2 @ s) + alpha**2 * (x**3).sum(axis=1)
+        scores = np.column_stack([x @ s, x @ q, score_b])
+        found = score_tests(bins, *few, scores)
+        exact = score_tests(bins, all_people, all_copies, scores)
+        for name in ("add", "var", "av"):
+            told, right = getattr(found, name), getattr(exact, name)
+            tail = np.maximum(told, right) > 2
+            differences.extend((told - right)[tail])
+    assert len(differences) > 15
+    assert max(differences) < 0.06
+    assert min(differences) > {"normal": -0.15, "gamma": -0.25, "log-normal": -0.6}[trait]
