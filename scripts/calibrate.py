@@ -62,6 +62,8 @@ class Line:
     model, trait, minor, test : str
     draws, rejected : tuple of int
         At each level.
+    alike : float
+        How many draws are as good as one.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Line:
     test: str
     draws: tuple[int, ...]
     rejected: tuple[int, ...]
+    alike: float = 1.0
 
     @property
     def rates(self) -> list[float]:
@@ -83,7 +86,8 @@ class Line:
     def intervals(self) -> list[tuple[float, float]]:
         """95% intervals of them (Clopper and Pearson)."""
         found = []
-        for r, d, level in zip(self.rejected, self.draws, LEVELS, strict=True):
+        for rejected, draws, level in zip(self.rejected, self.draws, LEVELS, strict=True):
+            r, d = rejected / self.alike, draws / self.alike
             low = beta.ppf(0.025, r, d - r + 1) / level if r else 0.0
             high = beta.ppf(0.975, r + 1, d - r) / level if r < d else 1 / level
             found.append((float(low), float(high)))
@@ -129,9 +133,10 @@ def number(x: float) -> str:
 
 
 def lines(model: str, trait: str, minor: str, tally: Tally) -> list[Line]:
+    draws = tuple(tally.draws.tolist())
     return [
-        Line(model, trait, minor, test, tuple(tally.draws.tolist()), tuple(rejected.tolist()))
-        for test, rejected in zip(TESTS, tally.rejected, strict=True)
+        Line(model, trait, minor, test, draws, tuple(rejected.tolist()), float(alike))
+        for test, rejected, alike in zip(TESTS, tally.rejected, tally.alike, strict=True)
     ]
 
 
@@ -180,7 +185,8 @@ def markdown(found: list[Line], checked: Tally, command: str, minutes: float) ->
     text += (
         "\n0/1 traits have no variance test: their variance is a function of their mean, and their "
         "joint test is the mean's. Where draws are sampled, the rate at 1e-3 is that of a tenth of "
-        "them.\n"
+        "them. Intervals of related mice are of as many independent variants as their rejections "
+        "at 1e-2 vary like from trait to trait.\n"
     )
     if checked.checked:
         text += (

@@ -80,6 +80,8 @@ class Tally:
         Draws tested though their tile vouched for them.
     smallest : float
         The largest −log10 p of these less that of the level they were to stay above: below 0.
+    alike : ndarray, shape (tests,)
+        How many draws are as good as one, where they come from linked variants.
     """
 
     draws: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(LEVELS), np.int64))
@@ -89,6 +91,7 @@ class Tally:
     tested: int = 0
     checked: int = 0
     smallest: float = -np.inf
+    alike: Float = field(default_factory=lambda: np.ones(len(TESTS)))
 
     def add(self, other: Tally) -> None:
         """Add the counts of another."""
