@@ -47,7 +47,7 @@ def rows_of_room(classes: int) -> int:  # pragma: no cover
     return _SHARED + 3 * k + k * (k + 1) // 2
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
     """Put exp(x) into `out`, `bits` being room for as many integers.
 
@@ -75,7 +75,7 @@ def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
         out[i] *= power[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def _evaluate(
     bins: Any,
     log_n: Any,
