@@ -424,8 +424,8 @@ def _staged(
 ) -> float:  # pragma: no cover
     """Find the tilt of `target`; where that fails, of as much of its scores as can be had.
 
-    `most` and `made`, of `start`, are as :func:`_search` takes them. Class counts are the first of `target`. Returns the share of the scores that was reached, 0
-    where none was.
+    `most` and `made`, of `start`, are as :func:`_search` takes them. Class counts are the first
+    of `target`. Returns the share of the scores that was reached, 0 where none was.
     """
     k = len(d)
     size = k + kind
@@ -478,7 +478,9 @@ def _describe_classes(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _aim(bins: Any, n: float, U_a: float, d: Any, h: Any, G: Any, x: Any) -> None:  # pragma: no cover
+def _aim(
+    bins: Any, n: float, U_a: float, d: Any, h: Any, G: Any, x: Any
+) -> None:  # pragma: no cover
     """Put a tilt near that of the mean's score into `x`.
 
     To second order, U = λΣg² + ½λ²m₃Σg³, m₃ the skewness of s, and a class keeps its count where
@@ -558,8 +560,22 @@ def mean_and_joint(
     for kind in range(1, 3 if joint else 2):
         size = k + kind
         share = _staged(
-            kind, 2 if joint else 1, kind == 2,
-            bins, log_n, d, h, G, target[:size], scale, start, x, room, bits, mean, C,
+            kind,
+            2 if joint else 1,
+            kind == 2,
+            bins,
+            log_n,
+            d,
+            h,
+            G,
+            target[:size],
+            scale,
+            start,
+            x,
+            room,
+            bits,
+            mean,
+            C,
         )
         if share < 1.0:
             flags |= kind
