@@ -113,7 +113,8 @@ def _profile(
     for c in range(len(n_c)):
         if n_c[c] > 0.0:
             x = x_c[c]
-            w = n_c[c] * math.exp(-bg * x)
+            q_c[c] = math.exp(-bg * x) if bg != 0.0 else 1.0  # kept for the second loop
+            w = n_c[c] * q_c[c]
             n += n_c[c]
             mean_x += n_c[c] * x
             s0 += w
@@ -127,10 +128,9 @@ def _profile(
     intercept = (t0 - slope * s1) / s0
     total = first = second = h0 = h1 = 0.0
     for c in range(len(n_c)):
-        q_c[c] = 0.0
         if n_c[c] > 0.0:
             x = x_c[c]
-            weight = math.exp(-bg * x)
+            weight = q_c[c]
             residual = mean_c[c] - intercept - slope * x
             q = weight * (within_c[c] + n_c[c] * residual * residual)
             q_c[c] = q
@@ -139,6 +139,8 @@ def _profile(
             second += q * x * x
             h0 += n_c[c] * weight * residual * x
             h1 += n_c[c] * weight * residual * x * x
+        else:
+            q_c[c] = 0.0
     if total <= 0.0:
         return intercept, slope, -math.inf, -math.inf, 0.0, 0.0
     if level:
@@ -210,15 +212,12 @@ def _maximise(
         if not moved:
             if abs(gradient) <= _ACCEPTED * scale:
                 status = _OK
+            _profile(n_c, x_c, mean_c, within_c, bg, level, q_c)  # not of the trial refused
             break
         bg = trial
         a0, ag, log_variance, value, gradient, curvature = (
             b0, bs, log_v, new_value, new_gradient, new_curvature,
         )  # fmt: skip
-    # The last trial may have been refused: leave q_c at the accepted point.
-    a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, x_c, mean_c, within_c, bg, level, q_c
-    )
     return status, bg, a0, ag, log_variance, value, curvature
 
 

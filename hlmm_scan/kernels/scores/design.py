@@ -70,13 +70,9 @@ class ScoreDesign:
         people, copies : ndarray, shape (m, c)
             Of the genotype classes.
         """
-        with np.errstate(invalid="ignore"):
-            mean = (people * copies).sum(axis=1) / people.sum(axis=1)
-            spread = np.sqrt((people * (copies - mean[:, None]) ** 2).sum(axis=1))
         mean_freedom, variance_freedom = self.freedom
-        deviation = self.bins.moments[2]
-        units = np.array([mean_freedom, *[variance_freedom * deviation] * 2])
-        tests = score_tests(self.bins, people, copies, scores * spread[:, None] * units)
+        unit = variance_freedom * float(self.bins.moments[2])
+        tests = score_tests(self.bins, people, copies, scores, (mean_freedom, unit, unit))
         if not self.two_valued:
             return tests
         tested = np.isfinite(tests.add)

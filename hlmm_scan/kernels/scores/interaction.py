@@ -49,11 +49,10 @@ def interaction_neg_log10_p(null: NullModel, bins: ResidualBins, genotypes: Geno
             if len(x):
                 people[j], values[j] = _classes(x)
     rows = np.flatnonzero(np.isfinite(z))
-    spread = np.sqrt((people[rows] * values[rows] ** 2).sum(axis=1))
     scores = np.zeros((len(rows), 3))
-    scores[:, 0] = z[rows] * spread
+    scores[:, 0] = z[rows]
     found = np.full(len(genotypes), np.nan)
-    found[rows] = score_tests(bins, people[rows], values[rows], scores).add
+    found[rows] = score_tests(bins, people[rows], values[rows], scores, (1.0, 1.0, 1.0)).add
     return found
 
 

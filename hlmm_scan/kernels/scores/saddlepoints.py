@@ -47,7 +47,7 @@ def rows_of_room(classes: int) -> int:  # pragma: no cover
     return _SHARED + 3 * k + k * (k + 1) // 2
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
     """Put exp(x) into `out`, `bits` being room for as many integers.
 
@@ -75,20 +75,21 @@ def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
         out[i] *= power[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def _evaluate(
     bins: Any,
     log_n: Any,
     d: Any,
     h: Any,
     sums: int,
+    most: int,
     x: Any,
     work: Any,
     bits: Any,
     mean: Any,
     C: Any,
 ) -> None:  # pragma: no cover
-    """Fill the means of class counts and of the first `sums` sums at a tilt, and K″.
+    """Fill the means of class counts and of the first `most` sums at a tilt of `sums`, and K″.
 
     `bins` has rows f, s, q, fs, fq, fs², fsq, fq²; `log_n`, `d` and `h` are log(N_k/N₀), g_k − g₀
     and g_k² − g₀² of the classes k ≥ 1; `x` is (ν, λ). Every sum is one of a row of `bins` times
@@ -107,10 +108,11 @@ def _evaluate(
             on_q = x[k + 1] * d[c]
         if sums > 2:
             on_s += x[k + 2] * h[c]
-        P = work[_SHARED + c]
+        # Of its own: vector instructions do not write where they read.
+        P, eta = work[_SHARED + c], work[_SHARED + k + c]
         for i in range(size):
-            P[i] = start + on_s * bins[1, i] + on_q * bins[2, i]
-        _exponential(P, bits, P)
+            eta[i] = start + on_s * bins[1, i] + on_q * bins[2, i]
+        _exponential(eta, bits, P)
         for i in range(size):
             total[i] += P[i]
     for c in range(k):
@@ -118,41 +120,46 @@ def _evaluate(
         for i in range(size):
             P[i] /= total[i]
             first[i] += P[i] * d[c]
-            second[i] += P[i] * h[c]
+        if most > 2:
+            for i in range(size):
+                second[i] += P[i] * h[c]
     for c in range(k):
         P, one, two = work[_SHARED + c], work[_SHARED + k + c], work[_SHARED + 2 * k + c]
         for i in range(size):
             one[i] = P[i] * (d[c] - first[i])
-            two[i] = P[i] * (h[c] - second[i])
             work[2, i] += d[c] * one[i]
-            work[3, i] += d[c] * two[i]
-            work[4, i] += h[c] * two[i]
+        if most > 2:
+            for i in range(size):
+                two[i] = P[i] * (h[c] - second[i])
+                work[3, i] += d[c] * two[i]
+                work[4, i] += h[c] * two[i]
     rows = _SHARED + 3 * k
     for c in range(k):
         for other in range(c + 1):
             for i in range(size):
                 work[rows, i] = work[_SHARED + c, i] * work[_SHARED + other, i]
             rows += 1
+    # Which rows of `bins` go with which of `work`, as bits.
+    linear, square, of_h, with_h, h_squared = 0b1000, 0b100000, 0, 0, 0
+    if most > 1:
+        linear, square = 0b11000, 0b11100000
+    if most > 2:
+        of_h, with_h, h_squared = 0b1000, 0b1100000, 0b100000
     made = np.zeros((8, rows))
     for j in range(rows):
-        # Which rows of `bins` this one is wanted with.
         wanted = 0b1
-        if j == 0:
-            wanted = 0b11000
-        elif j == 1:
-            wanted = 0b1000
+        if j == 0 or (j >= _SHARED + k and j < _SHARED + 2 * k):
+            wanted = linear
+        elif j == 1 or (j >= _SHARED + 2 * k and j < _SHARED + 3 * k):
+            wanted = of_h
         elif j == 2:
-            wanted = 0b11100000
+            wanted = square
         elif j == 3:
-            wanted = 0b1100000
+            wanted = with_h
         elif j == 4:
-            wanted = 0b100000
+            wanted = h_squared
         elif j == 5:
             wanted = 0
-        elif j >= _SHARED + k and j < _SHARED + 2 * k:
-            wanted = 0b11000
-        elif j >= _SHARED + 2 * k and j < _SHARED + 3 * k:
-            wanted = 0b1000
         for r in range(8):
             if (wanted >> r) & 1:
                 value = 0.0
@@ -249,6 +256,8 @@ def _equations(
 @njit(nogil=True, cache=True, error_model="numpy")
 def _search(
     kind: int,
+    most: int,
+    made: bool,
     bins: Any,
     log_n: Any,
     d: Any,
@@ -262,13 +271,17 @@ def _search(
     mean: Any,
     C: Any,
 ) -> bool:  # pragma: no cover
-    """Move `x` to the tilt that gives `target` by damped Newton steps; leave its mean and K″."""
+    """Move `x` to the tilt that gives `target` by damped Newton steps; leave its mean and K″.
+
+    Those of the first `most` sums, which they may be already (`made`) at the tilt to start from.
+    """
     k = len(d)
     size = k + kind
     e, step, J = np.empty(size), np.zeros(size), np.empty((size, size))
     before, worst, length, halvings = x[:size].copy(), math.inf, 1.0, 0
-    for _ in range(_EVALUATIONS):
-        _evaluate(bins, log_n, d, h, kind, x, room, bits, mean, C)
+    for evaluation in range(_EVALUATIONS):
+        if evaluation > 0 or not made:
+            _evaluate(bins, log_n, d, h, kind, most, x, room, bits, mean, C)
         new = _equations(kind, target, scale, G, x, k, mean, C, e, J)
         if new < _DONE:
             return True
@@ -393,6 +406,8 @@ def _largest_mean(
 @njit(nogil=True, cache=True, error_model="numpy")
 def _staged(
     kind: int,
+    most: int,
+    made: bool,
     bins: Any,
     log_n: Any,
     d: Any,
@@ -409,8 +424,8 @@ def _staged(
 ) -> float:  # pragma: no cover
     """Find the tilt of `target`; where that fails, of as much of its scores as can be had.
 
-    Class counts are the first of `target`. Returns the share of the scores that was reached, 0
-    where none was.
+    `most` and `made`, of `start`, are as :func:`_search` takes them. Class counts are the first
+    of `target`. Returns the share of the scores that was reached, 0 where none was.
     """
     k = len(d)
     size = k + kind
@@ -419,7 +434,8 @@ def _staged(
     reached, share, ahead = 0.0, 1.0, 1.0
     for stage in range(3 * _STAGES):
         part[k:] = target[k:] * share
-        if _search(kind, bins, log_n, d, h, G, part, scale, x, room, bits, mean, C):
+        known = made and stage == 0
+        if _search(kind, most, known, bins, log_n, d, h, G, part, scale, x, room, bits, mean, C):
             reached = share
             last[:] = x[:size]
             if share == 1.0 or stage == 3 * _STAGES - 1:
@@ -459,6 +475,25 @@ def _describe_classes(
             scale[c - 1] = math.sqrt(N[c])
             null_counts *= N[c]
     return n, null_counts
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _aim(
+    bins: Any, n: float, U_a: float, d: Any, h: Any, G: Any, x: Any
+) -> None:  # pragma: no cover
+    """Put a tilt near that of the mean's score into `x`.
+
+    To second order, U = λΣg² + ½λ²m₃Σg³, m₃ the skewness of s, and a class keeps its count where
+    ν_c = −½λ²g_c², as s has mean square 1.
+    """
+    k, third = len(d), 0.0
+    for i in range(bins.shape[1]):
+        third += bins[5, i] * bins[1, i]
+    plain = U_a / G[2]
+    bend = 0.5 * third / n * plain * plain * G[3] / G[2]
+    x[k] = plain - bend if abs(bend) < 0.2 * abs(plain) else plain
+    for c in range(k):
+        x[c] = -0.5 * plain * plain * h[c]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -520,12 +555,27 @@ def mean_and_joint(
         bound = _largest_mean(bins, N, g, sign, True)
     if abs(U_a) > _largest_mean(bins, N, g, -sign, False):
         opposite = _largest_mean(bins, N, g, -sign, True)
-    start[k] = U_a / G[2]
+    _aim(bins, n, U_a, d, h, G, start)
     z_a = z_given = rate = determinant = math.nan
     for kind in range(1, 3 if joint else 2):
         size = k + kind
         share = _staged(
-            kind, bins, log_n, d, h, G, target[:size], scale, start, x, room, bits, mean, C
+            kind,
+            2 if joint else 1,
+            kind == 2,
+            bins,
+            log_n,
+            d,
+            h,
+            G,
+            target[:size],
+            scale,
+            start,
+            x,
+            room,
+            bits,
+            mean,
+            C,
         )
         if share < 1.0:
             flags |= kind
@@ -571,7 +621,7 @@ def variance(
     x, start = np.zeros(k + 3), np.zeros(k + 3)
     mean, C = np.empty(k + 3), np.empty((k + 3, k + 3))
     start[k + 1] = U_b / (spread * G[2])
-    share = _staged(3, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
+    share = _staged(3, 3, False, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
     if share == 0.0:
         return math.nan, 2
     rate = -(_log_total(bins, room[5]) + n * math.log(N[0] / n))
