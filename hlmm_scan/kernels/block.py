@@ -21,6 +21,7 @@ from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
 from hlmm_scan.kernels.joint.interaction import fit_interaction
 from hlmm_scan.kernels.prepared import (
+    call_lattice,
     class_score_design,
     class_sums_plan,
     dosage_screen_design,
@@ -45,6 +46,7 @@ from hlmm_scan.kernels.screen.dosages import fit_screen_dosages
 from hlmm_scan.kernels.screen.fit import fit_screen
 from hlmm_scan.kernels.screen.random_effects import fit_random_screen
 from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi
+from hlmm_scan.kernels.sums.call_counts import CallCounts
 from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.weighted.fit import REFITTED_NEG_LOG10_P, fit_weighted
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
@@ -192,9 +194,11 @@ def _fit_alike(
     elif len(rows):
         kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
         own = counts.take(rows)
-        estimates.put(rows, _fit(size, null, kept, own, contigs[rows], options.inference))
+        counted = _room_for_counts(size, null, len(rows))
+        inference = options.inference
+        estimates.put(rows, _fit(size, null, kept, own, contigs[rows], inference, counted))
         if size.scores_apart:
-            estimates.put_scores(rows, _scores(size, null, kept, own, contigs[rows]))
+            estimates.put_scores(rows, _scores(size, null, kept, own, contigs[rows], counted))
     tests = _score_tests(null, genotypes, contigs, estimates, counts)
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
@@ -228,12 +232,21 @@ def _class_scores(null: NullModel, sums: Float) -> Float:
     return scores
 
 
+def _room_for_counts(size: ModelSize, null: NullModel, m: int) -> CallCounts | None:
+    """Return where a fit puts what it counts of m variants, if their scores are made of it."""
+    if not (size.scores_by_class and size.kernel is Kernel.SECOND_ORDER):
+        return None
+    lattice = call_lattice(null)
+    return None if lattice is None else CallCounts.room(lattice, m)
+
+
 def _scores(
     size: ModelSize,
     null: NullModel,
     genotypes: GenotypeBlock,
     counts: GenotypeCounts,
     contigs: NDArray[np.object_],
+    counted: CallCounts | None,
 ) -> Float:
     """Return the standardised scores of variants that are not fitted from them."""
     found = np.empty((len(genotypes), 3))
@@ -244,7 +257,8 @@ def _scores(
         kept = take(genotypes, rows)
         if size.scores_by_class:
             assert not isinstance(kept, Dosages)
-            found[rows] = class_scores(class_score_design(null, key, kept.shape[1]), kept)
+            own = None if counted is None else counted.take(rows)
+            found[rows] = class_scores(class_score_design(null, key, kept.shape[1]), kept, own)
         else:
             designs = {key: random_screen_design(null, key)}
             found[rows] = fit_random_screen(null, kept, contigs[rows], designs).scores
@@ -288,6 +302,7 @@ def _fit(
     counts: GenotypeCounts,
     contigs: NDArray[np.object_],
     inference: Inference,
+    counted: CallCounts | None = None,
 ) -> Estimates:
     """Fit variants whose class sums are not at hand: random effects, covariates or dosages."""
     kernel = size.kernel
@@ -309,7 +324,7 @@ def _fit(
         return fit_scoring(scoring_design(null), PackedCalls(genotypes, null.samples), inference)
     elif kernel is Kernel.SCREEN:
         return fit_screen(screen_design(null, genotypes.shape[1]), genotypes, inference)
-    return _fit_random(size, null, genotypes, contigs, inference)
+    return _fit_random(size, null, genotypes, contigs, inference, counted)
 
 
 def _fit_random(
@@ -318,8 +333,9 @@ def _fit_random(
     genotypes: GenotypeBlock,
     contigs: NDArray[np.object_],
     inference: Inference,
+    counted: CallCounts | None,
 ) -> Estimates:
-    """Fit variants with random effects."""
+    """Fit variants with random effects; `counted` takes what is counted on the way."""
     kernel = size.kernel
     if kernel is Kernel.PLAIN:
         return fit_exact(null, genotypes, contigs, inference)
@@ -345,7 +361,7 @@ def _fit_random(
     bases = {key: quasi_basis(null, key) for key in keys}
     exact = partial(gram_basis, null, second_order=True)
     estimates = fit_quasi(
-        null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact
+        null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact, counted=counted
     )
     if size.refitted_exactly:
         rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))

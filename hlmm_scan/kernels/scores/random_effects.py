@@ -22,10 +22,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.screen.plain import COLLINEAR
-from hlmm_scan.kernels.second_order.products import PEOPLE_PER_STRIP, WIDTH, plain
 from hlmm_scan.kernels.sums import powers as screen_sums
 from hlmm_scan.kernels.sums import products
-from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared, words_of
+from hlmm_scan.kernels.sums.call_counts import (
+    PEOPLE_PER_STRIP,
+    WIDTH,
+    CallCounts,
+    plain,
+    strips,
+)
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.kernels.sums.powers import ScreenSumsPlan
 from hlmm_scan.null.eigen import Eigenstructure
@@ -155,7 +160,9 @@ def residuals_and_leverages(
     return s, D * s**2 + kappa * leverage - 1, leverage, second
 
 
-def class_scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
+def class_scores(
+    design: ClassScoreDesign, packed: NDArray[np.uint8], counted: CallCounts | None = None
+) -> Float:
     """Return standardised scores of m variants.
 
     Parameters
@@ -163,6 +170,8 @@ def class_scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
     design : ClassScoreDesign
     packed : ndarray of uint8, shape (m, width)
         A missing call counts as the mean genotype of the people called.
+    counted : CallCounts, optional
+        Of these variants, where a fit has filled it; counted here where it is not given.
 
     Returns
     -------
@@ -173,11 +182,14 @@ def class_scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
     found = np.full((len(packed), 3), np.nan)
     for start in range(0, len(packed), _VARIANTS_AT_ONCE):
         rows = slice(start, start + _VARIANTS_AT_ONCE)
-        found[rows] = _scores(design, packed[rows])
+        own = None if counted is None else counted.take(np.arange(len(packed))[rows])
+        found[rows] = _scores(design, packed[rows], own)
     return found
 
 
-def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
+def _scores(
+    design: ClassScoreDesign, packed: NDArray[np.uint8], counted: CallCounts | None
+) -> Float:
     sums = design.plan.sums(packed)
     one, two, absent = sums.counts.T.astype(np.float64)
     n, w = len(design.samples), design.w
@@ -196,7 +208,7 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
         zero = people - one - two
         h2 = zero * mean**2 + one * (1 - mean) ** 2 + two * (2 - mean) ** 2
         h3 = -zero * mean**3 + one * (1 - mean) ** 3 + two * (2 - mean) ** 3
-        F = np.ascontiguousarray(_products(design, packed, mean, bool(absent.any())).T)
+        F = np.ascontiguousarray(_products(design, packed, mean, bool(absent.any()), counted).T)
         # Row by row, so that a variant's sum has one order whatever the block.
         random = np.array([f @ (design.shrink * f) for f in F])
         with_ones = np.array([f @ (design.shrink * design.ones) for f in F])
@@ -231,31 +243,6 @@ def _scores(design: ClassScoreDesign, packed: NDArray[np.uint8]) -> Float:
 
 
 @njit(nogil=True, cache=True)
-def _planes(packed: Any, samples: Any, bits: Any) -> None:  # pragma: no cover
-    """Write who has one copy, two copies and, where asked for, no call as planes of people.
-
-    `bits` has shape (2 or 3, WIDTH, words).
-    """
-    size = len(samples)
-    for j in range(len(packed)):
-        row = packed[j]
-        for first in range(0, size, 64):
-            low = high = np.uint64(0)
-            last = min(first + 64, size)
-            for i in range(first, last):
-                code = np.uint64(row[samples[i] >> 2] >> (2 * (samples[i] & 3)))
-                place = np.uint64(i - first)
-                low |= (code & np.uint64(1)) << place
-                high |= ((code >> np.uint64(1)) & np.uint64(1)) << place
-            there = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - (last - first))
-            bits[0, j, first >> 6] = high & ~low
-            bits[1, j, first >> 6] = ~high & ~low & there
-            if len(bits) > 2:
-                bits[2, j, first >> 6] = low & ~high
-    bits[:, len(packed) :] = np.uint64(0)
-
-
-@njit(nogil=True, cache=True)
 def _centred(packed: Any, samples: Any, mean: Any, h: Any) -> None:  # pragma: no cover
     """Write copies less their mean, 0 without a call, shape (WIDTH, people)."""
     for j in range(len(packed)):
@@ -267,43 +254,40 @@ def _centred(packed: Any, samples: Any, mean: Any, h: Any) -> None:  # pragma: n
 
 
 def _products(
-    design: ClassScoreDesign, packed: NDArray[np.uint8], mean: Float, missing: bool
+    design: ClassScoreDesign,
+    packed: NDArray[np.uint8],
+    mean: Float,
+    missing: bool,
+    counted: CallCounts | None,
 ) -> Float:
     """Return Fᵀh, shape (r, m); `missing` says whether a call of any variant is."""
     packed, samples, lattice = plain(packed), plain(design.samples), design.lattice
     found = np.empty((len(design.shrink), len(packed)))
-    n, kinds = len(samples), 3 if missing else 2
+    n = len(samples)
+    if counted is None and lattice is not None:
+        counted = CallCounts.of(lattice, packed, samples, missing)
     for start in range(0, len(packed), WIDTH):
-        rows = slice(start, min(start + WIDTH, len(packed)))
-        size = rows.stop - start
-        if lattice is None:
+        rows = np.arange(start, min(start + WIDTH, len(packed)))
+        if lattice is None or counted is None:
             assert design.columns is not None
             linear: Float = np.zeros((WIDTH, design.columns.shape[1]))
             h = np.zeros((WIDTH, min(n, PEOPLE_PER_STRIP)), np.float32)
-            for first in range(0, n, PEOPLE_PER_STRIP):
-                s = slice(first, min(first + PEOPLE_PER_STRIP, n))
-                part = h[:, : s.stop - first]
+            for s in strips(n):
+                part = h[:, : s.stop - s.start]
                 _centred(packed[rows], samples[s], mean[rows], part)
                 products.add_product(part, design.columns[s], linear)
-            found[:, rows] = design.eigen.rotate(linear.T)[:, :size]
+            found[:, rows] = design.eigen.rotate(linear.T)[:, : len(rows)]
             continue
-        shared = np.zeros((BITS * lattice.rows.shape[1], kinds * WIDTH), np.int32)
-        bits: Words = np.zeros((kinds, WIDTH, words_of(min(n, PEOPLE_PER_STRIP))), np.uint64)
-        for first in range(0, n, PEOPLE_PER_STRIP):
-            people = np.arange(first, min(first + PEOPLE_PER_STRIP, n))
-            words = plain(bits[:, :, : words_of(len(people))])
-            _planes(packed[rows], samples[people], words)
-            add_shared(lattice.planes(people), words.reshape(kinds * WIDTH, -1), shared)
-        total = lattice.sums(shared, np.zeros(kinds * WIDTH)).reshape(-1, kinds, WIDTH)
+        one, two, absent = counted.sums(rows).transpose(1, 0, 2)
         # Columns are origin + x, of mean 0 over everybody, and h has mean 0: Σ(origin + x)h = Σxh,
         # and Σx over everybody is −n·origin.
         centre = np.zeros(WIDTH)
-        centre[:size] = mean[rows]
-        of_h = total[:, 0] + 2 * total[:, 1]
+        centre[: len(rows)] = mean[rows]
+        of_h = one + 2 * two
         if missing:
-            of_h += total[:, 2] * centre
+            of_h += absent * centre
         of_h += n * lattice.origin[:, None] * centre
-        found[:, rows] = design.eigen.rotate(of_h)[:, :size]
+        found[:, rows] = design.eigen.rotate(of_h)[:, : len(rows)]
     return found
 
 

@@ -18,15 +18,10 @@ from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.exact.gram_fit import GramBasis, fit_one
 from hlmm_scan.kernels.second_order.basis import TERMS, QuasiBasis
 from hlmm_scan.kernels.second_order.maximum import QuasiFits, fit_quasi_sums, likelihood_ratios
-from hlmm_scan.kernels.second_order.products import (
-    PEOPLE_PER_STRIP,
-    WIDTH,
-    QuasiSums,
-    quasi_sums,
-    refine_sums,
-)
+from hlmm_scan.kernels.second_order.products import QuasiSums, quasi_sums, refine_sums
 from hlmm_scan.kernels.second_order.robust import sandwich_covariances, studentised_covariances
 from hlmm_scan.kernels.sums.bit_planes import words_of
+from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, WIDTH, CallCounts
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullModel
@@ -131,6 +126,7 @@ def fit_quasi(
     tolerance: float | None = None,
     bases: Mapping[str, QuasiBasis] | None = None,
     exact_basis: Callable[[str], GramBasis] | None = None,
+    counted: CallCounts | None = None,
 ) -> Estimates:
     """Fit the HLMM to second order, and exactly where that may not do.
 
@@ -150,6 +146,8 @@ def fit_quasi(
         As :func:`quasi_bases` makes them; made here where they are not given.
     exact_basis : callable, optional
         Returns what exact fits share, of which there may be none.
+    counted : CallCounts, optional
+        Of the bases' lattice: filled with what is counted of these variants.
 
     Returns
     -------
@@ -169,7 +167,11 @@ def fit_quasi(
         starts: dict[int, Float | None] = {}
         for first in range(0, len(rows), _VARIANTS_AT_ONCE):
             part = rows[first : first + _VARIANTS_AT_ONCE]
-            starts |= _fit_part(basis, packed[part], null, inference, allowed, estimates, part)
+            own = None if counted is None else counted.take(part)
+            sums = quasi_sums(basis, packed[part], null.samples, own)
+            starts |= _fit_part(
+                basis, sums, packed[part], null, inference, allowed, estimates, part
+            )
         if not starts:
             continue
         if exact_basis is None:
@@ -185,6 +187,7 @@ def fit_quasi(
 
 def _fit_part(
     basis: QuasiBasis,
+    sums: QuasiSums,
     packed: NDArray[np.uint8],
     null: NullModel,
     inference: Inference,
@@ -197,7 +200,6 @@ def _fit_part(
     Refinement goes on for as long as it halves the bound: it mends the quadratic form, not the
     determinant.
     """
-    sums = quasi_sums(basis, packed, null.samples)
     before = np.full(len(rows), np.inf)
     starts: dict[int, Float | None] = {}
     while True:

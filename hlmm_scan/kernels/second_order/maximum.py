@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from hlmm_scan.kernels import covariances
 from hlmm_scan.kernels.second_order.basis import QuasiBasis
-from hlmm_scan.kernels.second_order.products import QuasiSums, plain
+from hlmm_scan.kernels.second_order.products import QuasiSums
 from hlmm_scan.kernels.second_order.search import fit_all
+from hlmm_scan.kernels.sums.call_counts import plain
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE
 from hlmm_scan.models.inference import covariance_from_information
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -16,71 +15,48 @@ from numpy.typing import NDArray
 
 from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, TERMS, QuasiBasis
 from hlmm_scan.kernels.sums import products
-from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared, words_of
+from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared
+from hlmm_scan.kernels.sums.call_counts import (
+    PEOPLE_PER_STRIP,
+    WIDTH,
+    CallCounts,
+    class_planes,
+    plain,
+    strips,
+)
+from hlmm_scan.kernels.sums.chosen import add_chosen
 from hlmm_scan.kernels.sums.class_sums import plan_class_sums
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-
-WIDTH = 64
-"""Variants multiplied at once; fewer are filled up, since a product's rounding depends on its
-shape and a variant's numbers may not depend on its neighbours."""
-
-PEOPLE_PER_STRIP = 4096
-"""People whose indicators are written out at a time."""
 
 _CODES = [3, 2, 0]  # of 0, 1 and 2 copies
 
 
 @njit(nogil=True, cache=True)
 def _fill(
-    packed: NDArray[np.uint8],
-    samples: NDArray[np.int64],
-    residual: Float32,
-    probe: Float32,
-    centre: Float32,
-    weighted: Float32,
-    indicators: Float32,
-    bits: Words,
+    classes: Words, probe: Float32, centre: Float32, probed: Float32
 ) -> None:  # pragma: no cover
-    """Write e·1₁, e·1₂, (g − ḡ)·probe and, if there is room, e·1₃; and 1₁, 1₂, 1₃ alone.
+    """Write (g − ḡ)·probe, 0 without a call.
 
-    Class 3 is a missing call. `weighted` has shape (3 or 4, WIDTH, people), `indicators`
-    (2 or 3, WIDTH, people), `centre` (m,). `bits` has the indicators as planes of people, shape
-    (2 or 3, WIDTH, words), or no words where they are not wanted.
+    `classes` is what `class_planes` returns, `centre` has shape (m,), `probed` (WIDTH, people).
     """
-    zero, one = np.float32(0.0), np.float32(1.0)
-    size, missing = len(samples), len(indicators) == 3
-    codes = np.full(64 * ((size + 63) // 64), 3, np.uint8)
-    for j in range(len(packed)):
-        row, mean = packed[j], centre[j]
-        for i in range(size):
-            codes[i] = (row[samples[i] >> 2] >> (2 * (samples[i] & 3))) & 3
-        e1, e2, probed = weighted[0, j], weighted[1, j], weighted[2, j]
-        first, second = indicators[0, j], indicators[1, j]
-        for i in range(size):
-            copies1 = one if codes[i] == 2 else zero
-            copies2 = one if codes[i] == 0 else zero
-            first[i] = copies1
-            second[i] = copies2
-            e1[i] = copies1 * residual[i]
-            e2[i] = copies2 * residual[i]
-            probed[i] = probe[i] * (copies1 + copies2 + copies2 - mean)
-        if missing:
-            e3, third = weighted[3, j], indicators[2, j]
-            for i in range(size):
-                none = one if codes[i] == 1 else zero
-                third[i] = none
-                e3[i] = none * residual[i]
-                probed[i] *= one - none
-        for kind in range(len(bits)):
-            wanted = 2 if kind == 0 else 0 if kind == 1 else 1
-            words = bits[kind, j]
-            for w in range(len(words)):
-                word = np.uint64(0)
-                for b in range(64):
-                    word |= np.uint64(codes[64 * w + b] == wanted) << np.uint64(b)
-                words[w] = word
+    one = np.uint64(1)
+    missing = len(classes) == 3
+    for j in range(len(centre)):
+        row, mean = probed[j], centre[j]
+        for w in range(classes.shape[2]):
+            first = BITS * w
+            here, start = row[first : first + BITS], probe[first : first + BITS]
+            single, double = classes[0, j, w], classes[1, j, w]
+            for i in range(len(here)):
+                place = np.uint64(i)
+                copies = ((single >> place) & one) + ((double >> place) & one) * np.uint64(2)
+                here[i] = start[i] * (np.float32(np.int32(copies)) - mean)
+            if missing and classes[2, j, w]:
+                absent = classes[2, j, w]
+                for i in range(len(here)):
+                    here[i] *= np.float32(np.int32(one - ((absent >> np.uint64(i)) & one)))
 
 
 @njit(nogil=True, cache=True)
@@ -147,26 +123,25 @@ class QuasiSums:
         return replace(self, **{name: values[rows] for name, values in arrays.items()})
 
 
-def plain(values: NDArray[Any]) -> NDArray[Any]:
-    """Return an array row-major and writable: numba compiles anew for any other kind."""
-    return np.require(values, requirements=["C", "W"])
-
-
 def quasi_sums(
-    basis: QuasiBasis, packed: NDArray[np.uint8], samples: NDArray[np.int64]
+    basis: QuasiBasis,
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+    counted: CallCounts | None = None,
 ) -> QuasiSums:
-    """Make the class sums of m variants; 2·n·k operations in float32 for each of five products.
+    """Make the class sums of m variants; 2·n·k operations in float32, and as many in the classes.
 
     Parameters
     ----------
     basis : QuasiBasis
     packed : ndarray of uint8, shape (m, bytes)
     samples : ndarray of int64, shape (n,)
+    counted : CallCounts, optional
+        Of these variants: filled, where random effects are hard calls.
 
     Notes
     -----
-    Variants with missing calls take seven products. The classes of 0 copies are what the others
-    leave of the totals.
+    The classes of 0 copies are what the others leave of the totals.
     """
     m, r, n = len(packed), len(basis.beta), len(samples)
     packed, samples = plain(packed), plain(samples)
@@ -182,8 +157,9 @@ def quasi_sums(
         for start in range(0, len(group), WIDTH):
             rows = group[start : start + WIDTH]
             of_class = np.column_stack((counts[rows, 1:], n - called[rows]))[:, : 2 + missing]
+            own = None if counted is None else counted.take(rows)
             weighted, indicators, coefficients = _multiplied(
-                basis, packed[rows], samples, centre[rows], of_class
+                basis, packed[rows], samples, centre[rows], of_class, own
             )
             # The rotation is the same product whatever the neighbours.
             F, S = (_by_variant(basis.eigen.rotate(x), len(rows)) for x in (weighted, indicators))
@@ -300,52 +276,41 @@ def _multiplied(
     samples: NDArray[np.int64],
     centre: Float,
     of_class: Float,
+    counted: CallCounts | None,
 ) -> tuple[Float, Float, Float]:
     """Multiply for one group of at most WIDTH variants.
 
     `of_class` has the people with 1 and 2 copies and, where there are any, without a call, shape
     (m, 2 or 3).
 
-    Returns columnsᵀB of the weighted columns and of the indicators, and seriesᵀB of the latter,
-    shapes (k or TERMS, kinds·WIDTH).
+    Returns columnsᵀB of e·1₁, e·1₂, (g − ḡ)·probe and, if there is a third class, e·1₃, and of 1₁,
+    1₂, 1₃ alone, and seriesᵀB of the latter, shapes (k or TERMS, kinds·WIDTH).
     """
-    n, (m, classes) = len(samples), of_class.shape
+    n, (m, kinds) = len(samples), of_class.shape
     residual, probe = basis.residual.astype(np.float32), plain(basis.probe)
-    single, strip_size = centre.astype(np.float32), min(n, PEOPLE_PER_STRIP)
     k, lattice = basis.columns.shape[1], basis.lattice
-    weighted = np.zeros((classes + 1, WIDTH, strip_size), np.float32)
-    indicators = np.zeros((classes, WIDTH, strip_size), np.float32)
-    bits = np.zeros((classes, WIDTH, 0 if lattice is None else words_of(strip_size)), np.uint64)
-    linear, sums = np.zeros(((classes + 1) * WIDTH, k)), np.zeros((classes * WIDTH, k))
-    series = np.zeros((classes * WIDTH, TERMS))
-    planes = 0 if lattice is None else BITS * lattice.rows.shape[1]
-    shared = np.zeros((planes, classes * WIDTH), np.int32)
-    for start in range(0, n, PEOPLE_PER_STRIP):
-        strip = slice(start, min(start + PEOPLE_PER_STRIP, n))
-        size = strip.stop - start
-        words = bits[:, :, : words_of(size)]
-        _fill(
-            packed,
-            samples[strip],
-            residual[strip],
-            probe[strip],
-            single,
-            weighted,
-            indicators,
-            words,
-        )
-        # People along the rows of the one and down the other: a tenth faster than any other way.
-        filled = weighted.reshape(-1, strip_size)[:, :size]
-        products.add_product(filled, basis.columns[strip], linear)
-        ones = indicators.reshape(-1, strip_size)[:, :size]
-        products.add_product(ones, basis.series[strip], series)
-        if lattice is None:
-            products.add_product(ones, basis.columns[strip], sums)
+    single, ones = centre.astype(np.float32), np.ones(min(n, PEOPLE_PER_STRIP), np.float32)
+    room = np.zeros((WIDTH, len(ones)), np.float32)
+    weighted, probed = np.zeros((kinds * WIDTH, k)), np.zeros((WIDTH, k))
+    sums, series = np.zeros((kinds * WIDTH, k)), np.zeros((kinds * WIDTH, TERMS))
+    shared = None if lattice is None else lattice.none_shared(kinds * WIDTH)
+    for strip in strips(n):
+        classes = class_planes(packed, samples[strip], kinds)
+        people, one = classes.reshape(kinds * WIDTH, -1), ones[: strip.stop - strip.start]
+        filled, columns = room[:, : len(one)], basis.columns[strip]
+        _fill(classes, probe[strip], single, filled)
+        products.add_product(filled, columns, probed)
+        add_chosen(people, residual[strip], columns, weighted)
+        add_chosen(people, one, basis.series[strip], series)
+        if lattice is None or shared is None:
+            add_chosen(people, one, columns, sums)
         else:
-            people = np.arange(start, strip.stop)
-            add_shared(lattice.planes(people), plain(words.reshape(len(ones), -1)), shared)
-    if lattice is not None:
-        people_of = np.zeros((classes, WIDTH))
+            add_shared(lattice.planes(strip), people, shared)
+    if lattice is not None and shared is not None:
+        people_of = np.zeros((kinds, WIDTH))
         people_of[:, :m] = of_class.T
-        sums = lattice.sums(shared, people_of.ravel()).T
+        sums = lattice.sums(lattice.folded(shared), people_of.ravel()).T
+        if counted is not None:
+            counted.put(np.arange(m), shared)
+    linear = np.concatenate([weighted[: 2 * WIDTH], probed, weighted[2 * WIDTH :]])
     return linear.T, sums.T, series.T

@@ -20,8 +20,9 @@ from hlmm_scan.kernels.exact.robust import (
 )
 from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, QuasiBasis
 from hlmm_scan.kernels.second_order.maximum import QuasiFits
-from hlmm_scan.kernels.second_order.products import PEOPLE_PER_STRIP, QuasiSums, plain
+from hlmm_scan.kernels.second_order.products import QuasiSums
 from hlmm_scan.kernels.sums import products
+from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, plain
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]

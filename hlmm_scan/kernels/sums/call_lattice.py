@@ -9,12 +9,13 @@ several times faster than single precision multiplies.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.sums.bit_planes import Words, add_shared, planes_of, words_of
+from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared, planes_of, words_of
 
 Float = NDArray[np.float64]
 Counts = NDArray[np.int32]
@@ -65,17 +66,39 @@ class CallLattice:
             return None
         return cls(origin, step, lacking, rows)
 
-    def planes(self, people: NDArray[np.intp]) -> Words:
+    def planes(self, people: NDArray[np.intp] | slice) -> Words:
         """Return the bits of some people as planes, for :meth:`sums`."""
+        if isinstance(people, slice):
+            people = np.arange(people.start, people.stop)
         return planes_of(self.rows, people)
 
-    def sums(self, shared: Counts, classes: Float) -> Float:
+    def none_shared(self, c: int) -> Counts:
+        """Return counts of nobody for c classes, to which `add_shared` adds :meth:`planes`'s."""
+        return np.zeros((BITS * self.rows.shape[1], c), np.int32)
+
+    def folded(self, shared: NDArray[Any]) -> NDArray[Any]:
+        """Add up the counts of codes from 1 and from 2 on; those of missing calls follow.
+
+        Parameters
+        ----------
+        shared : ndarray, shape (64·words, c)
+            How many people have each of the lattice's planes and belong to each class.
+
+        Returns
+        -------
+        ndarray, shape (k + |lacking|, c)
+        """
+        k = len(self.origin)
+        absent = shared[2 * k : 2 * k + len(self.lacking)]
+        return np.concatenate([shared[:k] + shared[k : 2 * k], absent])
+
+    def sums(self, folded: NDArray[Any], classes: Float) -> Float:
         """Return the sums of the columns over classes of people.
 
         Parameters
         ----------
-        shared : ndarray of int32, shape (64·words, c)
-            How many people have each of the lattice's planes and belong to each class.
+        folded : ndarray, shape (k + |lacking|, c)
+            What :meth:`folded` returns.
         classes : ndarray, shape (c,)
             People of each class.
 
@@ -84,9 +107,8 @@ class CallLattice:
         ndarray, shape (k, c)
         """
         k = len(self.origin)
-        total = self.step[:, None] * (shared[:k] + shared[k : 2 * k])
-        absent = shared[2 * k : 2 * k + len(self.lacking)]
-        total[self.lacking] -= self.origin[self.lacking, None] * absent
+        total = self.step[:, None] * folded[:k]
+        total[self.lacking] -= self.origin[self.lacking, None] * folded[k:]
         return np.asarray(total + self.origin[:, None] * classes)
 
     def gathered(self, people: NDArray[np.intp], y: Float) -> tuple[Float, Float]:
@@ -120,7 +142,8 @@ class CallLattice:
         ones = np.diag(counts)[:used].astype(np.float64)
         low, unit, whole = _in_steps(y)
         weighted = _times(planes, whole)[:used]
-        total = self.sums(np.column_stack((ones, weighted)), np.array([m, 0.0]))
+        folded = self.folded(np.column_stack((ones, weighted)))
+        total = self.sums(folded, np.array([m, 0.0]))
         moved = total[:, 0] - o * m
         gram += np.outer(o, moved) + np.outer(moved, o) + m * np.outer(o, o)
         of_y = low * moved + unit * total[:, 1] + o * (low * m + unit * float(whole.sum()))

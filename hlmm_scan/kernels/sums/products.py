@@ -69,7 +69,7 @@ def multiply(left: Real, right: Real, out: Real | None = None) -> Real:
     shape = len(left), right.shape[1]
     if 0 < left.shape[1] <= RUN:
         product = np.empty(shape, np.float32) if out is None else out
-        _multiply(_given(left), _given(np.ascontiguousarray(right)), product)
+        _multiply(given(left), given(np.ascontiguousarray(right)), product)
         return product
     total = np.zeros(shape)
     add_product(left, right, total)
@@ -91,7 +91,7 @@ def add_product(left: Real, right: Real, total: Float) -> None:
     if left.dtype != np.float32:
         total += left @ right
         return
-    _multiply(_given(left), _given(np.ascontiguousarray(right)), total)
+    _multiply(given(left), given(np.ascontiguousarray(right)), total)
 
 
 def combine(coefficients: Real, columns: Real) -> Real:
@@ -117,7 +117,7 @@ class _Given:
         self.__array_interface__ = {**values.__array_interface__, "data": address}
 
 
-def _given(values: Real) -> Real:
+def given(values: Real) -> Real:
     """Return the same numbers as an array of the type that is compiled for.
 
     Random effects are mapped from read-only files, and numba compiles anew for those. Nothing here
