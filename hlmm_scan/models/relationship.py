@@ -6,6 +6,7 @@ than the inverse of a matrix over people. `hlmm_objective` has the other way, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,17 +117,25 @@ class RelationshipCovariance:
         self._K = K
         self._scale = 1 / (self.root * unit)
         self._variances = np.diag(K) * self._scale**2
-        self._lower = self._W(h2)
-        self._lower.flat[:: len(K) + 1] += 1.0
+        self._lower = self._lower_of_B()
         cholesky_in_place(self._lower)
         self._inverted = False
         self.log_det = float(log_variance.sum() + 2 * np.log(np.diag(self._lower)).sum())
 
-    def _W(self, factor: float = 1.0) -> FloatArray:
-        """A multiple of W."""
-        W = self._K * (factor * self._scale)
-        W *= self._scale[:, np.newaxis]
-        return W
+    def _lower_of_B(self) -> FloatArray:
+        """B, of which only the lower triangle is valid."""
+        B, scale = np.empty_like(self._K), self._scale
+        for rows in self._strips():
+            strip = B[rows, : rows.stop]
+            np.multiply(self._K[rows, : rows.stop], self.h2 * scale[: rows.stop], out=strip)
+            strip *= scale[rows, np.newaxis]
+        B.flat[:: len(B) + 1] += 1.0
+        return B
+
+    def _strips(self) -> Iterator[slice]:
+        n = len(self.root)
+        for start in range(0, n, _STRIP):
+            yield slice(start, min(start + _STRIP, n))
 
     @property
     def inverse(self) -> FloatArray:
@@ -174,15 +183,16 @@ class RelationshipCovariance:
     @cached_property
     def _A(self) -> FloatArray:
         """A = MW, shape (n, n): where it is not to be had from M."""
-        return self._W() if self.h2 == 0 else self.solve(self._W())
+        W = self._K * self._scale
+        W *= self._scale[:, np.newaxis]
+        return W if self.h2 == 0 else self.solve(W)
 
     def pair_sums(self, weights: FloatArray, *powers: int) -> list[FloatArray]:
         """Return for each power the sums over j ≠ i of Mᵢⱼ^power·weightsⱼ, shapes (n, k)."""
         sums = [np.zeros_like(weights) for _ in powers]
-        for start in range(0, len(weights), _STRIP):
-            rows = slice(start, min(start + _STRIP, len(weights)))
+        for rows in self._strips():
             M = self.inverse[rows, : rows.stop].copy()
-            M[:, start:] = np.tril(M[:, start:], -1)
+            M[:, rows.start :] = np.tril(M[:, rows.start :], -1)
             raised, reached = M, 1
             for power, total in zip(powers, sums, strict=True):
                 for _ in range(power - reached):
