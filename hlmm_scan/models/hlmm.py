@@ -197,37 +197,14 @@ class HLMM:
             In standardised units, before the last Newton step, which is within the tolerance;
             None where there are no estimates.
         """
-        check_information(information)
-        given = None
-        if start is not None:
-            given = as_parameters(start[0], self.n_variance, "start of b")
-            given_h2 = as_random_variance(start[1])
-        standard = self._standard
-        refused = unidentified(standard, n_random=1)
-        if refused is not None:
-            return refused, None
-        # A fixed trace of GGᵀ makes h2 a variance in the phenotype's standardised units.
-        unit = float(np.linalg.norm(self.G) / np.sqrt(self.n)) or 1.0
-        ratio = standard.scale / unit
-        random_unit = ratio * ratio
-        designs = standard.phenotype, standard.mean.columns, standard.variance.columns
-        objective: Objective[RandomEffectEvaluation]
         if by_relationship(self.n, self.n_random):
             K = self.G @ self.G.T
-            objective = RelationshipObjective(*designs, K, standard.offset, unit)
-        else:
-            objective = HLMMObjective(*designs, self.G, standard.offset, unit)
-        theta = None
-        if given is not None:
-            h2 = given_h2 / random_unit if random_unit > 0 else 0.0
-            theta = np.append(standard.variance.from_design(given), h2)
-        # Log-variances move together by this if V spans the constant, else nearly so.
-        level = standard.variance.columns.mean(axis=0)
-        minimum = minimise_random_variance(
-            objective, theta, lambda: _hlm_start(standard), level, tolerance
-        )
-        fit = report(standard, minimum, information, random_unit=random_unit)
-        return fit, None if minimum is None or minimum.degenerate else minimum.evaluation
+            return fit_relationship(self.y, self.X, self.V, K, start, information, tolerance)
+        standard = self._standard
+        # A fixed trace of GGᵀ makes h2 a variance in the phenotype's standardised units.
+        unit = float(np.linalg.norm(self.G) / np.sqrt(self.n)) or 1.0
+        objective = HLMMObjective(*_designs(standard), self.G, standard.offset, unit)
+        return _fit(standard, objective, start, information, tolerance)
 
     def at(self, a: ArrayLike | None, b: ArrayLike, h2: float) -> HLMMEvaluation:
         """Evaluate the model with all derivatives, on the designs as they are.
@@ -250,6 +227,68 @@ class HLMM:
     @cached_property
     def _G(self) -> FloatArray:
         return thin(self.G)
+
+
+def fit_relationship(
+    y: ArrayLike,
+    X: ArrayLike,
+    V: ArrayLike,
+    K: FloatArray,
+    start: tuple[ArrayLike, float] | None = None,
+    information: Information = "expected",
+    tolerance: float = GRADIENT_TOLERANCE,
+) -> tuple[Fit, RandomEffectEvaluation | None]:
+    """Fit an HLMM of which K = GGᵀ is at hand, as :meth:`HLMM.fit_and_evaluate` does.
+
+    Parameters
+    ----------
+    y, X, V
+        As for :class:`HLMM`.
+    K : ndarray, shape (n, n)
+        Symmetric, not checked and not copied.
+    start, information, tolerance
+        As for :meth:`HLMM.fit_and_evaluate`.
+    """
+    y = as_phenotype(y)
+    standard = Standardised(y, as_design(X, len(y), "mean"), as_design(V, len(y), "variance"))
+    unit = float(np.sqrt(np.trace(K) / len(y))) or 1.0
+    objective = RelationshipObjective(*_designs(standard), K, standard.offset, unit)
+    return _fit(standard, objective, start, information, tolerance)
+
+
+def _designs(standard: Standardised) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return standard.phenotype, standard.mean.columns, standard.variance.columns
+
+
+def _fit(
+    standard: Standardised,
+    objective: HLMMObjective | RelationshipObjective,
+    start: tuple[ArrayLike, float] | None,
+    information: Information,
+    tolerance: float,
+) -> tuple[Fit, RandomEffectEvaluation | None]:
+    check_information(information)
+    given = None
+    if start is not None:
+        given = as_parameters(start[0], standard.V.shape[1], "start of b")
+        given_h2 = as_random_variance(start[1])
+    refused = unidentified(standard, n_random=1)
+    if refused is not None:
+        return refused, None
+    ratio = standard.scale / objective.unit
+    random_unit = ratio * ratio
+    theta = None
+    if given is not None:
+        h2 = given_h2 / random_unit if random_unit > 0 else 0.0
+        theta = np.append(standard.variance.from_design(given), h2)
+    # Log-variances move together by this if V spans the constant, else nearly so.
+    level = standard.variance.columns.mean(axis=0)
+    function: Objective[RandomEffectEvaluation] = objective
+    minimum = minimise_random_variance(
+        function, theta, lambda: _hlm_start(standard), level, tolerance
+    )
+    fit = report(standard, minimum, information, random_unit=random_unit)
+    return fit, None if minimum is None or minimum.degenerate else minimum.evaluation
 
 
 def _hlm_start(standard: Standardised) -> FloatArray:

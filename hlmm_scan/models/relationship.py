@@ -13,17 +13,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.linalg.blas import dtrmm, dtrsm
-from scipy.linalg.lapack import dtrtri
+from scipy.linalg.blas import dsymm, dtrsm
 
 from hlmm_scan.models.hlm import weighted_basis
 from hlmm_scan.models.hlmm_objective import RandomEffectEvaluation, step_size
+from hlmm_scan.models.lapack import cholesky_in_place, inverse_in_place
 from hlmm_scan.models.lowrank import root_variance
 
 FloatArray = NDArray[np.float64]
 
 _STRIP = 256
-"""Rows that are worked on at a time; triangles of this size are inverted by LAPACK."""
+"""Rows that are worked on at a time, so that they stay in cache."""
 
 _LITTLE = 1e-6
 """h2·tr(D⁻¹K)/n below which (I − M)/h2 would lose too many digits."""
@@ -105,9 +105,8 @@ class RelationshipCovariance:
         p = (1 − Mᵢᵢ)/h2      T = Vᵀ(M∘M)V      ‖S‖² = ‖A‖²      τ = Vᵀdiag(AM).
 
     The sums over pairs of people leave out i = j, so that no digits cancel before they are divided
-    by h2²; where h2 is too little even so, A is made. C, C⁻¹ and M cost n³/3 operations each; M is
-    made in strips and never stored. numpy and BLAS let other threads of Python run meanwhile, most
-    of scipy's LAPACK does not: so fits can be done side by side in threads.
+    by h2²; where h2 is too little even so, A is made. C costs n³/3 operations and M twice that. B,
+    C and M take one another's place in memory: fresh pages cost nearly as much as C does.
     """
 
     def __init__(
@@ -118,19 +117,33 @@ class RelationshipCovariance:
         self._K = K
         self._scale = 1 / (self.root * unit)
         self._variances = np.diag(K) * self._scale**2
-        self.log_det = float(log_variance.sum())
-        self._chol: FloatArray | None = None
-        if h2 > 0:
-            B = self._W(h2)
-            B.flat[:: len(B) + 1] += 1.0
-            self._chol = chol = np.asarray(np.linalg.cholesky(B))
-            self.log_det += float(2 * np.log(np.diag(chol)).sum())
+        self._lower = self._lower_of_B()
+        cholesky_in_place(self._lower)
+        self._inverted = False
+        self.log_det = float(log_variance.sum() + 2 * np.log(np.diag(self._lower)).sum())
 
-    def _W(self, factor: float = 1.0) -> FloatArray:
-        """A multiple of W."""
-        W = self._K * (factor * self._scale)
-        W *= self._scale[:, np.newaxis]
-        return W
+    def _lower_of_B(self) -> FloatArray:
+        """B, of which only the lower triangle is valid."""
+        B, scale = np.empty_like(self._K), self._scale
+        for rows in self._strips():
+            strip = B[rows, : rows.stop]
+            np.multiply(self._K[rows, : rows.stop], self.h2 * scale[: rows.stop], out=strip)
+            strip *= scale[rows, np.newaxis]
+        B.flat[:: len(B) + 1] += 1.0
+        return B
+
+    def _strips(self) -> Iterator[slice]:
+        n = len(self.root)
+        for start in range(0, n, _STRIP):
+            yield slice(start, min(start + _STRIP, n))
+
+    @property
+    def inverse(self) -> FloatArray:
+        """M, shape (n, n), of which only the lower triangle is valid."""
+        if not self._inverted:
+            inverse_in_place(self._lower)
+            self._inverted = True
+        return self._lower
 
     def whiten(self, M: FloatArray) -> FloatArray:
         """Return D^-½M for M of shape (n,) or (n, k)."""
@@ -141,33 +154,22 @@ class RelationshipCovariance:
         return np.asarray(self._scale * (self._K @ (self._scale * e)))
 
     def solve(self, M_white: FloatArray) -> FloatArray:
-        """Return B⁻¹M for M of shape (n, k)."""
-        return self._half(self._half(M_white), transposed=True)
+        """Return B⁻¹M for M of shape (n, k): by C, until M has taken its place."""
+        # BLAS takes row-major arrays as transposed.
+        if self._inverted:
+            return np.asarray(dsymm(1.0, self._lower.T, M_white, lower=0))
+        half = dtrsm(1.0, self._lower.T, M_white, lower=0, trans_a=1)
+        return np.asarray(dtrsm(1.0, self._lower.T, half, lower=0, overwrite_b=1))
 
     def quadratic(self, M_white: FloatArray) -> FloatArray:
         """Return MᵀΣ⁻¹M, shape (k, k), of a whitened M of shape (n, k)."""
-        half = self._half(M_white)
-        return np.asarray(half.T @ half)
-
-    def _half(self, M: FloatArray, *, transposed: bool = False) -> FloatArray:
-        """Return C⁻¹M or C⁻ᵀM."""
-        if self._chol is None:
-            return M
-        return np.asarray(dtrsm(1.0, self._chol.T, M, lower=0, trans_a=not transposed))
-
-    @cached_property
-    def _chol_inverse(self) -> FloatArray:
-        """C⁻¹, with zeros above the diagonal."""
-        if self._chol is None:
-            return np.eye(len(self.root))
-        inverse = np.zeros_like(self._chol)
-        _invert_lower(self._chol, inverse)
-        return inverse
+        product = M_white.T @ self.solve(M_white)
+        return np.asarray(0.5 * (product + product.T))
 
     @cached_property
     def diagonal(self) -> FloatArray:
         """Diagonal of M, shape (n,): 1 − h2·p."""
-        return np.asarray(np.einsum("ij,ij->j", self._chol_inverse, self._chol_inverse))
+        return np.array(np.diag(self.inverse))
 
     @cached_property
     def leverage(self) -> FloatArray:
@@ -181,35 +183,23 @@ class RelationshipCovariance:
     @cached_property
     def _A(self) -> FloatArray:
         """A = MW, shape (n, n): where it is not to be had from M."""
-        return self.solve(self._W())
-
-    def strips(self) -> Iterator[tuple[slice, FloatArray]]:
-        """Yield M in strips of rows, each up to the end of its block on the diagonal.
-
-        Yields
-        ------
-        slice
-            Of some rows.
-        ndarray, shape (rows, stop)
-            M of these rows and of the columns before the slice's stop.
-        """
-        n, inverse = len(self.root), self._chol_inverse
-        for start in range(0, n, _STRIP):
-            rows = slice(start, min(start + _STRIP, n))
-            yield rows, inverse[start:, rows].T @ inverse[start:, : rows.stop]
+        W = self._K * self._scale
+        W *= self._scale[:, np.newaxis]
+        return W if self.h2 == 0 else self.solve(W)
 
     def pair_sums(self, weights: FloatArray, *powers: int) -> list[FloatArray]:
         """Return for each power the sums over j ≠ i of Mᵢⱼ^power·weightsⱼ, shapes (n, k)."""
         sums = [np.zeros_like(weights) for _ in powers]
-        for rows, M in self.strips():
-            M[np.arange(len(M)), np.arange(rows.start, rows.stop)] = 0.0
+        for rows in self._strips():
+            M = self.inverse[rows, : rows.stop].copy()
+            M[:, rows.start :] = np.tril(M[:, rows.start :], -1)
             raised, reached = M, 1
             for power, total in zip(powers, sums, strict=True):
                 for _ in range(power - reached):
                     raised = raised * M
                 reached = power
                 total[rows] += raised @ weights[: rows.stop]
-                total[: rows.start] += raised[:, : rows.start].T @ weights[rows]
+                total[: rows.stop] += raised.T @ weights[rows]
         return sums
 
     def traces(self, V: FloatArray) -> FloatArray:
@@ -261,20 +251,3 @@ class RelationshipEvaluation(RandomEffectEvaluation):
     @cached_property
     def _traces(self) -> FloatArray:
         return self.covariance.traces(self.objective.V)
-
-
-def _invert_lower(C: FloatArray, inverse: FloatArray) -> None:
-    """Put the inverse of a lower triangular matrix into an array of zeros, half by half."""
-    n = len(C)
-    if n <= _STRIP:
-        found, info = dtrtri(C, lower=1)
-        if info != 0:
-            raise np.linalg.LinAlgError("Σ is singular")
-        inverse[...] = np.tril(found)
-        return
-    half = n // 2
-    _invert_lower(C[:half, :half], inverse[:half, :half])
-    _invert_lower(C[half:, half:], inverse[half:, half:])
-    # [A 0; B C]⁻¹ has −C⁻¹BA⁻¹ below the diagonal. BLAS takes row-major arrays as transposed.
-    below = dtrmm(-1.0, inverse[:half, :half].T, C[half:, :half].T, lower=0)
-    inverse[half:, :half] = dtrmm(1.0, inverse[half:, half:].T, below, side=1, lower=0).T

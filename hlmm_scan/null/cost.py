@@ -10,8 +10,8 @@ _PRODUCT = 1 / 40e9
 _EIGEN = 7 * _PRODUCT
 """Seconds for n³ of a decomposition into eigenvectors is n³ times this."""
 
-_STORE_BYTE = 2e-8
-"""Seconds to take digests of, compress, write and map a byte of random effects."""
+_STORE_BYTE = 1e-8
+"""Seconds to take digests of, compress and write a byte of random effects."""
 
 _FIRST, _FROM_NEAR = 10.0, 3.5
 """Evaluations of a fit with all random effects, and of one that starts from it."""
@@ -32,7 +32,7 @@ def sets_seconds(n: int, n_random: int, sets: int, *, principal: bool) -> float:
     products = (1 + min(1, sets - 1)) * float(n) * n_random * rank * _PRODUCT
     if n_random <= n:
         return products + sets * rank**2 * (rank * _EIGEN + 8 * _STORE_BYTE)
-    each = n * (_EIGEN if principal else _PRODUCT)
+    each = n * (_EIGEN if principal else 0.5 * _PRODUCT)
     return products + sets * n**2 * (each + 12 * _STORE_BYTE)
 
 
@@ -52,9 +52,12 @@ def fits_seconds(n: int, mean: int, variance: int, n_random: int, sets: int) -> 
     rank = min(n, n_random)
     first = 0.0
     if by_relationship(n, n_random):
-        evaluation = 1.5 * float(n) ** 3 * _PRODUCT
-        first = float(n) ** 2 * rank * _PRODUCT
+        # The moments at the end are sums over what the last evaluation has made.
+        evaluation = float(n) ** 3 * _PRODUCT
+        last = 0.1 * evaluation
+        first = float(n) ** 2 * n_random / sets * _PRODUCT
     else:
         evaluation = (float(n) * rank**2 * (2 + variance) + 3 * float(rank) ** 3) * _PRODUCT
+        last = evaluation / 3
     evaluations = _FIRST + (sets - 1) * _FROM_NEAR
-    return evaluations * (evaluation + designs) + sets * (first + evaluation / 3)
+    return evaluations * (evaluation + designs) + sets * (first + last)

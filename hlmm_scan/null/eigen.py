@@ -15,7 +15,6 @@ known to √ε·s₁ only), while an error of the size of rounding in F is an er
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpstrf
+
+from hlmm_scan.models.lapack import cholesky_in_place
 
 Float = NDArray[np.float64]
 
@@ -190,7 +191,39 @@ class SharedEigenstructure:
     @cached_property
     def gram(self) -> Float:
         """ZᵀZ, shape (l, l), or ZZᵀ, shape (n, n), where l > n; Z = `columns`."""
-        return _gram(self.columns.T if self.dual else self.columns)
+        return self.people if self.dual else _gram(self.columns)
+
+    @cached_property
+    def people(self) -> Float:
+        """ZZᵀ, shape (n, n)."""
+        return _gram(self.columns.T)
+
+    def relationship(self, left_out: str) -> Float:
+        """Return K = GGᵀ, shape (n, n), without one chromosome: an array of its own.
+
+        Parameters
+        ----------
+        left_out : str
+            As for :meth:`without`.
+
+        Raises
+        ------
+        ValueError
+            If nothing is left.
+        """
+        left = self._left(left_out)
+        if left.all():
+            return self.people / len(left)
+        K = _gram(np.ascontiguousarray(self.columns[:, ~left].T))
+        np.subtract(self.people, K, out=K)
+        K /= np.count_nonzero(left)
+        return K
+
+    def _left(self, left_out: str) -> NDArray[np.bool_]:
+        left = self.contigs != left_out
+        if not left.any():
+            raise ValueError(f"all random effects lie on chromosome {left_out}")
+        return np.asarray(left, bool)
 
     def without(self, left_out: str, *, principal: bool = True) -> Eigenstructure:
         """Return the random effects that do not lie on one chromosome.
@@ -208,21 +241,16 @@ class SharedEigenstructure:
         ValueError
             If nothing is left.
         """
-        chosen = np.flatnonzero(self.contigs != left_out)
-        if not len(chosen):
-            raise ValueError(f"all random effects lie on chromosome {left_out}")
         if self.dual:
-            kernel = self.gram
-            if len(chosen) < len(self.contigs):
-                rest = np.flatnonzero(self.contigs == left_out)
-                kernel = kernel - _gram(np.ascontiguousarray(self.columns[:, rest].T))
+            K = self.relationship(left_out)
             if not principal:
-                factor = _cholesky_factor(kernel / len(chosen))
+                factor = _cholesky_factor(K)
                 squares = np.asarray(np.einsum("ij,ij->j", factor, factor))
                 return Eigenstructure.in_own_axes(factor, squares, principal=False)
-            values, vectors = _principal(kernel / len(chosen))
+            values, vectors = _principal(K)
             factor = np.ascontiguousarray(vectors * np.sqrt(values))
             return Eigenstructure.in_own_axes(factor, values)
+        chosen = np.flatnonzero(self._left(left_out))
         scale = 1 / np.sqrt(len(chosen))
         values, vectors = _principal(self.gram[np.ix_(chosen, chosen)] * scale**2)
         return Eigenstructure(
@@ -260,19 +288,38 @@ def _principal(gram: Float) -> tuple[Float, Float]:
 def _cholesky_factor(kernel: Float) -> Float:
     """F with FFᵀ = a positive semi-definite matrix, to rounding; as many columns as its rank.
 
-    Columns that sum to 0 over people make the last person's row the negative sum of all others, so
-    that an ordinary decomposition without him is all of it. Where there is more in common between
-    people, as of twins, or fewer columns than people, the order of people is chosen by pivots.
+    The matrix is used up. Columns that sum to 0 over people make the last person's row the negative
+    sum of all others, so that an ordinary decomposition without him is all of it. Where there is
+    more in common between people, as of twins, or fewer columns than people, the order of people is
+    chosen by pivots.
     """
     n = len(kernel)
     largest = float(np.diag(kernel).max(initial=0.0))
     if np.abs(kernel.sum(axis=1)).max(initial=0.0) <= _CENTRED * n * largest:
-        with contextlib.suppress(np.linalg.LinAlgError):
-            # numpy's lets other threads of Python run meanwhile, scipy's does not.
-            lower = np.linalg.cholesky(kernel[:-1, :-1])
-            if np.diag(lower).min(initial=np.inf) ** 2 > _LEAST_PIVOT * largest:
-                return np.vstack((lower, -lower.sum(axis=0)))
+        diagonal = np.array(np.diag(kernel))
+        try:
+            cholesky_in_place(kernel, n - 1)
+            if np.diag(kernel)[:-1].min(initial=np.inf) ** 2 > _LEAST_PIVOT * largest:
+                return _with_last_row(kernel)
+        except np.linalg.LinAlgError:
+            pass
+        # What is above the diagonal is still there.
+        kernel = np.triu(kernel, 1)
+        kernel += kernel.T
+        np.fill_diagonal(kernel, diagonal)
     packed, order, rank, _ = dpstrf(kernel.T, lower=1)  # which is the same, in BLAS' own order
     factor = np.empty((n, rank))
     factor[order - 1] = np.tril(packed[:, :rank])
+    return factor
+
+
+def _with_last_row(lower: Float) -> Float:
+    """Take all but the last row and column of a lower triangle, and the row that makes sums 0."""
+    n = len(lower)
+    factor = np.zeros((n, n - 1))
+    for start in range(0, n - 1, _PEOPLE_PER_STRIP):
+        rows = slice(start, min(start + _PEOPLE_PER_STRIP, n - 1))
+        factor[rows, :start] = lower[rows, :start]
+        factor[rows, rows] = np.tril(lower[rows, rows])
+    factor[-1] = -factor.sum(axis=0)
     return factor

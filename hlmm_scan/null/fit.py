@@ -15,9 +15,11 @@ from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit, Information
 from hlmm_scan.models.hlm import HLM
-from hlmm_scan.models.hlmm import HLMM
+from hlmm_scan.models.hlmm import HLMM, fit_relationship
+from hlmm_scan.models.hlmm_objective import RandomEffectEvaluation
 from hlmm_scan.models.inference import wald_neg_log10_p
 from hlmm_scan.models.newton import GRADIENT_TOLERANCE
+from hlmm_scan.models.relationship import by_relationship
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.null.moments import noise_moments, pooled_moments
 from hlmm_scan.null.work import InTurn, Work, digest_of_parts
@@ -189,13 +191,13 @@ def fit_null(
         described = digest_of_parts(y, X, V, effects_name, str(seed_mode))
 
         def with_all() -> dict[str, Any]:
-            found, null_fit = _fit_set(cohort.phenotype, HLMM(y, X, V, design("")))
+            found, null_fit = _fit_set(cohort.phenotype, data, random_effects)
             kept = {"fit": _fit_to_json(null_fit)}
             if not seed_mode:
                 kept["covariates"] = _in_user_units(cohort, found, centre, scale).to_json()
             return kept
 
-        design = random_effects.design
+        data = y, X, V
         kept = work.kept(cohort.phenotype, digest_of_parts(described, "all"), with_all)
         fits[ALL_RANDOM_EFFECTS] = whole = _fit_from_json(kept["fit"])
         if not seed_mode:
@@ -205,8 +207,7 @@ def fit_null(
 
         def without(key: str) -> NullFit:
             def fit_it() -> dict[str, Any]:
-                model = HLMM(y, X, V, design(key))
-                return _fit_to_json(_fit_set(cohort.phenotype, model, start)[1])
+                return _fit_to_json(_fit_set(cohort.phenotype, data, random_effects, key, start)[1])
 
             label = f"{cohort.phenotype} without chromosome {key}"
             name = digest_of_parts(described, key, start[0], np.array(start[1]))
@@ -241,7 +242,19 @@ def _fit(
     X, V = cohort.mean_design.matrix, cohort.variance_design.matrix
     if random_effects is None:
         return HLM(y, X, V).fit(information=information)
-    return HLMM(y, X, V, random_effects.design(ALL_RANDOM_EFFECTS)).fit(information=information)
+    return _fit_with((y, X, V), random_effects, information=information)[0]
+
+
+def _fit_with(
+    data: tuple[Float, Float, Float],
+    random_effects: RandomEffects,
+    left_out: str = ALL_RANDOM_EFFECTS,
+    **options: Any,
+) -> tuple[Fit, RandomEffectEvaluation | None]:
+    """Fit y, X and V with one set of random effects, given as is cheaper."""
+    if by_relationship(len(data[0]), random_effects.n_random(left_out)):
+        return fit_relationship(*data, random_effects.relationship(left_out), **options)
+    return HLMM(*data, random_effects.design(left_out)).fit_and_evaluate(**options)
 
 
 def _checked(phenotype: str, fit: Fit) -> Fit:
@@ -254,11 +267,15 @@ def _checked(phenotype: str, fit: Fit) -> Fit:
 
 
 def _fit_set(
-    phenotype: str, model: HLMM, start: tuple[Float, float] | None = None
+    phenotype: str,
+    data: tuple[Float, Float, Float],
+    random_effects: RandomEffects,
+    left_out: str = ALL_RANDOM_EFFECTS,
+    start: tuple[Float, float] | None = None,
 ) -> tuple[Fit, NullFit]:
     """Fit with one set of random effects, from the fit with all of them or from nothing."""
     tolerance = GRADIENT_TOLERANCE if start is None else CHROMOSOME_TOLERANCE
-    fit, at = model.fit_and_evaluate(start, tolerance=tolerance)
+    fit, at = _fit_with(data, random_effects, left_out, start=start, tolerance=tolerance)
     _checked(phenotype, fit)
     assert at is not None
     return fit, _null_fit(fit, noise_moments(at))

@@ -127,6 +127,17 @@ class RandomEffects:
         """Work out what all sets share, before they are asked for from several threads."""
         assert self._shared.gram is not None
 
+    def n_random(self, left_out: str) -> int:
+        """Return how many random effects are left without one chromosome."""
+        return sum(contig != left_out for contig in self.contigs)
+
+    def relationship(self, left_out: str) -> Float:
+        """Return K = GGᵀ, shape (n, n), of the :meth:`design` without one chromosome."""
+        if self.columns is None:
+            F = self.eigenstructure(left_out).columns
+            return np.asarray(F @ F.T)
+        return self._shared.relationship(left_out)
+
     def design(self, left_out: str) -> Float:
         """Return G without one chromosome: columns over √(number of columns left).
 

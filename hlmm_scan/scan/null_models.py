@@ -15,7 +15,6 @@ from hlmm_scan.null.fit import CovariateFit, fit_null
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.serving import Kind, Serving
 from hlmm_scan.null.store import (
-    read_random_effects,
     write_null_model,
     write_random_effects,
     write_serving,
@@ -95,7 +94,11 @@ def needs_principal_axes(inputs: Inputs, variance: int) -> bool:
 def _random_effects(
     inputs: Inputs, cohort: Cohort, contigs: list[str], store: ResultStore, work: Work
 ) -> tuple[str, RandomEffects | None]:
-    """Return the random effects of a phenotype as the store has them, after their name there."""
+    """Store the random effects of a phenotype; return them after their name there.
+
+    The null fits take those of memory: to have K of each set from its columns costs a fraction of
+    what reading its factor back does.
+    """
     if inputs.random_effects is None:
         return "", None
     effects = inputs.random_effects.for_people(cohort.samples, cohort.phenotype)
@@ -109,7 +112,7 @@ def _random_effects(
         principal=needs_principal_axes(inputs, cohort.variance_design.matrix.shape[1]),
         work=work,
     )
-    return name, read_random_effects(store.group(f"random_effects/{name}"))
+    return name, effects
 
 
 def _null_model(

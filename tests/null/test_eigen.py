@@ -32,6 +32,21 @@ def test_every_set_has_the_covariance_of_its_design(kind, left_out):
     assert structure.columns.shape[1] <= 61
 
 
+@pytest.mark.parametrize("kind", CONTIGS)
+@pytest.mark.parametrize("left_out", ["", "1", "2"])
+def test_relationships_by_subtraction_are_those_of_the_design(kind, left_out):
+    effects = random_effects_of(61, CONTIGS[kind], seed=3)
+    G, K = effects.design(left_out), effects.relationship(left_out)
+    np.testing.assert_allclose(K, G @ G.T, atol=1e-13)
+    np.testing.assert_array_equal(K, K.T)
+    K[...] = 0.0  # its own array: the next is as good
+    np.testing.assert_allclose(effects.relationship(left_out), G @ G.T, atol=1e-13)
+    sets = {left_out: share(effects).without(left_out)}
+    stored = RandomEffects(None, effects.contigs, effects.variant_ids, sets)
+    if kind == "more_than_people":
+        np.testing.assert_allclose(stored.relationship(left_out), G @ G.T, atol=1e-13)
+
+
 @pytest.mark.parametrize("left_out", ["", "2"])
 def test_gram_and_sums_of_any_people_are_those_of_the_design(left_out):
     effects = random_effects_of(61, CONTIGS["few"], seed=3)
