@@ -480,7 +480,15 @@ def calibration(
 def _fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the flags about people, transforms and covariates."""
     people = ("keep", "remove", "log_transform", "outlier_sd", "rint", "rint_of")
-    covariates = ("categorical", "reference", "min_level_count", "mean_terms", "variance_terms")
+    covariates = (
+        "mean_covariate",
+        "variance_covariate",
+        "categorical",
+        "reference",
+        "min_level_count",
+        "mean_terms",
+        "variance_terms",
+    )
     return _options(command, [*people, *covariates])
 
 

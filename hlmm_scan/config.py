@@ -59,7 +59,10 @@ class ScanConfig:
     phenotypes: Path | None = _option(None, "path", "Phenotype table (required).")
     output: Place | None = _option(None, "store", "Result store to write (required).", short="-o")
     phenotype: tuple[str, ...] = _option(
-        (), "names", "Phenotype column to scan; repeatable. Default: all."
+        (),
+        "names",
+        "Column to scan, or several: 'prot_*', prot_1-prot_9; repeatable. Default: all but those "
+        "named as covariates.",
     )
     strict: bool | None = _option(
         None,
@@ -96,8 +99,20 @@ class ScanConfig:
     mean_covariates: tuple[Path, ...] = _option(
         (), "paths", "Table of covariates of the mean; repeatable, columns are joined."
     )
+    mean_covariate: tuple[str, ...] = _option(
+        (),
+        "names",
+        "Column that is a covariate of the mean, or several: PC1-PC10, 'batch_*'; repeatable. Of "
+        "--mean-covariates (default: all of its columns), or else of --phenotypes.",
+    )
     variance_covariates: tuple[Path, ...] = _option(
         (), "paths", "Table of covariates of the log-variance; repeatable."
+    )
+    variance_covariate: tuple[str, ...] = _option(
+        (),
+        "names",
+        "The same of the log-variance: of --variance-covariates, or else of the table that those "
+        "of the mean are in.",
     )
     categorical: tuple[str, ...] = _option(
         (),
@@ -356,8 +371,9 @@ class ScanConfig:
                 )
         if self.dashboard and importlib.util.find_spec("bokeh") is None:
             raise InputError("dashboard needs bokeh; pip install 'hlmm-scan[dashboard]'")
-        if len(set(self.phenotype)) < len(self.phenotype):
-            raise InputError("phenotype: the same name is given twice")
+        for name in ("phenotype", "mean_covariate", "variance_covariate"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise InputError(f"{name}: the same name is given twice")
         if len(set(self.genotypes)) < len(self.genotypes):
             raise InputError("genotypes: the same dataset is given twice")
 

@@ -58,8 +58,11 @@ def cohort(small, tmp_path) -> SimpleNamespace:
         genotypes=genotypes,
         phenotypes=folder / "phenotypes.tsv",
         covariates=folder / "covariates.tsv",
+        age=folder / "age.tsv",
         random_effects=folder / "random_effects.txt",
     )
+    frame = pd.read_csv(files.covariates, sep="\t")
+    frame.drop(columns="sex").to_csv(files.age, sep="\t", index=False)
     files.scan = ["scan", "--genotypes", genotypes, "--phenotypes", files.phenotypes]
     files.scan += ["--workers", 1, "-o", files.out / "r.zarr"]
     files.convert = ["convert", *sorted(folder.glob("*.bed")), "-o", files.out / "g.zarr"]
@@ -240,6 +243,42 @@ def test_fewer_people_than_parameters(cohort, refused):
 def test_an_unknown_phenotype_with_the_nearest(cohort, refused):
     line = refused(*cohort.scan, "--phenotype", "triat1")
     assert line == f"unknown phenotype 'triat1' in {cohort.phenotypes}; did you mean 'trait1'?"
+
+
+def test_an_unknown_covariate_with_the_nearest(cohort, refused):
+    named = ["--mean-covariate", "agee"]
+    known = f"in {cohort.covariates}; did you mean 'age'?"
+    for command in (cohort.scan, ["fit", "--phenotypes", cohort.phenotypes]):
+        line = refused(*command, "--mean-covariates", cohort.covariates, *named)
+        assert line == f"unknown mean covariate 'agee' {known}"
+        line = refused(*command, *named)
+        assert line.startswith(f"unknown mean covariate 'agee' in {cohort.phenotypes}; it has ")
+        variance = ["--mean-covariates", cohort.covariates, "--variance-covariate", "agee"]
+        assert refused(*command, *variance) == f"unknown variance covariate 'agee' {known}"
+
+
+def test_a_scan_of_one_table_is_that_of_several(cohort, capsys):
+    covariates = ["--mean-covariates", cohort.covariates, "--variance-covariates", cohort.age]
+    several = [str(a) for a in (*cohort.scan, *covariates)]
+    assert main(several) == 0
+    people = [pd.read_csv(path, sep="\t") for path in (cohort.phenotypes, cohort.covariates)]
+    table = cohort.folder / "study.csv"
+    people[0].merge(people[1]).assign(note="x1").to_csv(table, index=False, na_rep="NA")
+    where = ["scan", "--genotypes", cohort.genotypes, "--phenotypes", table, "--workers", 1]
+    columns = ["--phenotype", "trait*", "--mean-covariate", "age", "--mean-covariate", "sex"]
+    columns += ["--variance-covariate", "age"]
+    one = [str(a) for a in (*where, "-o", cohort.out / "one.zarr", *columns)]
+    capsys.readouterr()
+    assert main(one) == 0
+    assert f"{table}: covariates of the mean 'age' and 'sex'" in capsys.readouterr().err
+    stores = [xr.open_zarr(cohort.out / name).load() for name in ("r.zarr", "one.zarr")]
+    xr.testing.assert_equal(*stores)
+    assert main(one) == 0  # the same columns resume, others do not
+    one[one.index("sex")] = "note"
+    capsys.readouterr()
+    assert main(one) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "mean_covariate: stored ['age', 'sex'], now ['age', 'note']" in told
 
 
 def test_random_effects_that_are_not_there(cohort, refused):
@@ -570,6 +609,20 @@ def test_fit_prints_a_table_json_and_writes_a_file(cohort, capsys):
     table = pd.read_csv(cohort.out / "fit.tsv", sep="\t")
     assert list(table["name"]) == [effect["name"] for effect in fit["effects"]]
     np.testing.assert_allclose(table["estimate"], [e["estimate"] for e in fit["effects"]])
+
+
+def test_fit_takes_columns_of_one_table(cohort, capsys):
+    frames = [pd.read_csv(path, sep="\t") for path in (cohort.phenotypes, cohort.covariates)]
+    table = cohort.folder / "study.tsv"
+    frames[1].merge(frames[0]).to_csv(table, sep="\t", index=False, na_rep="NA")
+    fits = []
+    for where in (
+        ["--phenotypes", cohort.phenotypes, "--mean-covariates", cohort.covariates],
+        ["--phenotypes", table, "--mean-covariate", "age", "--mean-covariate", "s*"],
+    ):
+        assert main([str(a) for a in ("fit", *where, "--json")]) == 0
+        fits.append(json.loads(capsys.readouterr().out))
+    assert fits[0] == fits[1]
 
 
 def test_fit_of_bad_tables_is_one_line(cohort, refused):
