@@ -402,7 +402,9 @@ def test_columns_of_one_frame(tmp_path, copies, traits, covariates, variants, pe
         variance_covariate=["x1"],
     )
     assert_same(one.dataset, several.dataset)
-    with pytest.raises(hs.InputError, match="unknown mean covariate 'x3' in phenotypes; it has t, other, x0"):
+    with pytest.raises(
+        hs.InputError, match="unknown mean covariate 'x3' in phenotypes; it has t, other, x0"
+    ):
         hs.scan(genotypes, traits.join(covariates), tmp_path / "no.zarr", mean_covariate="x3")
 
 
