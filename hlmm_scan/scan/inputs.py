@@ -22,6 +22,9 @@ from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.study import AtHand, StudyColumns, read_study
 from hlmm_scan.cohort.tables import Table
 from hlmm_scan.config import ScanConfig, absolute
+from hlmm_scan.config.covariates import Covariates
+from hlmm_scan.config.people import People
+from hlmm_scan.config.traits import Traits
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group, unknown_names
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
@@ -34,10 +37,8 @@ from hlmm_scan.schema import STORE_FORMAT
 
 logger = logging.getLogger(__name__)
 
-_COHORT_OPTIONS: tuple[str, ...] = (
-    *("keep", "remove", "only_sex", "log_transform", "outlier_sd", "rint", "rint_of"),
-    *("categorical", "reference", "min_level_count", "mean_terms", "variance_terms"),
-    *("condition", "condition_list"),
+_COHORT_OPTIONS = tuple(
+    option.name for group in (People, Traits, Covariates) for option in fields(group)
 )
 
 
