@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from hlmm_scan.results.export import Export
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import task as task_module
+from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Shard
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.simulate import SimulatedCohort, simulate_cohort
@@ -533,9 +535,11 @@ def test_scan_hands_on_every_option(calls, tmp_path):
         memory_limit="1GB", partition_variants=8, keep=Path("k"), rint=True, outlier_sd=4.0,
         mean_terms=("a:b", "a^2"), min_level_count=3,
     )  # fmt: skip
+    here = {"tables": {}, "cluster": None}
+    all_cores = replace(CONFIG, workers=available_cores())
     assert noted == [
-        ((everything,), {"overwrite": True, "retry_failed": False}),
-        ((CONFIG,), {"overwrite": False, "retry_failed": True}),
+        ((everything,), {**here, "overwrite": True, "retry_failed": False}),
+        ((all_cores,), {**here, "overwrite": False, "retry_failed": True}),
     ]
 
 
@@ -697,9 +701,54 @@ print("HEAVY", *sorted(heavy & set(sys.modules)))
 def test_every_field_of_the_configuration_is_a_flag_with_help(capsys):
     assert main(["scan", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in ScanConfig.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in text
+    for name in (f.name for f in fields(ScanConfig)):
+        assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')} / " in text
     assert "Default: 0.01." in text
+
+
+def test_help_is_in_sections_and_what_everybody_needs_comes_first(capsys):
+    assert main(["scan", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line.removesuffix(":") for line in lines if line[:1].isalpha()]
+    assert titles[1:] == [
+        "What everybody needs", "Tables and their columns", "People", "Traits", "Covariates",
+        "Models and tests", "Variants", "Chromosomes X, Y and MT", "Running",
+    ]  # fmt: skip
+    needed = lines[lines.index("What everybody needs:") : lines.index("Tables and their columns:")]
+    flags = [line.split()[0] for line in needed if line.startswith("  -")]
+    assert flags == [
+        "--genotypes", "--phenotypes", "-o,", "--phenotype", "--mean-covariates",
+        "--variance-covariates",
+    ]  # fmt: skip
+    running = lines[lines.index("Running:") :]
+    assert {"--config", "--workers", "--dry-run", "-h,"} <= {
+        line.split()[0] for line in running if line.startswith("  -")
+    }
+    assert main(["--help"]) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":")]
+    assert titles[:5] == [
+        "Options:", "Before the scan:", "The scan:", "Without a test variant:", "After the scan:",
+    ]  # fmt: skip
+
+
+def test_a_shell_completes_options_and_asks_for_files():
+    def completed(words: str) -> list[str]:
+        environment = {
+            "_HLMM_SCAN_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "hlmm_scan"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    assert "plain,--mean-covariate" in completed("hlmm-scan scan --mean-co")
+    assert "file,gen" in completed("hlmm-scan scan --genotypes gen")
 
 
 @pytest.mark.parametrize("arguments", [[], ["config"]])
@@ -728,12 +777,12 @@ def test_an_error_is_one_line_with_its_code_however_long_its_message(monkeypatch
 
 LEFT_BEHIND = """
 import sys
-from hlmm_scan import cli
+from hlmm_scan.cli import ending
 
 async def read(): ...
 
 left = read()
-code = cli._stopped("terminated", 143)
+code = ending._stopped("terminated", 143)
 del left
 sys.exit(code)
 """
