@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from hlmm_scan import storage
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 FIRST = "What everybody needs"
 RUNNING = "Running"
@@ -65,7 +67,7 @@ class Group(click.Group):
         _write(formatter, told)
 
 
-class PlaceType(click.ParamType[storage.Place]):
+class PlaceType(click.ParamType):  # type: ignore[type-arg]
     """A path, or an address in an object store."""
 
     name = "path"
@@ -80,6 +82,8 @@ class PlaceType(click.ParamType[storage.Place]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Have the shell complete paths."""
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(incomplete, type="file")]
 
 

@@ -1,4 +1,7 @@
-"""Configurations from files and flags, and back to a file."""
+"""Configurations from files and flags, and back to a file.
+
+YAML is imported where it is read: help of the command line needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hlmm_scan import storage
 from hlmm_scan.config.declared import read_value
 from hlmm_scan.config.scan import ScanConfig
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.shown import one_line
 from hlmm_scan.storage import ObjectPath
-from hlmm_scan.yaml_files import read_mapping
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -31,6 +31,8 @@ def load_config(path: Path) -> dict[str, Any]:
     InputError
         If the file is missing, not YAML, holds an unknown key, or a value of the wrong kind.
     """
+    from hlmm_scan.yaml_files import read_mapping
+
     content = read_mapping(path)
     known = {f.name: f for f in fields(ScanConfig)}
     values: dict[str, Any] = {}
@@ -65,6 +67,8 @@ def compose(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> ScanCon
 
 def to_yaml(config: ScanConfig) -> str:
     """Return the configuration as a YAML file that :func:`load_config` reads."""
+    import yaml
+
     values: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
