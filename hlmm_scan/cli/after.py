@@ -16,6 +16,13 @@ from hlmm_scan.errors import InputError
 _TEST_NAMES = "Tests: add, var, av, each also as add_wald, add_wald_robust, add_lrt…"
 
 
+_PHENOTYPE = click.option(
+    "--phenotype",
+    multiple=True,
+    help="Phenotype, or several: 'prot_*', prot_1-prot_9. Repeatable. Default: all.",
+)
+
+
 def _tests_option(use: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the option that chooses tests, the same in every command."""
     return click.option("--test", "tests", multiple=True, help=f"{_TEST_NAMES} {use} Repeatable.")
@@ -46,7 +53,7 @@ def _wrote(output: Path, what: str) -> None:
     "columns, a row a test. seed: the 2018 script's columns. Default: parquet if the name ends in "
     ".parquet, csv if in .csv or .csv.gz, else tsv.",
 )
-@click.option("--phenotype", multiple=True, help="Repeatable. Default: all.")
+@_PHENOTYPE
 @click.option(
     "--test",
     multiple=True,
@@ -93,7 +100,7 @@ def publish(results: storage.Place, output: storage.Place) -> None:
 
 @cli.command(section="After the scan")
 @click.argument("results", type=STORE)
-@click.option("--phenotype", multiple=True, help="Default: all.")
+@_PHENOTYPE
 @_tests_option("Default: the default tests and what is stored of likelihood-ratio tests.")
 @click.option("--json", "as_json", is_flag=True, help="For a machine, quantiles included.")
 def calibration(
@@ -158,7 +165,7 @@ def dispersion(results: storage.Place, method: Any, regions: Sequence[str], as_j
 @cli.command(section="After the scan")
 @click.argument("results", type=STORE)
 @click.option("-o", "--output", type=FILE, required=True, help="HTML file to write.")
-@click.option("--phenotype", multiple=True, help="Default: all.")
+@_PHENOTYPE
 @_tests_option("Shown in Manhattan plots and tables, one of add, of var and of av.")
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="p-value of a hit.")
 @click.option(
@@ -176,7 +183,7 @@ def report(results: storage.Place, output: Path, tests: Sequence[str], **options
 @cli.command(section="After the scan")
 @click.argument("results", type=STORE)
 @click.option("-o", "--output", type=FILE, help="Table to write.")
-@click.option("--phenotype", multiple=True, help="Default: all.")
+@_PHENOTYPE
 @click.option("--threshold", type=float, default=5e-8, show_default=True, help="Largest p.")
 @_tests_option("Which find hits. Default: add, var, av and, if it was computed, dispersion.")
 @click.option(
@@ -245,7 +252,7 @@ def hits(
     "--variants", type=FILE, required=True, help="Ids, one a line, or a table that hits wrote."
 )
 @click.option("-o", "--output", type=FILE, help="Table to write.")
-@click.option("--phenotype", multiple=True, help="Default: all.")
+@_PHENOTYPE
 @click.option("--permutations", type=int, default=10_000, show_default=True, help="At most.")
 @click.option(
     "--half-width",
