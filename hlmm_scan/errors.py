@@ -61,5 +61,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     if len(name) > _LONGEST_NAME:
         return ""
-    matches = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    alike = [one for one in known if one.casefold() == name.casefold()]
+    matches = alike or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -384,6 +384,30 @@ def test_lists_and_frames_stand_for_files(tmp_path, copies, traits, variants, pe
     assert [e["name"] for e in fit["effects"]] == ["intercept", "centre=York", "intercept"]
 
 
+def test_columns_of_one_frame(tmp_path, copies, traits, covariates, variants, people) -> None:
+    genotypes = hs.convert(copies, tmp_path / "g.zarr", samples=people, variants=variants)
+    several = hs.scan(
+        genotypes,
+        traits,
+        tmp_path / "several.zarr",
+        mean_covariates=covariates,
+        variance_covariates=covariates[["x1"]],
+    )
+    one = hs.scan(
+        genotypes,
+        traits.join(covariates).assign(note="a word"),
+        tmp_path / "one.zarr",
+        phenotype=["t", "oth*"],
+        mean_covariate="x0-x1",
+        variance_covariate=["x1"],
+    )
+    assert_same(one.dataset, several.dataset)
+    with pytest.raises(
+        hs.InputError, match="unknown mean covariate 'x3' in phenotypes; it has t, other, x0"
+    ):
+        hs.scan(genotypes, traits.join(covariates), tmp_path / "no.zarr", mean_covariate="x3")
+
+
 # examples ---------------------------------------------------------------------------------------
 
 

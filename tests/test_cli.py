@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from hlmm_scan.results.export import Export
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import task as task_module
+from hlmm_scan.scan.executors import available_cores
 from hlmm_scan.scan.plan import Shard
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.simulate import SimulatedCohort, simulate_cohort
@@ -58,8 +60,11 @@ def cohort(small, tmp_path) -> SimpleNamespace:
         genotypes=genotypes,
         phenotypes=folder / "phenotypes.tsv",
         covariates=folder / "covariates.tsv",
+        age=folder / "age.tsv",
         random_effects=folder / "random_effects.txt",
     )
+    frame = pd.read_csv(files.covariates, sep="\t")
+    frame.drop(columns="sex").to_csv(files.age, sep="\t", index=False)
     files.scan = ["scan", "--genotypes", genotypes, "--phenotypes", files.phenotypes]
     files.scan += ["--workers", 1, "-o", files.out / "r.zarr"]
     files.convert = ["convert", *sorted(folder.glob("*.bed")), "-o", files.out / "g.zarr"]
@@ -240,6 +245,42 @@ def test_fewer_people_than_parameters(cohort, refused):
 def test_an_unknown_phenotype_with_the_nearest(cohort, refused):
     line = refused(*cohort.scan, "--phenotype", "triat1")
     assert line == f"unknown phenotype 'triat1' in {cohort.phenotypes}; did you mean 'trait1'?"
+
+
+def test_an_unknown_covariate_with_the_nearest(cohort, refused):
+    named = ["--mean-covariate", "agee"]
+    known = f"in {cohort.covariates}; did you mean 'age'?"
+    for command in (cohort.scan, ["fit", "--phenotypes", cohort.phenotypes]):
+        line = refused(*command, "--mean-covariates", cohort.covariates, *named)
+        assert line == f"unknown mean covariate 'agee' {known}"
+        line = refused(*command, *named)
+        assert line.startswith(f"unknown mean covariate 'agee' in {cohort.phenotypes}; it has ")
+        variance = ["--mean-covariates", cohort.covariates, "--variance-covariate", "agee"]
+        assert refused(*command, *variance) == f"unknown variance covariate 'agee' {known}"
+
+
+def test_a_scan_of_one_table_is_that_of_several(cohort, capsys):
+    covariates = ["--mean-covariates", cohort.covariates, "--variance-covariates", cohort.age]
+    several = [str(a) for a in (*cohort.scan, *covariates)]
+    assert main(several) == 0
+    people = [pd.read_csv(path, sep="\t") for path in (cohort.phenotypes, cohort.covariates)]
+    table = cohort.folder / "study.csv"
+    people[0].merge(people[1]).assign(note="x1").to_csv(table, index=False, na_rep="NA")
+    where = ["scan", "--genotypes", cohort.genotypes, "--phenotypes", table, "--workers", 1]
+    columns = ["--phenotype", "trait*", "--mean-covariate", "age", "--mean-covariate", "sex"]
+    columns += ["--variance-covariate", "age"]
+    one = [str(a) for a in (*where, "-o", cohort.out / "one.zarr", *columns)]
+    capsys.readouterr()
+    assert main(one) == 0
+    assert f"{table}: covariates of the mean 'age' and 'sex'" in capsys.readouterr().err
+    stores = [xr.open_zarr(cohort.out / name).load() for name in ("r.zarr", "one.zarr")]
+    xr.testing.assert_equal(*stores)
+    assert main(one) == 0  # the same columns resume, others do not
+    one[one.index("sex")] = "note"
+    capsys.readouterr()
+    assert main(one) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "mean_covariate: stored ['age', 'sex'], now ['age', 'note']" in told
 
 
 def test_random_effects_that_are_not_there(cohort, refused):
@@ -494,9 +535,11 @@ def test_scan_hands_on_every_option(calls, tmp_path):
         memory_limit="1GB", partition_variants=8, keep=Path("k"), rint=True, outlier_sd=4.0,
         mean_terms=("a:b", "a^2"), min_level_count=3,
     )  # fmt: skip
+    here = {"tables": {}, "cluster": None}
+    all_cores = replace(CONFIG, workers=available_cores())
     assert noted == [
-        ((everything,), {"overwrite": True, "retry_failed": False}),
-        ((CONFIG,), {"overwrite": False, "retry_failed": True}),
+        ((everything,), {**here, "overwrite": True, "retry_failed": False}),
+        ((all_cores,), {**here, "overwrite": False, "retry_failed": True}),
     ]
 
 
@@ -572,6 +615,20 @@ def test_fit_prints_a_table_json_and_writes_a_file(cohort, capsys):
     np.testing.assert_allclose(table["estimate"], [e["estimate"] for e in fit["effects"]])
 
 
+def test_fit_takes_columns_of_one_table(cohort, capsys):
+    frames = [pd.read_csv(path, sep="\t") for path in (cohort.phenotypes, cohort.covariates)]
+    table = cohort.folder / "study.tsv"
+    frames[1].merge(frames[0]).to_csv(table, sep="\t", index=False, na_rep="NA")
+    fits = []
+    for where in (
+        ["--phenotypes", cohort.phenotypes, "--mean-covariates", cohort.covariates],
+        ["--phenotypes", table, "--mean-covariate", "age", "--mean-covariate", "s*"],
+    ):
+        assert main([str(a) for a in ("fit", *where, "--json")]) == 0
+        fits.append(json.loads(capsys.readouterr().out))
+    assert fits[0] == fits[1]
+
+
 def test_fit_of_bad_tables_is_one_line(cohort, refused):
     flags = ["fit", "--phenotypes", cohort.phenotypes]
     assert refused(*flags, "--phenotype", "triat1").endswith("did you mean 'trait1'?")
@@ -644,9 +701,54 @@ print("HEAVY", *sorted(heavy & set(sys.modules)))
 def test_every_field_of_the_configuration_is_a_flag_with_help(capsys):
     assert main(["scan", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in ScanConfig.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" in text
+    for name in (f.name for f in fields(ScanConfig)):
+        assert f"--{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')} / " in text
     assert "Default: 0.01." in text
+
+
+def test_help_is_in_sections_and_what_everybody_needs_comes_first(capsys):
+    assert main(["scan", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line.removesuffix(":") for line in lines if line[:1].isalpha()]
+    assert titles[1:] == [
+        "What everybody needs", "Tables and their columns", "People", "Traits", "Covariates",
+        "Models and tests", "Variants", "Chromosomes X, Y and MT", "Running",
+    ]  # fmt: skip
+    needed = lines[lines.index("What everybody needs:") : lines.index("Tables and their columns:")]
+    flags = [line.split()[0] for line in needed if line.startswith("  -")]
+    assert flags == [
+        "--genotypes", "--phenotypes", "-o,", "--phenotype", "--mean-covariates",
+        "--variance-covariates",
+    ]  # fmt: skip
+    running = lines[lines.index("Running:") :]
+    assert {"--config", "--workers", "--dry-run", "-h,"} <= {
+        line.split()[0] for line in running if line.startswith("  -")
+    }
+    assert main(["--help"]) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":")]
+    assert titles[:5] == [
+        "Options:", "Before the scan:", "The scan:", "Without a test variant:", "After the scan:",
+    ]  # fmt: skip
+
+
+def test_a_shell_completes_options_and_asks_for_files():
+    def completed(words: str) -> list[str]:
+        environment = {
+            "_HLMM_SCAN_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "hlmm_scan"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.splitlines()
+
+    assert "plain,--mean-covariate" in completed("hlmm-scan scan --mean-co")
+    assert "file,gen" in completed("hlmm-scan scan --genotypes gen")
 
 
 @pytest.mark.parametrize("arguments", [[], ["config"]])
@@ -675,12 +777,12 @@ def test_an_error_is_one_line_with_its_code_however_long_its_message(monkeypatch
 
 LEFT_BEHIND = """
 import sys
-from hlmm_scan import cli
+from hlmm_scan.cli import ending
 
 async def read(): ...
 
 left = read()
-code = cli._stopped("terminated", 143)
+code = ending._stopped("terminated", 143)
 del left
 sys.exit(code)
 """

@@ -30,6 +30,8 @@ rint_of: phenotype
 strict: true
 mean_covariates: [cov.tsv, more.tsv]
 variance_covariates: cov.tsv
+mean_covariate: [age, PC1-PC10]
+variance_covariate: sex
 categorical: [batch]
 reference: centre=Leeds
 min_level_count: 20
@@ -100,6 +102,8 @@ def test_every_key_is_read_and_paths_are_relative_to_the_file(load, tmp_path):
         strict=True,
         mean_covariates=(folder / "cov.tsv", folder / "more.tsv"),
         variance_covariates=folder / "cov.tsv",
+        mean_covariate=("age", "PC1-PC10"),
+        variance_covariate=("sex",),
         categorical=("batch",),
         reference=("centre=Leeds",),
         min_level_count=20,
@@ -293,6 +297,7 @@ def test_what_is_required_is_asked_for_by_name(name):
         ({"loco": True}, "loco needs random_effects"),
         ({"loco": False}, "loco needs random_effects"),
         ({"phenotype": ("a", "b", "a")}, "the same name is given twice"),
+        ({"mean_covariate": ("a", "a")}, "mean_covariate: the same name is given twice"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):

@@ -15,8 +15,8 @@ from scipy.stats import t as student
 
 from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
 from hlmm_scan.analysis.rows import (
-    chosen_phenotypes,
     chosen_tests,
+    numbers_of_phenotypes,
     read_rows,
     trusted,
 )
@@ -323,7 +323,7 @@ def calibration(
     with store.being_read():
         return [
             _of_phenotype(store, number, chosen, bins)
-            for number in chosen_phenotypes(store, phenotypes)
+            for number in numbers_of_phenotypes(store, phenotypes)
         ]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hlmm_scan.analysis.bootstrap import NOISE, bootstrap
 from hlmm_scan.analysis.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
 from hlmm_scan.analysis.refits import Refits
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, copies
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
@@ -28,6 +28,7 @@ from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
+from hlmm_scan.results.phenotypes import chosen_phenotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import Status
 
@@ -162,18 +163,16 @@ def _by_phenotype(
     phenotypes: Sequence[str],
 ) -> dict[str, Sequence[str | VariantName]]:
     """Return which variants are to be checked for which phenotype."""
-    known = store.phenotypes
-    named = [*phenotypes, *(variants if isinstance(variants, Mapping) else ())]
-    for name in named:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
+    asked = chosen_phenotypes(store, phenotypes)
+    if isinstance(variants, Mapping):
+        chosen_phenotypes(store, list(variants))
     wanted = {
         name: variants.get(name, ()) if isinstance(variants, Mapping) else variants
-        for name in phenotypes or known
+        for name in asked
     }
     found = {name: names for name, names in wanted.items() if names}
     if not found:
-        raise InputError(f"no variant to check is one of {', '.join(phenotypes or known)}")
+        raise InputError(f"no variant to check is one of {', '.join(asked)}")
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hlmm_scan.analysis.rows import chosen_phenotypes, chosen_tests, trusted
+from hlmm_scan.analysis.rows import chosen_tests, numbers_of_phenotypes, trusted
 from hlmm_scan.errors import InputError
 from hlmm_scan.results.export_rows import FinishedRows
 from hlmm_scan.results.store import ResultStore
@@ -46,7 +46,7 @@ def rows_below(
     """
     if below is not None and not 0 < below <= 1:
         raise InputError(f"below must be a p-value between 0 and 1, not {below:g}")
-    chosen = chosen_phenotypes(store, phenotypes)
+    chosen = numbers_of_phenotypes(store, phenotypes)
     asked = chosen_tests(store, tests)
     rows = FinishedRows(store, chosen, tests=asked)
     parts = [pd.DataFrame({name: [] for name in rows.columns})]

@@ -23,8 +23,8 @@ from hlmm_scan.analysis.linkage import ChosenGenotypes
 from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.analysis.rows import (
     Positions,
-    chosen_phenotypes,
     chosen_tests,
+    numbers_of_phenotypes,
     read_rows,
     read_some,
     trusted,
@@ -119,7 +119,7 @@ def hits(
     _check(threshold, distance, r2)
     if most_checked < 0:
         raise InputError(f"most_checked must be 0 or more, not {most_checked}")
-    chosen = chosen_phenotypes(store, phenotypes)
+    chosen = numbers_of_phenotypes(store, phenotypes)
     positions = Positions.of(store)
     asked = tuple(chosen_tests(store, tests))
     search = _Search(store, positions, genotypes, asked, threshold, distance, r2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.results.phenotypes import chosen_phenotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest, parse_tests
 from hlmm_scan.schema import Status
@@ -28,19 +28,10 @@ def chosen_tests(store: ResultStore, names: Sequence[str] = ()) -> list[Reported
     return parse_tests(names, [v.name for v in store.readable], store.path)
 
 
-def chosen_phenotypes(store: ResultStore, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the named phenotypes, of all where none is named.
-
-    Raises
-    ------
-    InputError
-        If one is unknown.
-    """
+def numbers_of_phenotypes(store: ResultStore, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the phenotypes asked for; see :func:`chosen_phenotypes`."""
     known = store.phenotypes
-    for name in names:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    return [known.index(name) for name in names] or list(range(len(known)))
+    return [known.index(name) for name in chosen_phenotypes(store, names)]
 
 
 def read_rows(

@@ -15,8 +15,7 @@ import pandas as pd
 from hlmm_scan import storage
 from hlmm_scan.api.genotypes import convert, in_memory, places_of
 from hlmm_scan.api.results import Results
-from hlmm_scan.cohort.frames import is_labelled, table_of
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.frames import is_labelled
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.dataset import GenotypeDataset
@@ -70,7 +69,9 @@ def scan(
     output : Path or str
         Result store to write; also an address in an object store.
     mean_covariates, variance_covariates : as phenotypes, or a sequence of such, optional
-        Columns of words become levels.
+        Columns of words become levels. ``mean_covariate`` and ``variance_covariate`` (options) name
+        columns, as ``["age", "PC1-PC10"]``; without a table they are those of the table of
+        phenotypes, which are then none.
     random_effects : sequence of variant ids, GenotypeDataset or path, optional
         With them the HLMM, else the HLM.
     offset : pandas.DataFrame or path, optional
@@ -132,7 +133,7 @@ def scan(
     spill = Spill()
     kept: tempfile.TemporaryDirectory[str] | None = None
     given: dict[str, Any] = {k: _value(k, v, spill) for k, v in options.items() if v is not None}
-    tables = _Tables(given)
+    tables = _Tables()
     try:
         if in_memory(genotypes):
             kept = _beside(storage.place(output))
@@ -176,40 +177,30 @@ def scan(
 
 
 class _Tables:
-    """Tables in memory, and the names by which a configuration knows them."""
+    """Tables in memory, and the paths by which a configuration knows them."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._missing = options.get("missing_value", ("NA",))
-        self._categorical = options.get("categorical", ())
+    def __init__(self) -> None:
         self._by_id: dict[int, Path] = {}
-        self.at_hand: dict[Path, Table] = {}
+        self.at_hand: dict[Path, Any] = {}
 
-    def put(self, name: str, data: Any, *, covariates: bool = False) -> Path:
+    def put(self, name: str, data: Any) -> Path:
         """Take a table, or leave a path."""
         if isinstance(data, str | Path):
             return Path(data)
-        if id(data) in self._by_id and covariates:
-            return self._by_id[id(data)]
-        number = f" {len(self.at_hand)}" if covariates and self.at_hand else ""
-        where = storage.absolute(Path(f"<{name}{number}>"))
-        assert isinstance(where, Path)
-        self.at_hand[where] = table_of(
-            data,
-            name,
-            missing_values=self._missing,
-            categorical=self._categorical if covariates else None,
-            faults_by_column=not covariates,
-        )
-        if covariates:
+        if id(data) not in self._by_id:
+            number = f" {len(self.at_hand)}" if self.at_hand else ""
+            where = storage.absolute(Path(f"<{name}{number}>"))
+            assert isinstance(where, Path)
+            self.at_hand[where] = data
             self._by_id[id(data)] = where
-        return where
+        return self._by_id[id(data)]
 
     def put_all(self, name: str, data: Any) -> tuple[Path, ...]:
         """Take a table or several."""
         if data is None:
             return ()
         several = list(data) if isinstance(data, list | tuple) else [data]
-        return tuple(self.put(name, one, covariates=True) for one in several)
+        return tuple(self.put(name, one) for one in several)
 
 
 class Spill:

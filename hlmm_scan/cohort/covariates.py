@@ -71,7 +71,7 @@ def parse_references(given: Sequence[str]) -> dict[str, str]:
 def check_levels(
     tables: Iterable[Table | None], categorical: Sequence[str], reference: Mapping[str, str]
 ) -> None:
-    """Refuse columns and levels that no covariate table has.
+    """Refuse columns and levels that no covariate is or has.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def check_levels(
         for name in names:
             if name not in columns:
                 raise InputError(
-                    f"{option}: no covariate table has a column '{name}'{nearest(name, columns)}"
+                    f"{option}: no covariate is called '{name}'{nearest(name, columns)}"
                 )
     for name, level in reference.items():
         for table in there:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.cohort.columns import named
 from hlmm_scan.cohort.grammar import Missing
 from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, StrArray, Table
 from hlmm_scan.cohort.words import number, shown
@@ -101,7 +102,8 @@ def table_of(
     if not len(individual):
         raise InputError(f"{name} has no people")
     every = [str(column) for column in frame.columns]
-    wanted = [k for k, column in enumerate(every) if only is None or column in only]
+    read = set(every if only is None else named(only, every))
+    wanted = [k for k, column in enumerate(every) if column in read]
     names = tuple(every[k] for k in wanted)
     if not every:
         raise InputError(f"{name} has no data columns")

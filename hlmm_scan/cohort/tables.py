@@ -16,9 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.cells import columns_of_words, parse_body
+from hlmm_scan.cohort.columns import named, unknown
 from hlmm_scan.cohort.grammar import Layout, Missing, split_line
 from hlmm_scan.cohort.words import number, shown
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.errors import InputError
 from hlmm_scan.packed import unpacked
 
 StrArray = NDArray[np.object_]
@@ -91,12 +92,7 @@ class Table:
         """
         if name in self.columns:
             return self.columns.index(name)
-        known = (*self.columns, *self.unread)
-        hint = nearest(name, known)
-        if not hint:
-            more = f" and {len(known) - 8:,} more" if len(known) > 8 else ""
-            hint = f"; it has {', '.join(shown(column) for column in known[:8])}{more}"
-        raise InputError(f"unknown {kind} '{name}' in {self.path}{hint}")
+        raise unknown(name, (*self.columns, *self.unread), kind, str(self.path))
 
     def select(self, names: Sequence[str], kind: str = "phenotype") -> Table:
         """Return the table with the named columns only, in the order named.
@@ -152,7 +148,8 @@ def read_table(
         comma or a unit, an error: which of the two was meant cannot be told. So is a usual word
         for missing. Without this all columns are numbers.
     only : collection of str, optional
-        Columns to read, where the table has them; the others may hold anything. Default: all.
+        Columns to read, where the table has them, as :func:`~hlmm_scan.cohort.columns.named` takes
+        them; the others may hold anything. Default: all.
     faults_by_column : bool, default False
         Whether a column that is not as it must be is no error, but among the table's faults.
 
@@ -203,14 +200,15 @@ def read_table(
         body = text[end + 1 :]
         first_line += 1
     del text
-    wanted = [k for k, name in enumerate(names) if only is None or name in only]
+    read = set(names if only is None else named(only, names))
+    wanted = [k for k, name in enumerate(names) if name in read]
     _check_names([(k, names[k]) for k in wanted], path)
 
     layout = Layout(str(path), separator, n_ids, tuple(names), first_line, tuple(wanted))
     if categorical is not None:
-        named = frozenset(k for k in wanted if names[k] in categorical)
-        levels = named | columns_of_words(body, layout, missing)
-        layout = replace(layout, levels=levels, named=named, level_option="--categorical")
+        told = frozenset(k for k in wanted if names[k] in categorical)
+        levels = told | columns_of_words(body, layout, missing)
+        layout = replace(layout, levels=levels, named=told, level_option="--categorical")
     cells = parse_body(body, layout, missing)
     faults = [*cells.faults, *_faults_of_ids(cells.ids, cells.lines)]
     by_column = {names[k]: f"{path}, {fault}" for k, fault in cells.bad_columns.items()}

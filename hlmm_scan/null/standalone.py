@@ -12,7 +12,8 @@ import pandas as pd
 from hlmm_scan.cohort.cohort import CohortBuilder
 from hlmm_scan.cohort.join import join
 from hlmm_scan.cohort.options import read_options
-from hlmm_scan.cohort.tables import read_table
+from hlmm_scan.cohort.study import StudyColumns, read_study
+from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.models.fit import Information
@@ -31,6 +32,8 @@ def fit_tables(
     phenotype: str | None = None,
     mean_covariates: Path | Sequence[Path] = (),
     variance_covariates: Path | Sequence[Path] = (),
+    mean_covariate: Sequence[str] = (),
+    variance_covariate: Sequence[str] = (),
     random_effects: Place | None = None,
     genotypes: Place | None = None,
     information: Information = "expected",
@@ -48,6 +51,8 @@ def fit_tables(
         Column; default the first.
     mean_covariates, variance_covariates : Path or sequence of Path, optional
         Tables of covariates.
+    mean_covariate, variance_covariate : sequence of str, default ()
+        Columns of theirs; see :class:`~hlmm_scan.cohort.study.StudyColumns`.
     random_effects : Path or ObjectPath, optional
         A genotype dataset, or a list of variant ids of `genotypes`; without it, the HLM.
     genotypes : Path or ObjectPath, optional
@@ -69,28 +74,33 @@ def fit_tables(
     InputError
         As for a scan.
     """
-    only = None if phenotype is None else [phenotype]
-    table = read_table(phenotypes, missing_values=missing_values, only=only, faults_by_column=True)
-    name = phenotype or table.columns[0]
-    table = table.select([name])
-    samples = SampleIds(table.individual_id, table.family_id)
-    given = [
-        (paths,) if isinstance(paths, Path) else tuple(dict.fromkeys(paths))
+    mean_covariates, variance_covariates = (
+        (paths,) if isinstance(paths, Path) else tuple(paths)
         for paths in (mean_covariates, variance_covariates)
-    ]
-    tables = {
-        path: read_table(path, missing_values=missing_values, categorical=categorical)
-        for path in dict.fromkeys(path for paths in given for path in paths)
-    }
-    mean, variance = (join(samples, [tables[path] for path in paths]) for paths in given)
+    )
+    asked = StudyColumns(
+        phenotypes,
+        phenotype=() if phenotype is None else (phenotype,),
+        mean_covariates=mean_covariates,
+        variance_covariates=variance_covariates,
+        mean_covariate=tuple(mean_covariate),
+        variance_covariate=tuple(variance_covariate),
+    )
+    study = read_study(asked, missing_values=missing_values, categorical=categorical)
+    name, *others = study.phenotypes.columns
+    if phenotype is not None and others:
+        raise InputError(f"'{phenotype}' is {len(others) + 1:,} phenotypes; name one")
+    table = study.phenotypes.select([name])
+    samples = SampleIds(table.individual_id, table.family_id)
+    mean, variance = (join(samples, of) for of in (study.mean, study.variance))
     source = None
     if random_effects is not None:
         dataset = GenotypeDataset.open(genotypes) if genotypes else None
         source = load_random_effects(random_effects, dataset, samples)
-    asked = read_options(samples, (mean, variance), categorical=categorical, **options)
+    wishes = read_options(samples, (mean, variance), categorical=categorical, **options)
     if source is not None:
-        asked = asked.restricted(not_in_random_effects=source.available)
-    builder = CohortBuilder(samples, table, mean, variance, **asked.for_builder())
+        wishes = wishes.restricted(not_in_random_effects=source.available)
+    builder = CohortBuilder(samples, table, mean, variance, **wishes.for_builder())
     cohort = builder.build(name)
     effects = None if source is None else source.for_people(cohort.samples, name)
     return fit_covariates(cohort, effects, information)

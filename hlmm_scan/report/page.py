@@ -20,7 +20,7 @@ import xarray as xr
 from hlmm_scan import __version__
 from hlmm_scan.analysis.calibration import calibration
 from hlmm_scan.analysis.hits import hits
-from hlmm_scan.analysis.rows import chosen_phenotypes
+from hlmm_scan.analysis.rows import numbers_of_phenotypes
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.outputs import staged_text
 from hlmm_scan.report import facts, plots
@@ -114,7 +114,7 @@ def write_report(
     InputError
         If a phenotype is unknown, there is no such test, or the file cannot be written.
     """
-    numbers = list(dict.fromkeys(chosen_phenotypes(store, phenotypes)))
+    numbers = numbers_of_phenotypes(store, phenotypes)
     shown = tests_shown(tests, [v.name for v in store.readable], store.path)
     names = [test.name for test in shown.values()]
     find = partial(hits, store, tests=names, threshold=threshold, genotypes=genotypes)

@@ -26,6 +26,7 @@ from hlmm_scan.results.export_text import (
     regenie_rows,
     seed_rows,
 )
+from hlmm_scan.results.phenotypes import chosen_phenotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import ReportedTest, parse_tests
 from hlmm_scan.separators import separator_by_name
@@ -161,10 +162,7 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
 
 def _phenotypes(store: ResultStore, wanted: Export) -> list[int]:
     known = store.phenotypes
-    for name in wanted.phenotypes:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
-    names = dict.fromkeys(wanted.phenotypes) or known
+    names = chosen_phenotypes(store, wanted.phenotypes)
     if wanted.kind in ONE_PHENOTYPE and len(names) > 1:
         raise InputError(
             f"{store.path}: the {wanted.kind} format holds one phenotype, this store has "

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.errors import InputError
 from hlmm_scan.results.export_rows import Columns, FinishedRows
 from hlmm_scan.results.export_text import labels
+from hlmm_scan.results.phenotypes import chosen_phenotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import parse_tests
 from hlmm_scan.schema import Status
@@ -48,11 +49,8 @@ def to_frame(
     if below is not None and not 0 < below <= 1:
         raise InputError(f"below must be a p-value, not {below:g}")
     known = store.phenotypes
-    for name in phenotypes:
-        if name not in known:
-            raise InputError(f"{store.path}: unknown phenotype '{name}'{nearest(name, known)}")
     chosen = parse_tests(tests, [v.name for v in store.readable], store.path)
-    numbers = [known.index(name) for name in phenotypes or known]
+    numbers = [known.index(name) for name in chosen_phenotypes(store, phenotypes)]
     rows = FinishedRows(store, numbers, tests=chosen)
 
     def kept(block: Columns) -> pd.DataFrame:

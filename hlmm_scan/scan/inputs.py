@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,9 +19,13 @@ from hlmm_scan.cohort.join import join
 from hlmm_scan.cohort.offsets import OffsetSource, Units, Use, load_offsets
 from hlmm_scan.cohort.options import CohortOptions, read_options
 from hlmm_scan.cohort.sex import Sex, sex_of
-from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.cohort.study import AtHand, StudyColumns, read_study
+from hlmm_scan.cohort.tables import Table
 from hlmm_scan.config import ScanConfig, absolute
-from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.config.covariates import Covariates
+from hlmm_scan.config.people import People
+from hlmm_scan.config.traits import Traits
+from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group, unknown_names
 from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, genome_build
@@ -34,15 +37,9 @@ from hlmm_scan.schema import STORE_FORMAT
 
 logger = logging.getLogger(__name__)
 
-_COHORT_OPTIONS: tuple[str, ...] = (
-    *("keep", "remove", "only_sex", "log_transform", "outlier_sd", "rint", "rint_of"),
-    *("categorical", "reference", "min_level_count", "mean_terms", "variance_terms"),
-    *("condition", "condition_list"),
+_COHORT_OPTIONS = tuple(
+    option.name for group in (People, Traits, Covariates) for option in fields(group)
 )
-
-
-Tables = Mapping[Path, Table]
-"""Tables in memory, by the absolute paths that stand for them in a configuration."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +125,8 @@ class Inputs:
             "phenotype": list(self.phenotypes.columns),
             "mean_covariates": _sha(self.mean_covariates),
             "variance_covariates": _sha(self.variance_covariates),
+            "mean_covariate": _columns(self.mean_covariates, config.mean_covariate),
+            "variance_covariate": _columns(self.variance_covariates, config.variance_covariate),
             **self.cohort.parameters,
             "covariate_mode": config.covariate_mode,
             "random_effects": self.random_effects and self.random_effects.fingerprint,
@@ -158,13 +157,13 @@ class Inputs:
         }
 
 
-def read_inputs(config: ScanConfig, tables: Tables | None = None) -> Inputs:
+def read_inputs(config: ScanConfig, tables: AtHand | None = None) -> Inputs:
     """Read and check the user's files; nothing is written.
 
     Parameters
     ----------
     config : ScanConfig
-    tables : mapping of Path to Table, optional
+    tables : mapping of Path to DataFrame, Dataset or DataArray, optional
         Tables in memory, by the absolute paths that stand for them in the configuration.
 
     Raises
@@ -174,28 +173,22 @@ def read_inputs(config: ScanConfig, tables: Tables | None = None) -> Inputs:
     """
     config = absolute(config)
     assert config.phenotypes is not None
-    at_hand = tables or {}
     genotypes = open_genotypes(config.genotypes)
     choice = VariantChoice.read(config.extract, config.exclude, config.region)
-    asked = {*config.phenotype, config.interaction or ""} if config.phenotype else None
-    table = at_hand.get(config.phenotypes) or read_table(
+    asked = StudyColumns(
         config.phenotypes,
-        missing_values=config.missing_value,
-        only=asked,
-        faults_by_column=True,
+        **{f.name: getattr(config, f.name) for f in fields(StudyColumns) if f.name != "phenotypes"},
     )
-    phenotypes = table.select(config.phenotype) if config.phenotype else table
-    covariates = {
-        path: at_hand.get(path)
-        or read_table(path, missing_values=config.missing_value, categorical=config.categorical)
-        for path in dict.fromkeys((*config.mean_covariates, *config.variance_covariates))
-    }
+    study = read_study(
+        asked,
+        missing_values=config.missing_value,
+        categorical=config.categorical,
+        at_hand=tables,
+    )
+    phenotypes = study.phenotypes
     autosomes = config.autosomes or HUMAN_AUTOSOMES
     selection = choice.rows_of(genotypes, autosomes)
     scanned = chosen_variants(genotypes, selection.rows)
-    environment = None
-    if config.interaction is not None:
-        environment, phenotypes = _environment(config, table, phenotypes, covariates)
     source = None
     if config.random_effects is not None:
         source = load_random_effects(config.random_effects, genotypes, genotypes.samples, autosomes)
@@ -214,10 +207,7 @@ def read_inputs(config: ScanConfig, tables: Tables | None = None) -> Inputs:
     default_se = "observed" if config.covariate_mode == "seed" and source is not None else None
     if source is not None and loco:
         _name_chromosomes_without_random_effects(scanned.contigs, source)
-    mean, variance = (
-        join(genotypes.samples, [covariates[path] for path in dict.fromkeys(paths)])
-        for paths in (config.mean_covariates, config.variance_covariates)
-    )
+    mean, variance = (join(genotypes.samples, of) for of in (study.mean, study.variance))
     _name_unknown_chromosomes(scanned.contigs, autosomes)
     regions = None
     if config.haploid is not False:
@@ -260,29 +250,8 @@ def read_inputs(config: ScanConfig, tables: Tables | None = None) -> Inputs:
         kinds=kinds,
         sex=sex if sexed or config.only_sex else None,
         offsets=offsets,
-        environment=environment,
+        environment=study.environment,
     )
-
-
-def _environment(
-    config: ScanConfig, table: Table, phenotypes: Table, covariates: Mapping[Path, Table]
-) -> tuple[Table, Table]:
-    """Return the table of the environment, and the phenotypes that are none."""
-    name = config.interaction
-    assert name is not None
-    if name in config.phenotype:
-        raise InputError(f"'{name}' cannot be phenotype and interaction at once")
-    for where in (*covariates.values(), table):
-        if name in where.columns:
-            if name in where.faults:
-                raise InputError(where.faults[name])
-            if name in where.levels:
-                raise InputError(f"{where.path}: the environment '{name}' is no number")
-            others = [column for column in phenotypes.columns if column != name]
-            return where.select([name]), phenotypes.select(others)
-    places = ", ".join(str(where.path) for where in (*covariates.values(), table))
-    every = [column for where in (*covariates.values(), table) for column in where.columns]
-    raise InputError(f"interaction: no column '{name}' in {places}{nearest(name, every)}")
 
 
 def _kinds(
@@ -329,3 +298,8 @@ def _name_chromosomes_without_random_effects(
 
 def _sha(table: Table | None) -> str | None:
     return None if table is None else table.sha256
+
+
+def _columns(table: Table | None, named: Sequence[str]) -> list[str] | None:
+    """Return the covariates, where they were named: their files hold others, too."""
+    return list(table.columns) if table is not None and named else None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan import signals, storage
+from hlmm_scan.cohort.study import AtHand
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
@@ -25,7 +26,7 @@ from hlmm_scan.scan.clusters import Cluster
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor
 from hlmm_scan.scan.faults import storage_error
-from hlmm_scan.scan.inputs import Inputs, Tables, read_inputs
+from hlmm_scan.scan.inputs import Inputs, read_inputs
 from hlmm_scan.scan.plan import Plan, Shard, differing
 from hlmm_scan.scan.prediction import forecast
 from hlmm_scan.scan.prepare import (
@@ -51,7 +52,7 @@ def prepare(
     config: ScanConfig,
     *,
     overwrite: bool = False,
-    tables: Tables | None = None,
+    tables: AtHand | None = None,
     cluster: Cluster | None = None,
 ) -> ResultStore:
     """Make the result store, or find it made by the same configuration.
@@ -61,7 +62,7 @@ def prepare(
     config : ScanConfig
     overwrite : bool, default False
         Replace an existing result store, once the new one is made and nobody uses the old one.
-    tables : mapping of Path to Table, optional
+    tables : mapping of Path to DataFrame, Dataset or DataArray, optional
         Tables in memory, by the paths that stand for them in the configuration.
     cluster : Cluster, optional
         Where tasks will run, whatever the configuration says.
@@ -86,7 +87,7 @@ def prepare(
 
 
 def _prepared(
-    config: ScanConfig, overwrite: bool, tables: Tables | None, cluster: Cluster | None
+    config: ScanConfig, overwrite: bool, tables: AtHand | None, cluster: Cluster | None
 ) -> ResultStore:
     assert config.output is not None
     output = config.output
@@ -223,7 +224,7 @@ def scan(
     overwrite: bool = False,
     retry_failed: bool = False,
     executor: Executor | None = None,
-    tables: Tables | None = None,
+    tables: AtHand | None = None,
     cluster: Cluster | None = None,
 ) -> ResultStore:
     """Run a whole scan: prepare, run, finalise. Run again, it goes on where it stopped.

@@ -237,7 +237,7 @@ def test_names_of_columns_and_levels_are_checked(read, tmp_path):
         return str(error.value).replace(f"{tmp_path}/", "")
 
     assert line(categorical=["center"]) == (
-        "categorical: no covariate table has a column 'center'; did you mean 'centre'?"
+        "categorical: no covariate is called 'center'; did you mean 'centre'?"
     )
     assert line(reference=["center=York"]).endswith("did you mean 'centre'?")
     assert line(reference=["centre=york"]) == (

@@ -18,6 +18,7 @@ from hlmm_scan.results import export as export_module
 from hlmm_scan.results import export_rows
 from hlmm_scan.results.export import Export
 from hlmm_scan.results.export_text import SEED_COLUMNS
+from hlmm_scan.results.phenotypes import chosen_phenotypes
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import COORDINATES, Status, result_variables
 
@@ -132,8 +133,20 @@ def test_phenotypes_come_in_the_order_asked_for(store, tmp_path):
     assert list(table(tmp_path / "out.tsv")["phenotype"]) == ["weight"] * 6 + ["height"] * 7
 
 
+def test_phenotypes_are_asked_for_by_pattern(store, tmp_path):
+    assert chosen_phenotypes(store) == store.phenotypes
+    assert chosen_phenotypes(store, ["?eight", "height"]) == [
+        name for name in store.phenotypes if name in ("height", "weight")
+    ]
+    export(store, tmp_path / "all.tsv", "tsv", ["*"])
+    export(store, tmp_path / "each.tsv", "tsv", store.phenotypes)
+    assert (tmp_path / "all.tsv").read_bytes() == (tmp_path / "each.tsv").read_bytes()
+
+
 def test_an_unknown_phenotype_is_refused_with_the_nearest(store, tmp_path):
-    with pytest.raises(InputError, match="unknown phenotype 'heigth'; did you mean 'height'"):
+    with pytest.raises(
+        InputError, match=r"unknown phenotype 'heigth' in .*; did you mean 'height'"
+    ):
         export(store, tmp_path / "out.tsv", "tsv", ["heigth"])
     assert not (tmp_path / "out.tsv").exists()
 

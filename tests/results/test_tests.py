@@ -161,7 +161,7 @@ def test_a_frame_has_what_is_stored_and_the_tests_asked_for(tmp_path):
     assert list(to_frame(store, below=5e-8)["variant_id"]) == ["rs5", "rs6"]
     assert list(to_frame(store, below=5e-8, tests=["add"])["variant_id"]) == []
     assert len(to_frame(store, ["weight"])) == 0
-    with pytest.raises(InputError, match="unknown phenotype 'heigt'; did you mean 'height'"):
+    with pytest.raises(InputError, match=r"unknown phenotype 'heigt' in .*; did you mean 'height'"):
         to_frame(store, ["heigt"])
     with pytest.raises(InputError, match="below must be a p-value"):
         to_frame(store, below=0)
