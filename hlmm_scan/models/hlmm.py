@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -203,8 +204,13 @@ class HLMM:
         standard = self._standard
         # A fixed trace of GGᵀ makes h2 a variance in the phenotype's standardised units.
         unit = float(np.linalg.norm(self.G) / np.sqrt(self.n)) or 1.0
-        objective = HLMMObjective(*_designs(standard), self.G, standard.offset, unit)
-        return _fit(standard, objective, start, information, tolerance)
+        return _fit(
+            standard,
+            lambda: HLMMObjective(*_designs(standard), self.G, standard.offset, unit),
+            start,
+            information,
+            tolerance,
+        )
 
     def at(self, a: ArrayLike | None, b: ArrayLike, h2: float) -> HLMMEvaluation:
         """Evaluate the model with all derivatives, on the designs as they are.
@@ -252,8 +258,13 @@ def fit_relationship(
     y = as_phenotype(y)
     standard = Standardised(y, as_design(X, len(y), "mean"), as_design(V, len(y), "variance"))
     unit = float(np.sqrt(np.trace(K) / len(y))) or 1.0
-    objective = RelationshipObjective(*_designs(standard), K, standard.offset, unit)
-    return _fit(standard, objective, start, information, tolerance)
+    return _fit(
+        standard,
+        lambda: RelationshipObjective(*_designs(standard), K, standard.offset, unit),
+        start,
+        information,
+        tolerance,
+    )
 
 
 def _designs(standard: Standardised) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -262,7 +273,7 @@ def _designs(standard: Standardised) -> tuple[FloatArray, FloatArray, FloatArray
 
 def _fit(
     standard: Standardised,
-    objective: HLMMObjective | RelationshipObjective,
+    make_objective: Callable[[], HLMMObjective | RelationshipObjective],
     start: tuple[ArrayLike, float] | None,
     information: Information,
     tolerance: float,
@@ -275,6 +286,7 @@ def _fit(
     refused = unidentified(standard, n_random=1)
     if refused is not None:
         return refused, None
+    objective = make_objective()
     ratio = standard.scale / objective.unit
     random_unit = ratio * ratio
     theta = None
