@@ -32,8 +32,8 @@ from tables import table, write
 from threadpoolctl import threadpool_limits
 
 from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.kernels import paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.models import HLM, HLMM, Fit
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance
@@ -96,8 +96,8 @@ def fit_plainly(case: Case) -> tuple[HLM | HLMM, Fit]:
 
 def fit_by_kernel(case: Case) -> dict[str, float]:
     """Fit a case as a scan would; columns in reported units."""
-    # A scan of so many people might take another kernel.
-    with patch.object(ModelSize, "kernel", case.plan.kind.kernel):
+    # A scan of so many people might take another path.
+    with patch.object(paths, "path_of", lambda size: case.plan.kind.path):
         columns = fit_block(case.null, pack(case.calls[None]), CONTIGS, OPTIONS)
     return {name: values[0] for name, values in columns.items()}
 

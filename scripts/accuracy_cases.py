@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from simulated import draw_genotypes, null_model, random_effects, standardised_columns
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.kernels.choice import Kernel, ModelSize
-from hlmm_scan.kernels.second_order.fit import quasi_tolerance
+from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.limits import second_order_distance
+from hlmm_scan.kernels.paths import (
+    CLASS_GRAMS,
+    CLASS_SUMS,
+    JOINT,
+    SECOND_ORDER,
+    WEIGHTED,
+    Path,
+    path_of,
+)
 from hlmm_scan.null.model import NullModel
 
 LEAST_MAC = 20
@@ -21,12 +30,12 @@ _PLAIN_WORK = 1_500**3
 
 @dataclass(frozen=True)
 class Kind:
-    """A kernel, and how far from the plain model it may be.
+    """A way to fit, and how far from the plain model it may be.
 
     Attributes
     ----------
     name : str
-    kernel : Kernel
+    path : Path
         That fits it, whether or not a scan of so many people would take it.
     share : float
         Of the cases.
@@ -42,7 +51,7 @@ class Kind:
     """
 
     name: str
-    kernel: Kernel
+    path: Path
     share: float
     allowed: Callable[[int], float]
     people: tuple[int, int]
@@ -51,12 +60,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("HLM, class sums", Kernel.CLASS_SUMS, 0.50, lambda n: 1e-5, (500, 20_000)),
-    Kind("HLM, joint", Kernel.JOINT, 0.33, lambda n: 1e-3, (500, 20_000), "", True),
-    Kind("HLMM, exact", Kernel.CLASS_GRAMS, 0.08, lambda n: 1e-5, (500, 20_000), "few"),
-    Kind("HLMM, second order", Kernel.SECOND_ORDER, 0.05, quasi_tolerance, (500, 20_000), "few"),
-    Kind("HLMM, covariates", Kernel.WEIGHTED, 0.03, quasi_tolerance, (500, 5_000), "few", True),
-    Kind("HLMM, full rank", Kernel.WEIGHTED, 0.01, quasi_tolerance, (500, 1_200), "full"),
+    Kind("HLM, class sums", CLASS_SUMS, 0.50, lambda n: 1e-5, (500, 20_000)),
+    Kind("HLM, joint", JOINT, 0.33, lambda n: 1e-3, (500, 20_000), "", True),
+    Kind("HLMM, exact", CLASS_GRAMS, 0.08, lambda n: 1e-5, (500, 20_000), "few"),
+    Kind("HLMM, second order", SECOND_ORDER, 0.05, second_order_distance, (500, 20_000), "few"),
+    Kind("HLMM, covariates", WEIGHTED, 0.03, second_order_distance, (500, 5_000), "few", True),
+    Kind("HLMM, full rank", WEIGHTED, 0.01, second_order_distance, (500, 1_200), "full"),
 )
 
 
@@ -97,8 +106,8 @@ class Case:
 
     @property
     def taken(self) -> bool:
-        """Whether a scan of that size takes the kernel of the case."""
-        return ModelSize.of(self.null).kernel is self.plan.kind.kernel
+        """Whether a scan of that size takes the path of the case."""
+        return path_of(ModelSize.of(self.null)) is self.plan.kind.path
 
 
 def plan_case(seed: int) -> Plan:
@@ -106,7 +115,7 @@ def plan_case(seed: int) -> Plan:
     rng = np.random.default_rng([5, seed])
     kind = KINDS[rng.choice(len(KINDS), p=[k.share for k in KINDS])]
     n = _log_uniform(rng, *kind.people)
-    if kind.kernel is Kernel.SECOND_ORDER and rng.random() < 0.5:
+    if kind.path is SECOND_ORDER and rng.random() < 0.5:
         n = kind.people[1]
     if kind.random == "full":
         # Relatives share alleles, so that random effects may look much like the test genotype.

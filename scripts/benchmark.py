@@ -37,8 +37,8 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.classes.fit import fit_class_sums
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.prepared import eigenstructure, gram_basis
-from hlmm_scan.kernels.second_order.fit import fit_grams
+from hlmm_scan.kernels.exact.gram_fit import fit_grams
+from hlmm_scan.kernels.paths import CLASS_GRAMS
 from hlmm_scan.kernels.sums.class_sums import plan_class_sums
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.null.model import NullModel
@@ -132,9 +132,8 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, Gen
 
     def fit() -> object:
         if work.exact:
-            key = null.random_effect_set("1")
-            shared = {key: eigenstructure(null, key)}, {key: gram_basis(null, key)}
-            return fit_grams(null, packed, contigs, shared[0], bases=shared[1])
+            basis = CLASS_GRAMS.made(null, null.random_effect_set("1"))
+            return fit_grams(basis, packed, null.samples)
         return fit_block(null, block, contigs, work.options)
 
     taken = seconds(fit, repeats)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.prepared import random_screen_design, score_design
-from hlmm_scan.kernels.screen.plain import COLLINEAR, residual
+from hlmm_scan.kernels.screen.plain import residual
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import NullModel
 
@@ -212,8 +213,8 @@ class ScoreStatistic:
         information = 0.5 * (total - (delta * uh).sum(axis=0))
         lengths = np.linalg.norm(x, axis=0)
         tested = people >= null.mean_design.shape[1] + k + 3
-        tested &= lengths**2 > COLLINEAR * (white**2).sum(axis=0)
-        tested &= 2 * information > COLLINEAR * total
+        tested &= lengths**2 > COLLINEAR_SCREENED * (white**2).sum(axis=0)
+        tested &= 2 * information > COLLINEAR_SCREENED * total
         return _Projected(
             x=x / np.where(tested, lengths, np.nan),
             v=h - null.variance_design @ delta[:k],
@@ -239,7 +240,7 @@ def _projected(null: NullModel, deviation: Float, copies: Float) -> _Projected:
         mine = residual(h, X[called], w_called) * np.sqrt(w_called)
         v[called, j] = residual(h, V[called], np.ones(len(h)))
         squares = np.array([mine @ mine, v[:, j] @ v[:, j]])
-        if (squares > COLLINEAR * np.array([h @ (w_called * h), h @ h])).all():
+        if (squares > COLLINEAR_SCREENED * np.array([h @ (w_called * h), h @ h])).all():
             x[:, j] = 0.0
             x[called, j] = mine / np.sqrt(squares[0])
     square = (v**2).sum(axis=0)

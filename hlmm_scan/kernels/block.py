@@ -4,51 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
-from hlmm_scan.kernels.choice import Kernel, ModelSize
-from hlmm_scan.kernels.classes.dosages import fit_dosages
-from hlmm_scan.kernels.classes.fit import fit_class_sums, powers_needed
+from hlmm_scan.kernels import limits, paths
+from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.classes.fit import powers_needed
 from hlmm_scan.kernels.covariances import degrees_of_freedom, reported_errors
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
-from hlmm_scan.kernels.joint.interaction import fit_interaction
-from hlmm_scan.kernels.prepared import (
-    call_lattice,
-    class_score_design,
-    class_sums_plan,
-    dosage_screen_design,
-    dosage_sums_plan,
-    eigenstructure,
-    gram_basis,
-    interaction_design,
-    quasi_basis,
-    random_screen_design,
-    score_design,
-    scoring_design,
-    screen_design,
-    weighted_basis,
-)
-from hlmm_scan.kernels.scores.design import all_class_scores, genotype_classes
+from hlmm_scan.kernels.paths import Path
+from hlmm_scan.kernels.prepared import call_lattice, class_sums_plan, score_design
+from hlmm_scan.kernels.scores.design import genotype_classes
 from hlmm_scan.kernels.scores.interaction import interaction_neg_log10_p
 from hlmm_scan.kernels.scores.p_values import ScoreTests
-from hlmm_scan.kernels.scores.random_effects import class_scores
-from hlmm_scan.kernels.scoring.fit import fit_scoring
-from hlmm_scan.kernels.scoring.tile import DosageCodes, PackedCalls
-from hlmm_scan.kernels.screen.dosages import fit_screen_dosages
-from hlmm_scan.kernels.screen.fit import fit_screen
-from hlmm_scan.kernels.screen.random_effects import fit_random_screen
-from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi
 from hlmm_scan.kernels.sums.call_counts import CallCounts
 from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
-from hlmm_scan.kernels.weighted.fit import REFITTED_NEG_LOG10_P, fit_weighted
+from hlmm_scan.kernels.variants import Variants, by_left_out
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
@@ -96,10 +72,10 @@ def class_sums_together(
     -------
     ndarray, shape (P, m, 3, 1 + powers), or None
         For :func:`fit_block`, bit for bit what it would sum itself for each. None where that takes
-        another kernel.
+        another path.
     """
     if isinstance(genotypes, Dosages) or any(
-        ModelSize.of(null, options.screen).kernel is not Kernel.CLASS_SUMS for null in nulls
+        not paths.path_of(ModelSize.of(null, options.screen)).together for null in nulls
     ):
         return None
     powers = powers_needed(options.inference)
@@ -170,8 +146,7 @@ def _fit_alike(
 ) -> dict[str, NDArray[Any]]:
     """Fit a block of hard calls, or one of dosages."""
     size = ModelSize.of(null, options.screen, dosages=isinstance(genotypes, Dosages))
-    kernel = size.kernel
-    if sums is None and kernel is Kernel.CLASS_SUMS:
+    if sums is None:
         together = class_sums_together([null], genotypes, options)
         sums = None if together is None else together[0]
     if sums is not None:
@@ -187,30 +162,23 @@ def _fit_alike(
     estimates = Estimates.empty(len(genotypes))
     estimates.status[:] = counts.status(options, info, hwe)
     rows = np.flatnonzero(estimates.status == Status.PENDING)
-    if len(rows) and sums is not None:
-        moments = null.fits[ALL_RANDOM_EFFECTS].moments
-        estimates.put(rows, fit_class_sums(sums[rows], moments, options.inference))
-        estimates.put_scores(rows, _class_scores(null, sums[rows]))
-    elif len(rows):
-        kept = take(genotypes, rows) if len(rows) < len(genotypes) else genotypes
-        own = counts.take(rows)
-        counted = _room_for_counts(size, null, len(rows))
-        inference = options.inference
-        estimates.put(rows, _fit(size, null, kept, own, contigs[rows], inference, counted))
-        if size.scores_apart:
-            estimates.put_scores(rows, _scores(size, null, kept, own, contigs[rows], counted))
+    variants = Variants(null, size, genotypes, counts, contigs, options.inference, sums)
+    if len(rows):
+        path, scores = paths.path_of(size), paths.score_path(size)
+        chosen = variants.take(rows)
+        if scores is not None and path.counts and scores.counts:
+            chosen = replace(chosen, counted=_room_for_counts(null, len(rows)))
+        found = fit(path, chosen)
+        if scores is not None:
+            found.put_scores(np.arange(len(rows)), fit(scores, chosen).scores)
+        estimates.put(rows, found)
     tests = _score_tests(null, genotypes, contigs, estimates, counts)
     screened = np.flatnonzero(estimates.status == Status.SCREENED)
     if len(screened) and options.refine_below:
         strongest = np.fmax(np.fmax(tests.add, tests.var), tests.av)[screened]
         rows = screened[strongest > -np.log10(options.refine_below)]
-        if len(rows):
-            again = replace(size, screen=False)
-            kept, own = take(genotypes, rows), counts.take(rows)
-            fitted = _fit(again, null, kept, own, contigs[rows], options.inference)
-            fitted.put_scores(np.arange(len(rows)), estimates.scores[rows])
-            fitted.status[fitted.status == Status.OK] = Status.REFINED
-            estimates.put(rows, fitted)
+        whole = replace(size, screen=False)
+        _fit_again(estimates, rows, paths.path_of(whole), replace(variants, size=whole))
     quality = {"info": info, "hwe_neg_log10_p": hwe}
     if options.inference.interaction:
         of_product = np.full(len(genotypes), np.nan)
@@ -221,48 +189,52 @@ def _fit_alike(
     return _columns(null, estimates, tests, counts, quality, options.inference)
 
 
-def _class_scores(null: NullModel, sums: Float) -> Float:
-    """Return standardised scores from the class sums of a phenotype without covariates."""
-    fit = null.fits[ALL_RANDOM_EFFECTS]
-    scores = np.empty((len(sums), 3))
-    all_class_scores(
-        np.require(sums, np.float64, ["C", "W"]),
-        float(fit.alpha[0]), float(np.exp(fit.beta[0])), float(fit.fourth_moment), scores,
-    )  # fmt: skip
-    return scores
-
-
-def _room_for_counts(size: ModelSize, null: NullModel, m: int) -> CallCounts | None:
-    """Return where a fit puts what it counts of m variants, if their scores are made of it."""
-    if not (size.scores_by_class and size.kernel is Kernel.SECOND_ORDER):
-        return None
+def _room_for_counts(null: NullModel, m: int) -> CallCounts | None:
+    """Return where a fit puts what it counts of m variants, for their scores to be made of it."""
     lattice = call_lattice(null)
     return None if lattice is None else CallCounts.room(lattice, m)
 
 
-def _scores(
-    size: ModelSize,
-    null: NullModel,
-    genotypes: GenotypeBlock,
-    counts: GenotypeCounts,
-    contigs: NDArray[np.object_],
-    counted: CallCounts | None,
-) -> Float:
-    """Return the standardised scores of variants that are not fitted from them."""
-    found = np.empty((len(genotypes), 3))
-    if null.random_effects is None:
-        screen = replace(size, screen=True, interaction=False)
-        return _fit(screen, null, genotypes, counts, contigs, DEFAULT_INFERENCE).scores
-    for key, rows in _by_set(null, contigs):
-        kept = take(genotypes, rows)
-        if size.scores_by_class:
-            assert not isinstance(kept, Dosages)
-            own = None if counted is None else counted.take(rows)
-            found[rows] = class_scores(class_score_design(null, key, kept.shape[1]), kept, own)
-        else:
-            designs = {key: random_screen_design(null, key)}
-            found[rows] = fit_random_screen(null, kept, contigs[rows], designs).scores
-    return found
+def fit(path: Path, variants: Variants) -> Estimates:
+    """Fit variants by a path: cheap first, exact where it matters.
+
+    Parameters
+    ----------
+    path : Path
+        What it leaves undone is fitted by the path of its `rest`, what turns out interesting by
+        that of `then`.
+    variants : Variants
+        Of any chromosomes.
+    """
+    groups = variants.groups()
+    found = [path.fit(path.prepared(group), group) for _, group in groups]
+    if len(groups) == 1:
+        estimates = found[0]
+    else:
+        estimates = Estimates.empty(len(variants))
+        for (rows, _), part in zip(groups, found, strict=True):
+            estimates.put(rows, part)
+    if path.rest is not None:
+        left = np.flatnonzero(estimates.status == Status.PENDING)
+        _fit_again(estimates, left, path.rest, variants)
+    exact = path.then(variants.size)
+    if exact is not None:
+        interesting = np.flatnonzero(_interesting(estimates, limits.INTERESTING_NEG_LOG10_P))
+        _fit_again(estimates, interesting, exact, variants)
+    return estimates
+
+
+def _fit_again(
+    estimates: Estimates, rows: NDArray[np.intp], path: Path, variants: Variants
+) -> None:
+    """Fit some rows by another path; scores stay, and what was screened is refined."""
+    if not len(rows):
+        return
+    found = fit(path, variants.take(rows))
+    found.put_scores(np.arange(len(rows)), estimates.scores[rows])
+    refined = (found.status == Status.OK) & (estimates.status[rows] == Status.SCREENED)
+    found.status[refined] = Status.REFINED
+    estimates.put(rows, found)
 
 
 def _score_tests(
@@ -279,98 +251,10 @@ def _score_tests(
     if not len(rows):
         return tests
     people, copies = genotype_classes(genotypes, rows, counts, null.samples)
-    for key, here in _by_set(null, contigs[rows]):
+    for key, here in by_left_out(null, contigs[rows]):
         design = score_design(null, key)
         tests.put(rows[here], design.tests(scores[rows[here]], people[here], copies[here]))
     return tests
-
-
-def _by_set(null: NullModel, contigs: NDArray[np.object_]) -> list[tuple[str, NDArray[np.intp]]]:
-    """Return the sets of random effects that test variants on these chromosomes, and of which."""
-    sets: dict[str, list[str]] = {}
-    for contig in dict.fromkeys(contigs.tolist()):
-        sets.setdefault(null.random_effect_set(str(contig)), []).append(contig)
-    if len(sets) == 1:
-        return [(key, np.arange(len(contigs))) for key in sets]
-    return [(key, np.flatnonzero(np.isin(contigs, names))) for key, names in sets.items()]
-
-
-def _fit(
-    size: ModelSize,
-    null: NullModel,
-    genotypes: GenotypeBlock,
-    counts: GenotypeCounts,
-    contigs: NDArray[np.object_],
-    inference: Inference,
-    counted: CallCounts | None = None,
-) -> Estimates:
-    """Fit variants whose class sums are not at hand: random effects, covariates or dosages."""
-    kernel = size.kernel
-    if kernel is Kernel.INTERACTION:
-        design = interaction_design(null)
-        return fit_interaction(design, genotypes, null.samples, inference)
-    if isinstance(genotypes, Dosages):
-        if kernel is Kernel.CLASS_SUMS:
-            plan = dosage_sums_plan(null, powers_needed(inference))
-            fit = null.fits[ALL_RANDOM_EFFECTS]
-            at = float(fit.alpha[0]), float(np.exp(fit.beta[0]))
-            return fit_dosages(plan, genotypes, fit.moments, inference, at)
-        if kernel is Kernel.JOINT:
-            codes = DosageCodes(genotypes, null.samples, counts)
-            return fit_scoring(scoring_design(null), codes, inference)
-        if kernel is Kernel.SCREEN:
-            return fit_screen_dosages(dosage_screen_design(null), genotypes, counts, inference)
-    elif kernel is Kernel.JOINT:
-        return fit_scoring(scoring_design(null), PackedCalls(genotypes, null.samples), inference)
-    elif kernel is Kernel.SCREEN:
-        return fit_screen(screen_design(null, genotypes.shape[1]), genotypes, inference)
-    return _fit_random(size, null, genotypes, contigs, inference, counted)
-
-
-def _fit_random(
-    size: ModelSize,
-    null: NullModel,
-    genotypes: GenotypeBlock,
-    contigs: NDArray[np.object_],
-    inference: Inference,
-    counted: CallCounts | None,
-) -> Estimates:
-    """Fit variants with random effects; `counted` takes what is counted on the way."""
-    kernel = size.kernel
-    if kernel is Kernel.PLAIN:
-        return fit_exact(null, genotypes, contigs, inference)
-    keys = sorted(key for key, _ in _by_set(null, contigs))
-    if kernel is Kernel.RANDOM_SCREEN:
-        designs = {key: random_screen_design(null, key) for key in keys}
-        return fit_random_screen(null, genotypes, contigs, designs, inference)
-    if kernel is Kernel.WEIGHTED:
-        weighted = {key: weighted_basis(null, key) for key in keys}
-        if not size.refitted_plainly:
-            return fit_weighted(null, genotypes, contigs, weighted, inference)
-        # What is interesting need not be made exact twice.
-        estimates = fit_weighted(null, genotypes, contigs, weighted, inference, exact_beyond=np.inf)
-        rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))
-        if len(rows):
-            estimates.put(rows, fit_exact(null, take(genotypes, rows), contigs[rows], inference))
-        return estimates
-    assert not isinstance(genotypes, Dosages)
-    eigen = {key: eigenstructure(null, key) for key in keys}
-    if kernel is Kernel.CLASS_GRAMS:
-        grams = {key: gram_basis(null, key) for key in keys}
-        return fit_grams(null, genotypes, contigs, eigen, inference, bases=grams)
-    bases = {key: quasi_basis(null, key) for key in keys}
-    exact = partial(gram_basis, null, second_order=True)
-    estimates = fit_quasi(
-        null, genotypes, contigs, eigen, inference, bases=bases, exact_basis=exact, counted=counted
-    )
-    if size.refitted_exactly:
-        rows = np.flatnonzero(_interesting(estimates, REFITTED_NEG_LOG10_P))
-        if len(rows):
-            grams = {key: exact(key) for key in keys}
-            kept, where = take(genotypes, rows), contigs[rows]
-            assert not isinstance(kept, Dosages)
-            estimates.put(rows, fit_grams(null, kept, where, eigen, inference, bases=grams))
-    return estimates
 
 
 def _interesting(estimates: Estimates, beyond: float) -> NDArray[np.bool_]:

@@ -16,15 +16,19 @@ from hlmm_scan.kernels.estimates import Estimates
 
 Float = NDArray[np.float64]
 
-EXACT = 1e-5
+EXACT_ERROR = 1e-5
 """Error of a likelihood-ratio statistic from exact likelihoods: rounding, even of a million people,
 and fits that end 0.001 of a standard error from their maximum."""
 
-SECOND_ORDER = 2e-3
+SECOND_ORDER_ERROR = 2e-3
 """The same from second-order likelihoods."""
 
 COVARIANCE = ("add_variance", "var_variance", "add_var_covariance")
 """Of estimates, by their names without the kind of covariance."""
+
+RESTRICTIONS = {"add_lrt": (True, False), "var_lrt": (False, True), "av_lrt": (True, True)}
+"""Likelihood-ratio statistics of estimates, by their names: whether the additive and the variance
+effect are held at 0 for them."""
 
 _FEW = 50  # people per column of the designs below which errors take degrees of freedom
 
@@ -40,7 +44,7 @@ def likelihood_ratio(gain: float, error: float) -> float:  # pragma: no cover
     return math.nan if statistic < -error else max(statistic, 0.0)
 
 
-def likelihood_ratios(full: Float, restricted: Float, error: Float | float = EXACT) -> Float:
+def likelihood_ratios(full: Float, restricted: Float, error: Float | float = EXACT_ERROR) -> Float:
     """Return likelihood-ratio statistics of log-likelihoods of any one shape.
 
     Parameters
@@ -100,6 +104,12 @@ def put_covariance(
     """
     for name, values in zip(COVARIANCE, (add, var, both), strict=True):
         getattr(estimates, name + suffix)[rows] = values
+
+
+def put_ratios(estimates: Estimates, rows: object, ratios: Float) -> None:
+    """Put likelihood-ratio statistics, shape (m, 3), into rows, in the order of RESTRICTIONS."""
+    for name, values in zip(RESTRICTIONS, ratios.T, strict=True):
+        getattr(estimates, name)[rows] = values
 
 
 def reported_errors(

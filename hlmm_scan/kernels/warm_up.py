@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import SECOND_ORDER_PEOPLE, Kernel, ModelSize
-from hlmm_scan.kernels.second_order.fit import QUASI_EXACT_PEOPLE
+from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.paths import Path, path_of, score_path
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
@@ -31,15 +32,15 @@ _VARIANTS = 12
 _SMALL = (
     (2_000, 3),
     (400, 400),
-    (SECOND_ORDER_PEOPLE, 3),
-    (SECOND_ORDER_PEOPLE + 1, 3),
-    (QUASI_EXACT_PEOPLE, 3),
+    (limits.SECOND_ORDER_PEOPLE, 3),
+    (limits.SECOND_ORDER_PEOPLE + 1, 3),
+    (limits.SECOND_ORDER_ALONE_PEOPLE, 3),
 )
-"""People and random effects of models that are quickly fitted, by different kernels."""
+"""People and random effects of models that are quickly fitted, by different paths."""
 
 
 def smallest_alike(model: ModelSize) -> ModelSize:
-    """Return the smallest model that the same kernels fit, screened or not.
+    """Return the smallest model that the same paths fit, screened or not.
 
     Parameters
     ----------
@@ -51,12 +52,12 @@ def smallest_alike(model: ModelSize) -> ModelSize:
         for people, random in _SMALL
     ]
 
-    def ways(size: ModelSize) -> tuple[Kernel | bool, ...]:
+    def ways(size: ModelSize) -> tuple[Path | bool | None, ...]:
         # Random effects of many people are taken in single precision.
-        many = size.random > 0 and size.people >= QUASI_EXACT_PEOPLE
+        many = size.random > 0 and size.people >= limits.SINGLE_PRECISION_PEOPLE
         kinds = [size, replace(size, dosages=False)]
-        kernels = [replace(kind, screen=s).kernel for kind in kinds for s in (size.screen, False)]
-        return *kernels, many, size.scores_by_class
+        fits = [path_of(replace(kind, screen=s)) for kind in kinds for s in (size.screen, False)]
+        return *fits, score_path(size), many
 
     return next((small for small in smaller if ways(small) == ways(model)), smaller[0])
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.cost import task_bytes, task_seconds
+from hlmm_scan.kernels.paths import path_of
 from hlmm_scan.shown import listed_names
 
 TARGET_SECONDS = 2.0
@@ -196,11 +198,11 @@ class Plan:
             genotypes,
             parameters,
             task_bytes=PROCESS_BYTES
-            + max(m.task_bytes(chunk, n_genotyped, together) for m in (model, on_x or model))
+            + max(task_bytes(m, chunk, n_genotyped, together) for m in (model, on_x or model))
             + VARIANT_BYTES * partition * together
             + held_bytes,
             shared_bytes=model.shared_bytes,
-            task_seconds=model.seconds(partition, together),
+            task_seconds=task_seconds(model, partition, together),
             model=model,
             on_x=on_x,
             together=together,
@@ -346,7 +348,7 @@ def phenotypes_together(
     int
         Groups are of nearly one size, and leave enough partitions.
     """
-    if not model.reading_prevails:
+    if not path_of(model).together:
         return 1
     in_all = -(-n_variants // chunk_variants) * n_phenotypes
     most = max(1, min(MOST_TOGETHER, in_all // LEAST_PARTITIONS))
@@ -392,8 +394,8 @@ def partition_size(
             )
         return wanted
     target = TARGET_SECONDS * min(together, MOST_TIMES_TARGET)
-    chunks = max(1, int(target / model.seconds(chunk_variants, together)))
-    fixed = model.task_bytes(chunk_variants, n_genotyped, together)
+    chunks = max(1, int(target / task_seconds(model, chunk_variants, together)))
+    fixed = task_bytes(model, chunk_variants, n_genotyped, together)
     room = max(MAX_TASK_BYTES - fixed, MAX_TASK_BYTES // 8)
     in_all = -(-n_variants // chunk_variants)
     most = min(

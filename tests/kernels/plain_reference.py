@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from by_chromosome import fit_exact
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
 from hlmm_scan.models import HLM, HLMM, Fit
 from hlmm_scan.null.model import NullModel

@@ -8,31 +8,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.cost import task_bytes, task_seconds
+from hlmm_scan.kernels.paths import (
+    CLASS_GRAMS,
+    CLASS_SUMS,
+    JOINT,
+    PLAIN,
+    RANDOM_SCREEN,
+    SCREEN,
+    SECOND_ORDER,
+    WEIGHTED,
+    path_of,
+)
 
 
 @pytest.mark.parametrize(
     ("size", "fitted", "screened"),
     [
-        ((5_000, 1, 1, 0), Kernel.CLASS_SUMS, Kernel.CLASS_SUMS),
-        ((5_000, 4, 1, 0), Kernel.JOINT, Kernel.SCREEN),
-        ((5_000, 1, 4, 0), Kernel.JOINT, Kernel.SCREEN),
-        ((4_999, 1, 1, 300), Kernel.CLASS_GRAMS, Kernel.RANDOM_SCREEN),
-        ((5_000, 1, 1, 300), Kernel.SECOND_ORDER, Kernel.RANDOM_SCREEN),
-        ((19_999, 1, 1, 5_000), Kernel.WEIGHTED, Kernel.RANDOM_SCREEN),
-        ((1_410, 1, 1, 12_226), Kernel.WEIGHTED, Kernel.RANDOM_SCREEN),
-        ((1_000, 4, 1, 200), Kernel.PLAIN, Kernel.RANDOM_SCREEN),
-        ((1_000, 4, 1, 300), Kernel.WEIGHTED, Kernel.RANDOM_SCREEN),
-        ((300, 1, 1, 5_000), Kernel.PLAIN, Kernel.RANDOM_SCREEN),
-        ((1_000, 1, 1, 250), Kernel.WEIGHTED, Kernel.RANDOM_SCREEN),
-        ((1_001, 1, 1, 250), Kernel.CLASS_GRAMS, Kernel.RANDOM_SCREEN),
-        ((20_000, 1, 1, 500), Kernel.SECOND_ORDER, Kernel.RANDOM_SCREEN),
-        ((100_000, 6, 6, 500), Kernel.WEIGHTED, Kernel.RANDOM_SCREEN),
+        ((5_000, 1, 1, 0), CLASS_SUMS, CLASS_SUMS),
+        ((5_000, 4, 1, 0), JOINT, SCREEN),
+        ((5_000, 1, 4, 0), JOINT, SCREEN),
+        ((4_999, 1, 1, 300), CLASS_GRAMS, RANDOM_SCREEN),
+        ((5_000, 1, 1, 300), SECOND_ORDER, RANDOM_SCREEN),
+        ((19_999, 1, 1, 5_000), WEIGHTED, RANDOM_SCREEN),
+        ((1_410, 1, 1, 12_226), WEIGHTED, RANDOM_SCREEN),
+        ((1_000, 4, 1, 200), PLAIN, RANDOM_SCREEN),
+        ((1_000, 4, 1, 300), WEIGHTED, RANDOM_SCREEN),
+        ((300, 1, 1, 5_000), PLAIN, RANDOM_SCREEN),
+        ((1_000, 1, 1, 250), WEIGHTED, RANDOM_SCREEN),
+        ((1_001, 1, 1, 250), CLASS_GRAMS, RANDOM_SCREEN),
+        ((20_000, 1, 1, 500), SECOND_ORDER, RANDOM_SCREEN),
+        ((100_000, 6, 6, 500), WEIGHTED, RANDOM_SCREEN),
     ],
 )
-def test_every_model_has_its_kernel(size, fitted, screened):
+def test_every_model_has_its_path(size, fitted, screened):
     model = ModelSize(*size)
-    assert (model.kernel, replace(model, screen=True).kernel) == (fitted, screened)
+    assert (path_of(model), path_of(replace(model, screen=True))) == (fitted, screened)
 
 
 @given(
@@ -44,17 +56,17 @@ def test_every_model_has_its_kernel(size, fitted, screened):
 )
 def test_more_variants_take_longer_and_no_less_memory(people, covariates, random, screen, m):
     model = ModelSize(people, *covariates, random, screen)
-    assert 0 < model.seconds(m) < model.seconds(2 * m)
-    assert 0 < model.task_bytes(m) <= model.task_bytes(2 * m)
-    assert model.task_bytes(m) < model.task_bytes(m, 2 * people)
+    assert 0 < task_seconds(model, m) < task_seconds(model, 2 * m)
+    assert 0 < task_bytes(model, m) <= task_bytes(model, 2 * m)
+    assert task_bytes(model, m) < task_bytes(model, m, 2 * people)
     assert (model.shared_bytes > 0) == (random > 0)
-    assert model.task_bytes(m) >= replace(model, screen=False).task_bytes(m)
+    assert task_bytes(model, m) >= task_bytes(replace(model, screen=False), m)
 
 
 def test_the_plain_refit_of_what_is_interesting_is_planned_for():
     people, random = 2_000, 700
     size = ModelSize(people, 4, 4, random)
-    assert size.kernel is Kernel.WEIGHTED
-    assert size.refitted_plainly
+    assert path_of(size) is WEIGHTED
+    assert WEIGHTED.then(size) is PLAIN
     columns = 8 * people * random
-    assert size.task_bytes(100) >= 10 * columns
+    assert task_bytes(size, 100) >= 10 * columns

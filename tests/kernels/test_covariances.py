@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hlmm_scan.kernels.covariances import (
-    EXACT,
-    SECOND_ORDER,
+    EXACT_ERROR,
+    SECOND_ORDER_ERROR,
     likelihood_ratio,
     likelihood_ratios,
     put_covariance,
@@ -23,7 +23,7 @@ numbers = st.floats(-1e6, 1e6) | st.just(np.nan)
 @given(
     full=st.lists(numbers, min_size=1, max_size=5),
     below=numbers,
-    error=st.sampled_from([EXACT, SECOND_ORDER]),
+    error=st.sampled_from([EXACT_ERROR, SECOND_ORDER_ERROR]),
 )
 def test_the_rule_is_one_for_single_fits_and_for_many(full, below, error):
     together = likelihood_ratios(np.array(full), np.array(below), error)
@@ -32,7 +32,7 @@ def test_the_rule_is_one_for_single_fits_and_for_many(full, below, error):
     assert not (together < 0).any()
 
 
-@pytest.mark.parametrize("error", [EXACT, SECOND_ORDER])
+@pytest.mark.parametrize("error", [EXACT_ERROR, SECOND_ORDER_ERROR])
 def test_a_restricted_fit_that_is_better_makes_the_test_unknown(error):
     """Unknown, not p = 1; what rounding may do is 0."""
     full = np.zeros(4)
@@ -42,7 +42,9 @@ def test_a_restricted_fit_that_is_better_makes_the_test_unknown(error):
 
 
 def test_each_variant_may_have_its_own_error():
-    found = likelihood_ratios(np.zeros(2), np.full(2, 5e-4), np.array([EXACT, SECOND_ORDER]))
+    found = likelihood_ratios(
+        np.zeros(2), np.full(2, 5e-4), np.array([EXACT_ERROR, SECOND_ORDER_ERROR])
+    )
     np.testing.assert_array_equal(found, [np.nan, 0.0])
 
 

@@ -13,10 +13,12 @@ from simulated_dosages import UNITS, of_calls, simulated_dosages
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.cost import task_bytes
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.exact.fit import sandwich, studentised
+from hlmm_scan.kernels.paths import DOSAGE_SUMS, JOINT, PLAIN, WEIGHTED, path_of
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.models.hlmm_objective import HLMMObjective
@@ -28,10 +30,10 @@ EVERYTHING = FitOptions(min_maf=0, min_mac=0, max_missing=1)
 PEOPLE = 5000
 
 MODELS = {
-    "class sums": (Kernel.CLASS_SUMS, {}),
-    "joint": (Kernel.JOINT, {"c": 3, "v": 2}),
-    "plain": (Kernel.PLAIN, {"c": 2, "v": 1, "random": 20}),
-    "weighted": (Kernel.WEIGHTED, {"random": 240, "n": 1002}),
+    "class sums": (DOSAGE_SUMS, {}),
+    "joint": (JOINT, {"c": 3, "v": 2}),
+    "plain": (PLAIN, {"c": 2, "v": 1, "random": 20}),
+    "weighted": (WEIGHTED, {"random": 240, "n": 1002}),
 }
 TOLERANCE = {"class sums": 1e-5, "joint": 1e-3, "plain": 1e-5, "weighted": 1e-2}
 
@@ -134,7 +136,7 @@ def assert_as_models(null, dosages, found, inference, tolerance):
 def test_class_sums_of_dosages_are_the_plain_estimator(unit, missing):
     dosages = simulated_dosages(3, PEOPLE + 10, UNITS[unit], missing=missing)
     null = make_null(dosages, PEOPLE)
-    assert ModelSize.of(null, dosages=True).kernel is Kernel.CLASS_SUMS
+    assert path_of(ModelSize.of(null, dosages=True)) is DOSAGE_SUMS
     for inference in (ALL, Inference(observed=True)):
         options = replace(EVERYTHING, inference=inference, screen=inference.observed)
         found = fit_block(null, dosages, contigs(3), options)
@@ -152,11 +154,11 @@ def test_class_sums_of_dosages_are_the_plain_estimator(unit, missing):
     ],
 )
 def test_every_kernel_is_the_plain_estimator_on_dosages(model, unit, missing):
-    kernel, kind = MODELS[model]
+    path, kind = MODELS[model]
     n, m = kind.get("n", PEOPLE), 3
     dosages = simulated_dosages(m, n + 10, UNITS[unit], missing=missing)
     null = make_null(dosages, **{"n": n, **kind})
-    assert ModelSize.of(null, dosages=True).kernel is kernel
+    assert path_of(ModelSize.of(null, dosages=True)) is path
     found = fit_block(null, dosages, contigs(m), replace(EVERYTHING, inference=ALL))
     assert_as_models(null, dosages, found, ALL, TOLERANCE[model])
 
@@ -334,4 +336,4 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     tracemalloc.stop()
     assert (found["status"] < Status.NOT_CONVERGED).all()
     size = ModelSize(n, 1 + covariates, 1 + covariates, 0, screen, dosages=True)
-    assert peak <= size.task_bytes(m, n + 10) <= 8 * peak
+    assert peak <= task_bytes(size, m, n + 10) <= 8 * peak

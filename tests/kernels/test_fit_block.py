@@ -14,6 +14,7 @@ from plain_reference import fit_plainly
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.cost import task_bytes
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.results.wald import wald_test
@@ -325,7 +326,7 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     tracemalloc.stop()
     assert (found["status"] == Status.OK).all()
     size = ModelSize(n, n_mean, n_variance, n_random)
-    estimate = size.task_bytes(m) + size.shared_bytes
+    estimate = task_bytes(size, m) + size.shared_bytes
     # What the plain kernel, the sandwich and making the scores' columns need is planned for, and
     # is not needed at this time.
     assert held + peak <= estimate <= 12 * (held + peak)

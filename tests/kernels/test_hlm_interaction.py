@@ -11,8 +11,9 @@ from cohorts_by_hand import null_model_of
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.kernels.paths import INTERACTION, path_of
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results.wald import wald_test
@@ -58,7 +59,7 @@ def plain(y, mean, variance, E, calls):
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e5])
 def test_it_equals_the_plain_estimator(binary, scale):
     null, y, mean, variance, E, calls, packed = make(scale=scale, binary=binary)
-    assert ModelSize.of(null).kernel is Kernel.INTERACTION
+    assert path_of(ModelSize.of(null)) is INTERACTION
     found = fit_block(null, packed, np.array(["1"] * 9, dtype=object), OPTIONS)
     expected = {2} | ({3} if binary else set())
     assert {k for k in range(9) if found["status"][k] != Status.OK} == expected

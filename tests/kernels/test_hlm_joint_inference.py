@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from by_chromosome import fit_scoring
 from test_hlm_scoring import CASES, cohort
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
 from hlmm_scan.kernels.scoring import report as hlm_scoring_report
-from hlmm_scan.kernels.scoring.fit import fit_scoring
 from hlmm_scan.kernels.scoring.tile import PackedCalls
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance

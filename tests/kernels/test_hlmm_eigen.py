@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from by_chromosome import fit_exact, fit_grams, fit_quasi, quasi_bases
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
-from hlmm_scan.kernels.choice import Kernel, ModelSize
+from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.exact.class_grams import Totals, class_grams
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.exact.gram import GramObjective
 from hlmm_scan.kernels.exact.gram_fit import GramBasis
-from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi, quasi_bases, work_bytes
+from hlmm_scan.kernels.paths import CLASS_GRAMS, SECOND_ORDER, path_of
+from hlmm_scan.kernels.second_order.fit import work_bytes
 from hlmm_scan.kernels.second_order.likelihood import evaluate
 from hlmm_scan.kernels.second_order.maximum import fit_quasi_sums
 from hlmm_scan.kernels.second_order.products import quasi_sums, refine_sums
@@ -401,7 +402,7 @@ def test_counts_of_people_are_what_indicators_multiply_to():
 
 def test_of_some_thousand_people_the_interesting_variants_are_fitted_exactly():
     null, calls = large_null(5_003, 40, np.random.default_rng(8))
-    assert ModelSize.of(null).kernel is Kernel.SECOND_ORDER
+    assert path_of(ModelSize.of(null)) is SECOND_ORDER
     contigs = contigs_of(len(calls))
     found = fit_block(null, pack(calls), contigs, FitOptions())
     exact = fit_grams(null, pack(calls), contigs, eigenstructures(null))
@@ -463,11 +464,7 @@ def test_the_memory_estimate_grows_with_everything():
     assert work_bytes(100, 1000, 10**6) == work_bytes(100, 1000, 1000)
 
 
-def test_a_model_with_covariates_is_refused():
-    rng = np.random.default_rng(4)
-    effects = random_effects_of(50, ["2"] * 5, seed=4)
-    null = null_model_of(rng.standard_normal(50), rng.standard_normal(50), effects=effects)
-    calls = rng.binomial(2, 0.3, (1, 50)).astype(np.int8)
-    for run in (run_grams, run_quasi):
-        with pytest.raises(ValueError, match="intercept-only"):
-            run(null, calls)
+def test_a_model_with_covariates_is_covered_by_neither():
+    for size in (ModelSize(n, *c, 5) for n in (50, 50_000) for c in ((2, 1), (1, 2))):
+        assert not CLASS_GRAMS.covers(size)
+        assert not SECOND_ORDER.covers(size)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from by_chromosome import fit_exact, fit_grams, fit_quasi
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import contigs_of
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Inference
-from hlmm_scan.kernels.exact.fit import fit_exact, studentised
-from hlmm_scan.kernels.second_order.fit import fit_grams, fit_quasi
+from hlmm_scan.kernels.exact.fit import studentised
 from hlmm_scan.models import HLMM
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance
 from hlmm_scan.null.eigen import SharedEigenstructure

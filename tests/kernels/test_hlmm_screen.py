@@ -6,17 +6,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from by_chromosome import fit_exact, fit_random_screen
 from cohorts_by_hand import null_model_of, random_effects_of
 from screened_cohorts import dense_model, gaps, screened_cohort, z_scores
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import Estimates
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.screen import random_effects as hlmm_screen
 from hlmm_scan.kernels.screen import random_effects_design as hlmm_screen_design
 from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain
-from hlmm_scan.kernels.screen.random_effects import fit_random_screen
 from hlmm_scan.kernels.screen.random_effects_design import RandomScreenDesign
 from hlmm_scan.models.robust import studentised_covariance
 from hlmm_scan.null.eigen import SharedEigenstructure
@@ -62,7 +62,7 @@ def test_as_the_plain_formula(case, written_out, monkeypatch):
     """Exact where M∘M is written out; else to what its mean stands for, l ≪ n."""
     kind = {"n": 701, "l_random": 30, "m": 20} | CASES[case]
     if not written_out:
-        monkeypatch.setattr(hlmm_screen_design, "WRITTEN_OUT_PEOPLE", 0)
+        monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", 0)
         monkeypatch.setattr(hlmm_screen_design, "PEOPLE_PER_STRIP", 200)
         monkeypatch.setattr(hlmm_screen, "_SECOND_PRODUCT", 0.0)
     null, calls = screened_cohort(**kind)
@@ -83,7 +83,7 @@ def test_as_the_plain_formula(case, written_out, monkeypatch):
 
 
 def test_without_the_second_product_as_its_rule_says(monkeypatch):
-    monkeypatch.setattr(hlmm_screen_design, "WRITTEN_OUT_PEOPLE", 0)
+    monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", 0)
     null, calls = screened_cohort(n=6000, c=2, v=1, l_random=40, m=100, effect=0.4)
     found = {}
     for rule in (0.0, 2e-3, np.inf):
@@ -146,7 +146,7 @@ def test_without_random_variance_it_is_the_screen_of_the_hlm():
 @pytest.mark.parametrize("people", [0, 5000], ids=["mean", "written out"])
 def test_a_variant_does_not_know_its_block(people, monkeypatch):
     """Nor which chromosomes its neighbours are on; 1e-10 of a standard error is asked for."""
-    monkeypatch.setattr(hlmm_screen_design, "WRITTEN_OUT_PEOPLE", people)
+    monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", people)
     null, calls = screened_cohort(n=603, c=2, v=2, l_random=40, m=150, missing=0.01)
     rng = np.random.default_rng(4)
     packed, contigs = pack(calls), rng.choice(np.array(["1", "2", "3"], object), 150)
@@ -208,8 +208,7 @@ def test_what_has_no_estimate(run):
 
 @pytest.mark.parametrize("people", [0, 5000], ids=["mean", "written out"])
 def test_memory_formula_is_a_bound_and_not_a_loose_one(people, monkeypatch):
-    for module in (hlmm_screen, hlmm_screen_design):
-        monkeypatch.setattr(module, "WRITTEN_OUT_PEOPLE", people)
+    monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", people)
     null, calls = screened_cohort(n=2000, c=3, v=2, m=64, l_random=200)
     run_fast(null, calls[:2])
     effects, packed = null.random_effects, pack(calls)

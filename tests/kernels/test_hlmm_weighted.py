@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from by_chromosome import fit_exact, fit_weighted
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import contigs_of
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.weighted.basis import LeverageTerms, WeightedBasis
 from hlmm_scan.kernels.weighted.exact import ExactDeterminant
-from hlmm_scan.kernels.weighted.fit import fit_genotypes, fit_weighted
+from hlmm_scan.kernels.weighted.fit import fit_genotypes
 from hlmm_scan.kernels.weighted.likelihood import Tile, evaluate
 from hlmm_scan.models.hlmm_objective import HLMMObjective
 from hlmm_scan.null.eigen import weighted
@@ -218,7 +218,7 @@ def test_what_cannot_be_estimated_is_as_the_plain_estimator_says(kind):
 def test_single_precision_is_safe(monkeypatch, contigs):
     null, calls = make_null(403, contigs, 1, 0.4)
     double = bases_of(null)
-    monkeypatch.setattr("hlmm_scan.kernels.weighted.basis.QUASI_EXACT_PEOPLE", 100)
+    monkeypatch.setattr("hlmm_scan.kernels.limits.SINGLE_PRECISION_PEOPLE", 100)
     single = bases_of(null)
     assert single[""].columns.dtype == np.float32
     inference = Inference(sandwich=True, observed=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_chromosome import fit_quasi, fit_random_screen, fit_scoring, fit_weighted, quasi_bases
 from screened_cohorts import screened_cohort
 from test_hlm_scoring import cohort
 from test_hlmm_eigen import eigenstructures
@@ -15,11 +16,7 @@ from test_hlmm_weighted import FEW, MORE, bases_of, make_null
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.scoring.design import ScoringDesign
-from hlmm_scan.kernels.scoring.fit import fit_scoring
-from hlmm_scan.kernels.screen.random_effects import fit_random_screen
-from hlmm_scan.kernels.second_order.fit import fit_quasi, quasi_bases
 from hlmm_scan.kernels.sums import products
-from hlmm_scan.kernels.weighted.fit import fit_weighted
 
 SHAPES = [
     (1, 1, 1), (2, 3, 5), (5, 7, 16), (6, 40, 33), (13, products.RUN, 64), (24, 30, 129),
@@ -208,9 +205,9 @@ def moves(fit: Any) -> float:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_kernel_leaves_single_precision_to_the_library(kernel, monkeypatch):
     """And one that did would be found out."""
-    monkeypatch.setattr("hlmm_scan.kernels.weighted.basis.QUASI_EXACT_PEOPLE", 100)
+    monkeypatch.setattr("hlmm_scan.kernels.limits.SINGLE_PRECISION_PEOPLE", 100)
     people = 0 if kernel == "screen of random effects" else 5000
-    monkeypatch.setattr("hlmm_scan.kernels.screen.random_effects_design.WRITTEN_OUT_PEOPLE", people)
+    monkeypatch.setattr("hlmm_scan.kernels.limits.WRITTEN_OUT_PEOPLE", people)
     fit = KERNELS[kernel]()
     assert moves(fit) < 1e-10
 

@@ -10,7 +10,7 @@ from cohorts_by_hand import null_model_of, random_effects_of
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.kernels import prepared
+from hlmm_scan.kernels import limits, paths, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.filters import GenotypeCounts
@@ -85,16 +85,14 @@ def test_scores_of_class_sums_are_the_plain_ones():
 @pytest.mark.parametrize("missing", [False, True])
 def test_scores_by_class_with_random_effects_are_those_of_the_screen(missing, monkeypatch):
     """Where M∘M is its diagonal and a mean for both."""
-    from hlmm_scan.kernels.screen import random_effects_design as hlmm_screen_design
-
-    monkeypatch.setattr(hlmm_screen_design, "WRITTEN_OUT_PEOPLE", 10)
+    monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", 10)
     null, calls = cohort(900, 0, 12)
     calls = calls[:6] if missing else calls[6:]
     prepared.random_screen_design.cache_clear()
     design = prepared.random_screen_design(null, ALL_RANDOM_EFFECTS)
-    screen = fit_random_screen(null, pack(calls), contigs(len(calls)), {"": design})
+    screen = fit_random_screen(design, pack(calls))
     packed = pack(calls)
-    by_class = prepared.class_score_design(null, ALL_RANDOM_EFFECTS, packed.shape[1])
+    by_class = paths.CLASS_SCORES.made(null, ALL_RANDOM_EFFECTS, packed.shape[1])
     found = class_scores(by_class, packed)
     np.testing.assert_allclose(found[:, :2], screen.scores[:, :2], rtol=2e-5, atol=2e-5)
     # What the additive effect does to the score of h2 is left out.
@@ -106,7 +104,7 @@ def test_scores_with_random_effects_are_the_dense_ones():
     null, calls = cohort(200, 2, 9)
     plain = fit_hlmm_screen_plain(null, np.where(calls < 0, np.nan, calls).T, ALL_RANDOM_EFFECTS)
     design = prepared.random_screen_design(null, ALL_RANDOM_EFFECTS)
-    found = fit_random_screen(null, pack(calls), contigs(40), {ALL_RANDOM_EFFECTS: design})
+    found = fit_random_screen(design, pack(calls))
     np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import distributed  # noqa: F401 (a worker has it)
 from numba.core.registry import CPUDispatcher
 
-from hlmm_scan.kernels import block, warm_up
+from hlmm_scan.kernels import limits, warm_up
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.plan import Plan
@@ -45,7 +45,7 @@ def resident(name: str) -> int:
 def main() -> None:
     path, index = Path(sys.argv[1]), int(sys.argv[2])
     if len(sys.argv) > 3:
-        block.QUASI_EXACT_PEOPLE = warm_up.QUASI_EXACT_PEOPLE = int(sys.argv[3])
+        limits.SECOND_ORDER_ALONE_PEOPLE = limits.SINGLE_PRECISION_PEOPLE = int(sys.argv[3])
     store = ResultStore.open(path)
     plan = Plan.from_json(store.plan)
     (task,) = run._tasks(store, plan, [index])

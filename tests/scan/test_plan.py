@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.cost import task_bytes, task_seconds
 from hlmm_scan.scan.plan import (
     BLOCKS_IN_A_ROW,
     LEAST_PARTITIONS,
@@ -122,7 +123,7 @@ def test_a_partition_is_whole_genotype_chunks_and_fits(
     )
     assert size % chunk == 0
     assert chunk <= size < n_variants + chunk
-    fixed = model.task_bytes(chunk)
+    fixed = task_bytes(model, chunk)
     results = max(chunk * VARIANT_BYTES, MAX_TASK_BYTES // 8)
     assert fixed + size * VARIANT_BYTES <= max(MAX_TASK_BYTES, fixed + results)
 
@@ -145,8 +146,10 @@ def test_phenotypes_share_genotypes_in_even_groups_that_leave_enough_partitions(
     assert groups * together - n_phenotypes < groups
     size = partition_size(model=model, n_genotyped=n_people, together=together, **sizes)
     assert size % chunk == 0
-    assert size == chunk or model.seconds(size, together) <= MOST_TIMES_TARGET * TARGET_SECONDS
-    fixed = model.task_bytes(chunk, n_people, together)
+    assert (
+        size == chunk or task_seconds(model, size, together) <= MOST_TIMES_TARGET * TARGET_SECONDS
+    )
+    fixed = task_bytes(model, chunk, n_people, together)
     results = max(chunk * VARIANT_BYTES * together, MAX_TASK_BYTES // 8)
     assert fixed + size * VARIANT_BYTES * together <= max(MAX_TASK_BYTES, fixed + results)
 
@@ -169,11 +172,11 @@ def test_a_small_scan_is_still_cut_for_many_workers():
 
 def test_tasks_of_very_many_people_take_their_seconds_too():
     model = ModelSize(500_000, 21, 21, 0, screen=True)
-    assert model.task_bytes(67, 500_000) > MAX_TASK_BYTES // 2
+    assert task_bytes(model, 67, 500_000) > MAX_TASK_BYTES // 2
     size = partition_size(
         chunk_variants=67, n_variants=10**7, n_phenotypes=20, model=model, n_genotyped=500_000
     )
-    assert 0.8 * TARGET_SECONDS < model.seconds(size) <= TARGET_SECONDS
+    assert 0.8 * TARGET_SECONDS < task_seconds(model, size) <= TARGET_SECONDS
 
 
 def test_a_wanted_size_is_taken_where_it_is_whole_chunks():

@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.kernels.limits import SINGULAR
 
-_SINGULAR = 1e-12  # pivot of an information of unit diagonal at which it has no inverse
+Float = NDArray[np.float64]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -109,7 +109,7 @@ def observed_covariance(
                 left -= factor[i, p] * factor[j, p]
             if i > j:
                 factor[i, j] = left / factor[j, j]
-            elif left > _SINGULAR:
+            elif left > SINGULAR:
                 factor[i, i] = math.sqrt(left)
             else:
                 return False

@@ -24,8 +24,9 @@ from hlmm_scan.kernels.classes.covariances import (
     observed_covariance,
     sandwich_covariance,
 )
-from hlmm_scan.kernels.covariances import COVARIANCE, EXACT, likelihood_ratio
+from hlmm_scan.kernels.covariances import COVARIANCE, EXACT_ERROR, RESTRICTIONS, likelihood_ratio
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.limits import ACCEPTED, CONVEX, FLOOR, MAX_STEP
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -37,15 +38,12 @@ _UNBOUNDED = int(Status.UNBOUNDED)
 
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard deviation of g
-_ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
-_CONVEX = 1e-4  # curvature over the expected one, above which Newton steps are taken
-_MAX_STEP = 3.0  # log-variance units between the outer genotype classes
-_FLOOR = -25.0  # log of a class's variance over the total variance that no real trait reaches
 
 COLUMNS = (
     *("add", "var"),
     *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in COVARIANCE),
-    *("add_lrt", "var_lrt", "av_lrt", "log_likelihood"),
+    *RESTRICTIONS,
+    "log_likelihood",
 )
 """What a fit of one variant leaves, in this order."""
 _MODEL = slice(2, 5)
@@ -177,7 +175,7 @@ def _maximise(
     for c in range(len(n_c)):
         if n_c[c] > 0.0:
             lowest, highest = min(lowest, x_c[c]), max(highest, x_c[c])
-    limit = _MAX_STEP / (highest - lowest)
+    limit = MAX_STEP / (highest - lowest)
     scale = math.sqrt(spread)
     bg = 0.0
     a0, ag, log_variance, value, gradient, curvature = _profile(
@@ -186,14 +184,14 @@ def _maximise(
     status = _NOT_CONVERGED
     for _ in range(_MAX_ITERATIONS):
         bottom = log_variance + min(bg * lowest, bg * highest)
-        if bottom < math.log(variance) + _FLOOR:
+        if bottom < math.log(variance) + FLOOR:
             return _UNBOUNDED, bg, a0, ag, log_variance, value, curvature
         if abs(gradient) <= _TOLERANCE * scale:
             status = _OK
             break
         # Where the profile is not convex the expected curvature, Var(g), gives a descent step. Only
         # there: on a flat floor it would creep.
-        step = -gradient / (curvature if curvature > _CONVEX * spread else spread)
+        step = -gradient / (curvature if curvature > CONVEX * spread else spread)
         step = min(max(step, -limit), limit)
         moved = False
         for _ in range(60):
@@ -210,7 +208,7 @@ def _maximise(
                 break
             step *= 0.5
         if not moved:
-            if abs(gradient) <= _ACCEPTED * scale:
+            if abs(gradient) <= ACCEPTED * scale:
                 status = _OK
             _profile(n_c, x_c, mean_c, within_c, bg, level, q_c)  # not of the trial refused
             break
@@ -307,13 +305,13 @@ def _likelihood_ratios(
     n = n_c.sum()
     without_var = _profile(n_c, x_c, mean_c, within_c, 0.0, False, q_c)[3]
     without_both = _profile(n_c, x_c, mean_c, within_c, 0.0, True, q_c)[3]
-    out[_VAR_LRT] = likelihood_ratio(0.5 * n * (without_var - value), EXACT)
-    out[_AV_LRT] = likelihood_ratio(0.5 * n * (without_both - value), EXACT)
+    out[_VAR_LRT] = likelihood_ratio(0.5 * n * (without_var - value), EXACT_ERROR)
+    out[_AV_LRT] = likelihood_ratio(0.5 * n * (without_both - value), EXACT_ERROR)
     status, _, _, _, _, without_add, curvature = _maximise(
         n_c, x_c, mean_c, within_c, spread, variance, True, q_c
     )
     if status == _OK and curvature > 0.0:
-        out[_ADD_LRT] = likelihood_ratio(0.5 * n * (without_add - value), EXACT)
+        out[_ADD_LRT] = likelihood_ratio(0.5 * n * (without_add - value), EXACT_ERROR)
 
 
 @njit(nogil=True, cache=True)

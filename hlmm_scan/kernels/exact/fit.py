@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
-from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio, put_covariance
+from hlmm_scan.kernels.covariances import EXACT_ERROR, likelihood_ratio, put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.exact.robust import between, person_scores
-from hlmm_scan.kernels.joint.fit import COLLINEAR
+from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit
 from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
@@ -24,8 +24,8 @@ Float = NDArray[np.float64]
 
 def fit_exact(
     null: NullModel,
+    left_out: str,
     genotypes: GenotypeBlock,
-    contigs: NDArray[np.object_],
     inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Fit the HLMM with the test genotype in both designs.
@@ -34,26 +34,24 @@ def fit_exact(
     ----------
     null : NullModel
         With random effects.
+    left_out : str
+        Key into `null.fits`.
     genotypes : ndarray of uint8, shape (m, bytes), or Dosages
-    contigs : ndarray of object (str), shape (m,)
     inference : Inference, optional
         Which standard errors and tests to give.
 
     Returns
     -------
     Estimates
-        m rows. Every variant starts from the null fit without its chromosome, never from its
-        neighbour, so a row does not depend on the block it stands in.
+        m rows. Every variant starts from the null fit, never from its neighbour, so a row does not
+        depend on the block it stands in.
     """
     assert null.random_effects is not None
     estimates = Estimates.empty(len(genotypes))
-    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
-    for key in dict.fromkeys(keys):
-        G = null.random_effects.design(key)
-        fit = null.fits[key]
-        for row in np.flatnonzero(keys == key):
-            genotype = copies(take(genotypes, slice(row, row + 1)), null.samples)[0]
-            _fit_one(null, fit, G, genotype, inference, estimates, int(row))
+    G, fit = null.random_effects.design(left_out), null.fits[left_out]
+    for row in range(len(genotypes)):
+        genotype = copies(take(genotypes, slice(row, row + 1)), null.samples)[0]
+        _fit_one(null, fit, G, genotype, inference, estimates, row)
     return estimates
 
 
@@ -121,7 +119,7 @@ def _likelihood_ratios(
         restricted.append(found.log_likelihood if found.success else np.nan)
     if null_fit is not None:
         restricted.append(null_fit.log_likelihood)
-    return [likelihood_ratio(fit.log_likelihood - r, EXACT) for r in restricted]
+    return [likelihood_ratio(fit.log_likelihood - r, EXACT_ERROR) for r in restricted]
 
 
 def studentised(evaluation: HLMMEvaluation, moments: tuple[float, float], held: bool) -> Float:

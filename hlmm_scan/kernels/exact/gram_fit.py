@@ -1,4 +1,4 @@
-"""Fits the HLMM of one hard-called variant exactly, from Gram matrices of its genotype classes."""
+"""Fits the HLMM of hard-called variants exactly, from Gram matrices of their genotype classes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.classes.fit import fit_class_sums
-from hlmm_scan.kernels.covariances import EXACT, likelihood_ratio, put_covariance
-from hlmm_scan.kernels.estimates import Estimates, Inference
+from hlmm_scan.kernels.covariances import EXACT_ERROR, likelihood_ratio, put_covariance
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.exact.class_grams import ClassGrams, Totals, class_grams
 from hlmm_scan.kernels.exact.gram import GramEvaluation, GramObjective
 from hlmm_scan.kernels.exact.robust import (
@@ -98,6 +99,44 @@ class _Scale:
     spread: float
     phenotype: float
     random: float
+
+
+def fit_grams(
+    basis: GramBasis,
+    packed: NDArray[np.uint8],
+    samples: NDArray[np.int64],
+    inference: Inference = DEFAULT_INFERENCE,
+) -> Estimates:
+    """Fit the HLMM exactly; what :func:`~hlmm_scan.kernels.exact.fit.fit_exact` finds, free of n
+    after one pass.
+
+    Parameters
+    ----------
+    basis : GramBasis
+        Of a null model with intercepts only, and a left-out chromosome.
+    packed : ndarray of uint8, shape (m, bytes)
+    samples : ndarray of int64, shape (n,)
+        The people of the basis among those of the calls.
+    inference : Inference, optional
+        Which standard errors and tests to give.
+
+    Returns
+    -------
+    Estimates
+        m rows. Every variant starts from the null fit, never from its neighbour, so a row is the
+        same bit for bit whatever block it stands in.
+
+    Notes
+    -----
+    Where the search from the null fit does not converge, the start is sought anew; where it ends
+    at h2 = 0, larger h2 are tried before that is believed: as :meth:`hlmm_scan.models.HLMM.fit`
+    does.
+    """
+    estimates = Estimates.empty(len(packed))
+    for row in range(len(packed)):
+        genotype = unpack_samples(packed[row : row + 1], samples)[0]
+        fit_one(basis, genotype, inference, estimates, row)
+    return estimates
 
 
 def fit_one(
@@ -313,7 +352,7 @@ def _likelihood_ratios(
         if found is None or not found.converged:
             return np.nan
         gain = 0.5 * n * (found.evaluation.value - minimum.evaluation.value)
-        return likelihood_ratio(gain, EXACT)
+        return likelihood_ratio(gain, EXACT_ERROR)
 
     # Without the additive effect, its least-squares estimate is no longer to be left out of y.
     slope = scales.ols[1] / scales.phenotype * objective.mean[:, 1]
@@ -323,5 +362,5 @@ def _likelihood_ratios(
     add = ratio(without_add, np.append(theta[:2], equal[1]))
     var = ratio(without_var, equal)
     if log_likelihood is not None:
-        return add, var, likelihood_ratio(log_likelihood - null.log_likelihood, EXACT)
+        return add, var, likelihood_ratio(log_likelihood - null.log_likelihood, EXACT_ERROR)
     return add, var, ratio(replace(without_add, variance=without_var.variance), equal)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
+from hlmm_scan.kernels.limits import SINGULAR
 
 Float = NDArray[np.float64]
 
 _PEOPLE = 2048  # per strip: sums are added up in a fixed order, and strips stay in cache
-_SINGULAR = 1e-12  # eigenvalue of an information of unit diagonal below which it has no inverse
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _positive(information: Float) -> bool:
     if not (np.isfinite(information).all() and (diagonal > 0).all()):
         return False
     scale = 1 / np.sqrt(diagonal)
-    return bool(np.linalg.eigvalsh(information * scale * scale[:, None])[0] > _SINGULAR)
+    return bool(np.linalg.eigvalsh(information * scale * scale[:, None])[0] > SINGULAR)
 
 
 def _between(A: Float, B: Float) -> Float:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.covariances import likelihood_ratios
+from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.kernels.covariances import RESTRICTIONS, likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, put_covariances
 from hlmm_scan.kernels.joint.newton import Block, maximise, pairs, solve, symmetric
+from hlmm_scan.kernels.limits import COLLINEAR
+from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -23,7 +26,8 @@ Float = NDArray[np.float64]
 PEOPLE_PER_STRIP = 2048
 """Sums over people are accumulated strip by strip: a fixed order, and strips stay in cache."""
 
-COLLINEAR = 1e-8  # 1 − R² of the genotype on the covariates below which its effect is not unique
+TILE = 16
+"""Variants that are fitted abreast, where there are many."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class JointDesign:
     alpha: Float
     beta: Float
     moments: tuple[float, float] = (0.0, 3.0)
+
+    @classmethod
+    def of(cls, null: NullModel) -> JointDesign:
+        """Take the parts of a null model without random effects."""
+        fit = null.fits[ALL_RANDOM_EFFECTS]
+        X, V = null.mean_design, null.variance_design
+        return cls(null.y, X, V, fit.alpha, fit.beta, fit.moments)
 
     def strips(self) -> Iterator[slice]:
         """Yield the slices of people over which sums are accumulated."""
@@ -73,6 +84,30 @@ def _unique(gram: Float) -> NDArray[np.bool_]:
     total: Float = gram[:, p, p]
     unique: NDArray[np.bool_] = ok & (total > 0) & (total - explained > COLLINEAR * total)
     return unique
+
+
+def fit_tiles(
+    design: JointDesign,
+    genotypes: GenotypeBlock,
+    samples: NDArray[np.int64],
+    inference: Inference = DEFAULT_INFERENCE,
+) -> Estimates:
+    """Fit any number of variants by :func:`fit_joint`, some at a time.
+
+    Parameters
+    ----------
+    design : JointDesign
+    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    samples : ndarray of int64, shape (n,)
+        The people of the design among those of the genotypes.
+    inference : Inference, optional
+    """
+    estimates = Estimates.empty(len(genotypes))
+    for start in range(0, len(genotypes), TILE):
+        rows = np.arange(start, min(start + TILE, len(genotypes)))
+        g = copies(take(genotypes, rows), samples).T
+        estimates.put(rows, fit_joint(design, g, inference))
+    return estimates
 
 
 def fit_joint(
@@ -123,16 +158,12 @@ def fit_joint(
         if not put_covariances(estimates, int(row), fitted, design.moments, inference):
             _refuse(estimates, row, inference)
     if inference.likelihood_ratio:
-        for name, held in _RESTRICTIONS.items():
+        for name, held in RESTRICTIONS.items():
             _, restricted, found = maximise(design, block.held(*held))
             known = (status == Status.OK) & (found == Status.OK)
             ratios = likelihood_ratios(-0.5 * sums.value, -0.5 * restricted.value)
             getattr(estimates, name)[rows[known]] = ratios[known]
     return estimates
-
-
-_RESTRICTIONS = {"add_lrt": (True, False), "var_lrt": (False, True), "av_lrt": (True, True)}
-"""Which effects, of mean and variance, are held at 0 for each likelihood-ratio test."""
 
 
 def _refuse(estimates: Estimates, row: np.intp, inference: Inference) -> None:

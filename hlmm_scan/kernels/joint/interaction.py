@@ -17,8 +17,10 @@ from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, covariances
-from hlmm_scan.kernels.joint.fit import COLLINEAR, JointDesign
+from hlmm_scan.kernels.joint.fit import JointDesign
 from hlmm_scan.kernels.joint.newton import Block, Sums, maximise, pairs, solve, symmetric
+from hlmm_scan.kernels.limits import COLLINEAR
+from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -49,6 +51,11 @@ class InteractionDesign(JointDesign):
     """
 
     environment: Float | None = None
+
+    @classmethod
+    def of(cls, null: NullModel) -> InteractionDesign:
+        """Take the parts of a null model without random effects, with an environment."""
+        return cls(**vars(JointDesign.of(null)), environment=null.environment)
 
     @property
     def E(self) -> Float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.limits import ACCEPTED, CONVEX, FLOOR, MAX_STEP, SINGULAR
 from hlmm_scan.schema import Status
 
 if TYPE_CHECKING:
@@ -24,12 +25,8 @@ _MAX_ITERATIONS = 60
 # Gradient of −2 log L per observation, designs standardised: so tight that where a fit stops does
 # not depend on the rounding of one product, hence not on which variants stand in its block.
 _TOLERANCE = 1e-13
-_ACCEPTED = 1e-8  # the same, at which a fit stuck at machine precision still counts as converged
-_CONVEX = 1e-4  # least eigenvalue against the expected information for a Newton step
-_MAX_STEP = 3.0  # log-variance units, at any person
 _HALVINGS = 40
 _HALVINGS_AT_PRECISION = 3  # a converged fit that three halvings do not better is at rounding
-_FLOOR = -25.0  # log of a person's variance over the total variance that no real trait reaches
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def solve(matrix: Float, right: Float) -> tuple[Float, NDArray[np.bool_]]:
     scaled = matrix * scale[:, :, None] * scale[:, None, :]
     finite = np.isfinite(scaled.sum(axis=(1, 2)) + right.sum(axis=(1, 2)))
     safe = np.where(finite[:, None, None], scaled, np.eye(matrix.shape[1]))
-    ok: NDArray[np.bool_] = finite & (np.linalg.eigvalsh(safe)[:, 0] > 1e-12)
+    ok: NDArray[np.bool_] = finite & (np.linalg.eigvalsh(safe)[:, 0] > SINGULAR)
     safe = np.where(ok[:, None, None], safe, np.eye(matrix.shape[1]))
     rhs = np.where(ok[:, None, None], right, 0.0) * scale[:, :, None]
     return np.linalg.solve(safe, rhs) * scale[:, :, None], ok
@@ -214,7 +211,7 @@ def _newton_step(sums: Sums, expected_bb: Float) -> Float:
     scaled = hessian * scale[:, :, None] * scale[:, None, :]
     finite = ok & np.isfinite(scaled).all(axis=(1, 2))
     floor = np.linalg.eigvalsh(np.where(finite[:, None, None], scaled, 0.0))[:, 0]
-    metric = np.where((finite & (floor > _CONVEX))[:, None, None], hessian, expected_bb)
+    metric = np.where((finite & (floor > CONVEX))[:, None, None], hessian, expected_bb)
     step, _ = solve(metric, -0.5 * sums.gradient[:, :, None])
     return step[:, :, 0]
 
@@ -252,7 +249,7 @@ def maximise(
         return b, evaluate(design, block, b), np.zeros(0, np.int8)
     final, status = b.copy(), np.zeros(m, np.int8)
     rows = np.arange(m)
-    floor = np.log(design.y.var()) + _FLOOR
+    floor = np.log(design.y.var()) + FLOOR
     widest = np.abs(design.V).max(axis=0)
     current = evaluate(design, block, b)
     at_end = current.keep(np.ones(m, bool))
@@ -267,7 +264,7 @@ def maximise(
         # A person's log-variance moves by at most Σ|step|·max|column|; covariates may reach far.
         reach = np.abs(block.variance).max(axis=0)
         jump = np.abs(step[:, :v]) @ widest + np.abs(step[:, v]) * reach
-        step *= np.minimum(1.0, _MAX_STEP / np.maximum(jump, 1e-300))[:, None]
+        step *= np.minimum(1.0, MAX_STEP / np.maximum(jump, 1e-300))[:, None]
         done = (size <= _TOLERANCE) | unbounded | ~current.ok
         if iteration == _MAX_ITERATIONS:
             done[:] = True
@@ -277,7 +274,7 @@ def maximise(
         )
         finished = ~moving
         chosen = rows[finished]
-        found = np.where(size <= _ACCEPTED, Status.OK, Status.NOT_CONVERGED)
+        found = np.where(size <= ACCEPTED, Status.OK, Status.NOT_CONVERGED)
         status[chosen] = np.where(unbounded, Status.UNBOUNDED, found)[finished]
         final[chosen] = b[finished]
         for name, values in vars(at_end).items():
@@ -314,7 +311,7 @@ def _descend(
     moved = np.zeros(len(index), bool)
     for halving in range(_HALVINGS):
         if halving == _HALVINGS_AT_PRECISION:
-            waiting &= size[index] > _ACCEPTED
+            waiting &= size[index] > ACCEPTED
             if not waiting.any():
                 break
         chosen = index[waiting]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
-from hlmm_scan.kernels.joint.fit import COLLINEAR
+from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.kernels.scores.p_values import score_tests
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 from hlmm_scan.kernels.scores.saddlepoints import MOST_CLASSES

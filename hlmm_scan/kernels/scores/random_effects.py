@@ -5,7 +5,7 @@ within genotype classes here: with intercepts alone D₀ is one number, Σ₀⁻
 1/D₀, κ = h2·w, and a variant needs Fᵀh for the information on its additive effect, which is a count
 of people where the random effects are hard calls, and sums of a few columns that no variant
 changes. For more people than
-:data:`~hlmm_scan.kernels.screen.random_effects_design.WRITTEN_OUT_PEOPLE` only: M∘M is its diagonal
+:data:`~hlmm_scan.kernels.limits.WRITTEN_OUT_PEOPLE` only: M∘M is its diagonal
 and a mean, as there.
 
 Left out: what the additive effect in the residuals does to the score of h2, itself a small part of
@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.screen.plain import COLLINEAR
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.sums import powers as screen_sums
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import (
@@ -238,7 +238,13 @@ def _scores(
         # Of two equally frequent values r² does not vary: then there is no such score.
         spread = np.where(varies > 1e-12 * I_b, np.sqrt(np.maximum(varies, 0)), np.inf)
         z = np.stack([U_a / np.sqrt(I_a), plain_b / spread, b / spread], axis=1)
-        z[~((people >= 5) & (I_a > COLLINEAR * whole) & (2 * I_b > COLLINEAR * d2))] = np.nan
+        z[
+            ~(
+                (people >= 5)
+                & (I_a > COLLINEAR_SCREENED * whole)
+                & (2 * I_b > COLLINEAR_SCREENED * d2)
+            )
+        ] = np.nan
     return z
 
 

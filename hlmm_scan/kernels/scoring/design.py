@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.joint.fit import JointDesign
+from hlmm_scan.kernels.limits import CONVEX_NULL
 from hlmm_scan.kernels.scoring.sweep import Columns
 
 Float = NDArray[np.float64]
-
-_CONVEX = 0.2  # least eigenvalue of the observed over that of the expected information to use it
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class ScoringDesign:
         observed[c:, c:] = 0.5 * (V.T @ (V * k[:, None]))
         scale = 1 / np.sqrt(np.diag(expected))
         least = [np.linalg.eigvalsh(m * scale * scale[:, None])[0] for m in (observed, expected)]
-        convex = bool(least[0] > _CONVEX * least[1])
+        convex = bool(least[0] > CONVEX_NULL * least[1])
         expected_inverse = np.zeros_like(expected)
         expected_inverse[:c, :c] = np.linalg.inv(expected[:c, :c])
         expected_inverse[c:, c:] = np.linalg.inv(expected[c:, c:])

@@ -1,7 +1,7 @@
 """The fast kernel for the HLM with covariates refitted at every variant.
 
 Same model, arguments and answer as :func:`hlmm_scan.kernels.joint.fit.fit_joint`, which stays the
-plain reference and takes over whatever this kernel does not bring to convergence.
+plain reference and gets whatever this kernel does not bring to convergence.
 
 Write f = −log L for θ = (a₀, b₀, a_g, b_g). Newton's method needs the Hessian of every variant,
 which is quadratic in the number of covariates; the gradient is linear in it. So the gradient is
@@ -27,22 +27,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.covariances import likelihood_ratios
+from hlmm_scan.kernels.covariances import likelihood_ratios, put_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.fit import TILE as PLAIN_TILE
+from hlmm_scan.kernels.joint.fit import JointDesign
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.fits import REJECTED, Fits
 from hlmm_scan.kernels.scoring.report import log_likelihood, project, report, sandwich
 from hlmm_scan.kernels.scoring.steps import PAIRS, State
 from hlmm_scan.kernels.scoring.sweep import STRIP
-from hlmm_scan.kernels.scoring.tile import TILE, Genotypes, Tile, count, dosages
+from hlmm_scan.kernels.scoring.tile import TILE, Genotypes, Tile, count
 from hlmm_scan.kernels.sums.dosage_codes import TABLE_BYTES
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
 _MAX_SWEEPS = 30
-_PLAIN = 16  # variants that the plain kernel gets at once
 
 _FREE, _NO_ADD, _NO_VAR, _NEITHER = (False, False), (True, False), (False, True), (True, True)
 
@@ -68,7 +68,7 @@ def fit_scoring(
     Returns
     -------
     Estimates
-        m rows, statuses as from :func:`~hlmm_scan.kernels.joint.fit.fit_joint`.
+        m rows; PENDING what is for :func:`~hlmm_scan.kernels.joint.fit.fit_joint`.
     """
     prepared = design if isinstance(design, ScoringDesign) else ScoringDesign.of(design)
     m = count(genotypes)
@@ -81,12 +81,7 @@ def fit_scoring(
     block.work(leave=0)
     if inference.likelihood_ratio:
         block.compare()
-    estimates = block.estimates
-    rest = np.flatnonzero(estimates.status == Status.PENDING)
-    for start in range(0, len(rest), _PLAIN):
-        rows = rest[start : start + _PLAIN]
-        estimates.put(rows, fit_joint(prepared.joint, dosages(genotypes, rows), inference))
-    return estimates
+    return block.estimates
 
 
 def work_bytes(n: int, c: int, v: int, *, dosages: bool = False) -> int:
@@ -104,7 +99,7 @@ def work_bytes(n: int, c: int, v: int, *, dosages: bool = False) -> int:
     The prepared columns and the temporary arrays of making them; tiles of genotypes:
     one, and three each of variants that wait for more sweeps, for their covariances or for
     their sandwiches, one of them in the making; the table of dosages; the strips and the systems
-    of a tile; and the variants that :func:`fit_joint` gets at a time.
+    of a tile; and the variants that the plain kernel gets at a time.
     """
     q = c + v
     prepared = 4 * n * (5 * q + v + 12) + 3 * 8 * n * q
@@ -112,7 +107,7 @@ def work_bytes(n: int, c: int, v: int, *, dosages: bool = False) -> int:
     strip = 6 * 4 * min(n, STRIP) * TILE
     systems = 8 * TILE * (4 * q * q + (2 * PAIRS + 20) * (q + 2))
     table = TABLE_BYTES if dosages else 0
-    return prepared + tiles + strip + systems + 10 * 8 * n * _PLAIN + table
+    return prepared + tiles + strip + systems + 10 * 8 * n * PLAIN_TILE + table
 
 
 @dataclass
@@ -213,8 +208,7 @@ class _Block:
     def compare(self) -> None:
         """Put the likelihood-ratio statistics; PENDING where a restricted fit was not finished."""
         statistics = likelihood_ratios(self.log_likelihoods[:, :1], self.log_likelihoods[:, 1:])
-        for name, values in zip(("add_lrt", "var_lrt", "av_lrt"), statistics.T, strict=True):
-            getattr(self.estimates, name)[:] = values
+        put_ratios(self.estimates, slice(None), statistics)
         unknown = (self.estimates.status == Status.OK) & np.isnan(statistics).any(axis=1)
         rows = np.flatnonzero(unknown)
         self.estimates.put(rows, Estimates.empty(len(rows)))

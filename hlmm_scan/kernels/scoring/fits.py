@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.joint.covariances import Fitted
+from hlmm_scan.kernels.limits import MAX_STEP_OF_METRIC
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.steps import UNIQUE, Mask, Metric, Rows, State
 from hlmm_scan.kernels.scoring.sweep import Start, Sweep
@@ -22,7 +23,6 @@ _NOISE = 4.0  # κ² = 4(c + v)·(fraction missing)/n: what M errs by in the peo
 _CHANGE = 3.0  # what M errs by per root mean square change of log-variances and scaled residuals
 _LEARN = 1e-3  # steps shorter than this are rounding to a float32 gradient
 _SLACK = 1e-5  # rounding of f per person
-_MAX_JUMP = 1.5  # log-variance units that a step may move an average or an outer person
 _STRONG = 0.3  # change of log-weights from which the Hessian is computed anew
 REJECTED = 8  # halvings in a row that send a variant to the exact kernel
 _CORRELATED = 0.05  # R² of the genotype on covariates from which missing people are taken out
@@ -238,7 +238,7 @@ class Fits:
         state.step = state.direction()
         state.length = np.sqrt(np.maximum(-np.einsum("mp,mp->m", state.step, state.gradient), 0.0))
         jump = self.jump(state.index, state.step)
-        short = np.minimum(1.0, _MAX_JUMP / np.maximum(jump, 1e-300))
+        short = np.minimum(1.0, MAX_STEP_OF_METRIC / np.maximum(jump, 1e-300))
         state.step *= short[:, None]
 
     def advance(self, state: State) -> tuple[Mask, Sweep]:

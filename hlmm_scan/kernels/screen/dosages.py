@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.screen.plain import COLLINEAR, put_screened
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
+from hlmm_scan.kernels.screen.plain import put_screened
 from hlmm_scan.kernels.sums.dosage_codes import CODES_AHEAD, TABLE_BYTES, copies_by_code
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
@@ -221,7 +222,7 @@ def _screen(
             np.matmul(design.V[s], delta, out=Vd)
             _second_pass(h, there, Xg, Vd, design.w[s], design.r[s], a, second)
         b, plain = 0.5 * second[0] / I_b, 0.5 * second[2] / I_b
-    unique = (counts.called >= c + v + 3) & (rest > COLLINEAR)
+    unique = (counts.called >= c + v + 3) & (rest > COLLINEAR_SCREENED)
     out.status[rows] = Status.NOT_UNIQUE
     k = np.flatnonzero(unique)
     put_screened(

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.screen.plain import COLLINEAR, put_screened
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
+from hlmm_scan.kernels.screen.plain import put_screened
 from hlmm_scan.kernels.sums import powers as screen_sums
 from hlmm_scan.kernels.sums.powers import ScreenSumsPlan
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
@@ -328,7 +329,12 @@ def _screen(
             design.weight, design.total, gamma, delta, found,
         )  # fmt: skip
         a, I_a, I_b, first, second, third, cross, density, rest = found.T
-        unique = (people >= design.c + design.v + 3) & (rest > COLLINEAR) & (I_a > 0) & (I_b > 0)
+        unique = (
+            (people >= design.c + design.v + 3)
+            & (rest > COLLINEAR_SCREENED)
+            & (I_a > 0)
+            & (I_b > 0)
+        )
         exactly = unique & (a * a * I_a * (1 - rest) > _SECOND_ORDER * np.sqrt(design.n))
         chosen = np.flatnonzero(exactly)
         for start in range(0, len(chosen), _TILE):

@@ -15,14 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
-
-COLLINEAR = 1e-6
-"""1 − R² of the genotype on the covariates below which its effect is not unique."""
 
 
 def put_screened(
@@ -57,12 +56,9 @@ def put_screened(
     """
     (a, b), (I_a, I_b), (third, fourth) = effects, informations, moments
     out.add[rows], out.var[rows] = a, b
-    out.add_variance[rows], out.var_variance[rows] = 1 / I_a, 1 / I_b
-    out.add_var_covariance[rows] = 0.0
-    out.add_variance_robust[rows] = 1 / I_a
     variance = (I_b + 0.25 * (fourth - 3) * excess) / I_b**2
-    out.var_variance_robust[rows] = variance
-    out.add_var_covariance_robust[rows] = 0.5 * third * cross / (I_a * I_b)
+    put_covariance(out, rows, "", 1 / I_a, 1 / I_b, 0.0)
+    put_covariance(out, rows, "_robust", 1 / I_a, variance, 0.5 * third * cross / (I_a * I_b))
     out.log_likelihood[rows] = log_likelihood + 0.5 * (a**2 * I_a + b**2 * I_b)
     # Of two equally frequent values r² does not vary: then there is no such score.
     some = variance > 1e-12 / I_b
@@ -97,7 +93,7 @@ def fit_screen_plain(null: NullModel, genotypes: Float) -> Estimates:
         v = residual(h, V, np.ones(len(h)))
         total = np.array([h @ (w[c] * h), h @ h])
         I_a, I_b = x @ (w[c] * x), 0.5 * v @ v
-        if not (np.array([I_a, 2 * I_b]) > COLLINEAR * total).all():
+        if not (np.array([I_a, 2 * I_b]) > COLLINEAR_SCREENED * total).all():
             continue
         a = x @ (w[c] * r[c]) / I_a
         b = 0.5 * v @ (w[c] * (r[c] - a * x) ** 2 - 1) / I_b
@@ -155,7 +151,7 @@ def fit_hlmm_screen_plain(null: NullModel, genotypes: Float, left_out: str) -> E
         coefficients = np.linalg.solve(A, 0.5 * u.T @ h)
         total = np.array([h @ S @ h, 0.5 * h @ squares @ h])
         I_a, I_b = x @ S @ x, total[1] - 0.5 * coefficients @ u.T @ h
-        if not (np.array([I_a, I_b]) > COLLINEAR * total).all():
+        if not (np.array([I_a, I_b]) > COLLINEAR_SCREENED * total).all():
             continue
         a = x @ S @ r / I_a
         weighted = S @ (r - a * x)

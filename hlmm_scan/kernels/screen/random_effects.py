@@ -20,7 +20,6 @@ add no information.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -30,17 +29,17 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, joined, take
+from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.screen.plain import COLLINEAR, put_screened
+from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
+from hlmm_scan.kernels.screen.plain import put_screened
 from hlmm_scan.kernels.screen.random_effects_design import (
     PEOPLE_PER_STRIP,
-    WRITTEN_OUT_PEOPLE,
     RandomScreenDesign,
     strips,
 )
 from hlmm_scan.kernels.sums import products
-from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
@@ -153,22 +152,17 @@ class _Variants:
 
 
 def fit_random_screen(
-    null: NullModel,
+    design: RandomScreenDesign,
     genotypes: GenotypeBlock,
-    contigs: NDArray[np.object_],
-    designs: Mapping[str, RandomScreenDesign],
     inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Screen variants for additive and variance effects, one step from the HLMM's null fit.
 
     Parameters
     ----------
-    null : NullModel
-        With random effects; any covariates.
+    design : RandomScreenDesign
+        Of the null model and a left-out chromosome.
     genotypes : ndarray of uint8, shape (m, width), or Dosages
-    contigs : ndarray of object (str), shape (m,)
-    designs : mapping of str to RandomScreenDesign
-        By left-out chromosome, at least those that `contigs` ask for.
     inference : Inference, optional
         As for :func:`hlmm_scan.kernels.screen.fit.fit_screen`.
 
@@ -180,26 +174,24 @@ def fit_random_screen(
     """
     del inference
     out = Estimates.empty(len(genotypes))
-    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
-    for key in dict.fromkeys(keys):
-        design, rows = designs[key], np.flatnonzero(keys == key)
-        again: list[tuple[_Variants, NDArray[np.intp]]] = []
-        for start in range(0, len(rows), _TILE):
-            part = rows[start : start + _TILE]
-            variants = _first_product(design, take(genotypes, _filled(part)))
-            _put(design, variants, out, part, exactly=design.squares is not None)
-            with np.errstate(invalid="ignore"):
-                z = variants.a**2 * variants.I_a
-                more = variants.unique & (z * 2 * variants.phi > _SECOND_PRODUCT**2 * null.n)
-            chosen = np.flatnonzero(more[: len(part)])
-            if design.squares is None and len(chosen):
-                again.append((variants.take(chosen), part[chosen]))
-        if again:
-            everything = _Variants.join([variants for variants, _ in again])
-            places = np.concatenate([part for _, part in again])
-            for start in range(0, len(places), _TILE):
-                chosen = np.arange(start, min(start + _TILE, len(places)))
-                _put(design, everything.take(_filled(chosen)), out, places[chosen], exactly=True)
+    again: list[tuple[_Variants, NDArray[np.intp]]] = []
+    n = len(design.samples)
+    for start in range(0, len(genotypes), _TILE):
+        part = np.arange(start, min(start + _TILE, len(genotypes)))
+        variants = _first_product(design, take(genotypes, _filled(part)))
+        _put(design, variants, out, part, exactly=design.squares is not None)
+        with np.errstate(invalid="ignore"):
+            z = variants.a**2 * variants.I_a
+            more = variants.unique & (z * 2 * variants.phi > _SECOND_PRODUCT**2 * n)
+        chosen = np.flatnonzero(more[: len(part)])
+        if design.squares is None and len(chosen):
+            again.append((variants.take(chosen), part[chosen]))
+    if again:
+        everything = _Variants.join([variants for variants, _ in again])
+        places = np.concatenate([part for _, part in again])
+        for start in range(0, len(places), _TILE):
+            chosen = np.arange(start, min(start + _TILE, len(places)))
+            _put(design, everything.take(_filled(chosen)), out, places[chosen], exactly=True)
     return out
 
 
@@ -246,7 +238,7 @@ def _first_product(design: RandomScreenDesign, genotypes: GenotypeBlock) -> _Var
             I_a=I_a,
             I_b=I_b,
             phi=random / (I_a + random),
-            unique=(people >= c + design.V.shape[1] + 3) & (rest > COLLINEAR),
+            unique=(people >= c + design.V.shape[1] + 3) & (rest > COLLINEAR_SCREENED),
         )
 
 
@@ -319,6 +311,6 @@ def work_bytes(n: int, n_mean: int, n_variance: int, n_random: int) -> int:
     """
     rank, strip = min(n, n_random), min(n, PEOPLE_PER_STRIP)
     kept = 4 * n * rank + 8 * n * (2 * (n_mean + n_variance) + 8) + 8 * 6 * rank**2
-    written_out = 24 * n**2 if n <= WRITTEN_OUT_PEOPLE else 0
+    written_out = 24 * n**2 if n <= limits.WRITTEN_OUT_PEOPLE else 0
     at_once = 8 * strip * (2 * rank + 8 * _TILE)
     return kept + written_out + at_once

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from hlmm_scan.kernels import limits
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit, NullModel
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-WRITTEN_OUT_PEOPLE = 5_000
-"""Up to so many people M∘M is written out."""
 
 PEOPLE_PER_STRIP = 8192
 """No fewer than those, so that with M∘M written out all people are in one strip."""
@@ -127,7 +126,7 @@ class RandomScreenDesign:
         others = float((reduced**2).sum() - (leverage**2).sum()) * h2**2 / max(n * (n - 1), 1)
         diagonal = (1 - h2 * leverage) ** 2 - others
         squares = None
-        if n <= WRITTEN_OUT_PEOPLE:
+        if n <= limits.WRITTEN_OUT_PEOPLE:
             scaled = R * np.sqrt(D)[:, None]
             M = np.eye(n) - h2 * (scaled @ scaled.T)
             squares = (M * M).astype(np.float32)

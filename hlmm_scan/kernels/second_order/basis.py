@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.exact.gram_fit import GramBasis
 from hlmm_scan.kernels.exact.robust import Leverages
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import Eigenstructure
@@ -148,6 +149,11 @@ class QuasiBasis:
             null=fit,
             lattice=lattice,
         )
+
+    def for_exact_fits(self, y: Float) -> GramBasis:
+        """Return what exact fits share, with these leverages and columns in single precision."""
+        shared = self.leverages, self.columns, self.lattice
+        return GramBasis.of(self.eigen, y, self.null, *shared)
 
     def spread(self, shift: Float) -> Float32:
         """Return S, shape (k, REFINED_WIDTH), such that columns @ S is F·shiftᵀ, filled up by 0."""

@@ -188,7 +188,7 @@ def likelihood_ratios(basis: QuasiBasis, sums: QuasiSums, fits: QuasiFits) -> Fl
         restricted[chosen, k] = _log_likelihood(part, out)
     restricted[rows[~incomplete], 2] = basis.null.log_likelihood
     return covariances.likelihood_ratios(
-        fits.log_likelihood[:, None], restricted, covariances.SECOND_ORDER
+        fits.log_likelihood[:, None], restricted, covariances.SECOND_ORDER_ERROR
     )
 
 

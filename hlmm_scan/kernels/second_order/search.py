@@ -8,13 +8,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.limits import MAX_STEP_SECOND_ORDER
 from hlmm_scan.kernels.second_order.likelihood import evaluate
 
 Float = NDArray[np.float64]
 
 _MAX_ITERATIONS = 80
 _TOLERANCE = 1e-8  # largest element of the gradient, in standard errors
-_MAX_STEP = 2.0  # log-variance units between genotype classes
 
 
 @njit(nogil=True, cache=True)
@@ -153,7 +153,7 @@ def fit_all(
                 break
             iterations += 1
             size = abs(step[0]) + abs(step[1]) * (2.0 / sd)
-            factor = min(1.0, _MAX_STEP / size) if size > 0.0 else 1.0
+            factor = min(1.0, MAX_STEP_SECOND_ORDER / size) if size > 0.0 else 1.0
             slope = 0.0
             for k in range(3):
                 slope += gradient[2 + k] * step[k]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.second_order.basis import TERMS, QuasiBasis
-from hlmm_scan.kernels.second_order.fit import QUASI_EXACT_PEOPLE
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel
 from hlmm_scan.schema import Status
@@ -73,8 +73,8 @@ class WeightedBasis:
     leverage : QuasiBasis
         Of phenotype and random effects in reference units: Chebyshev series of R, the range of κ.
     columns : ndarray, shape (n, k)
-        Those of the eigenstructure; float32 from :data:`QUASI_EXACT_PEOPLE` people on. What is
-        multiplied with them in single precision is but the change against the null.
+        Those of the eigenstructure; float32 from `limits.SINGLE_PRECISION_PEOPLE` people on. What
+        is multiplied with them in single precision is but the change against the null.
     whole : bool
         Whether `columns` is H itself.
     X, V : ndarray, shapes (n, c) and (n, v)
@@ -187,7 +187,7 @@ class WeightedBasis:
         X, V = null.mean_design * unit[:, None], null.variance_design
         y = unit * null.y - X @ fit.alpha
         h2 = fit.random_variance
-        dtype = np.float32 if n >= QUASI_EXACT_PEOPLE else np.float64
+        dtype = np.float32 if n >= limits.SINGLE_PRECISION_PEOPLE else np.float64
         columns = np.ascontiguousarray(eigen.columns, dtype=dtype)
         log_weight = reference - V @ fit.beta
         weight = np.exp(log_weight)
@@ -210,7 +210,7 @@ class WeightedBasis:
             pairs *= pairs
             pairs.flat[:: n + 1] = 0.0
         else:
-            shape = len(values), _PROBES if n < QUASI_EXACT_PEOPLE else 1
+            shape = len(values), _PROBES if n < limits.SINGLE_PRECISION_PEOPLE else 1
             signs = np.random.default_rng(_PROBE_SEED).choice([-1.0, 1.0], shape)
             probes = eigen.combine(root[:, None] * signs).astype(dtype)
         pair_sum = float(((values * phi) ** 2).sum() - (R**2).sum())

@@ -12,17 +12,19 @@ converge here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
-from hlmm_scan.kernels.covariances import EXACT, SECOND_ORDER, likelihood_ratios
+from hlmm_scan.kernels import limits
+from hlmm_scan.kernels.covariances import (
+    EXACT_ERROR,
+    RESTRICTIONS,
+    SECOND_ORDER_ERROR,
+    likelihood_ratios,
+)
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.second_order.basis import TERMS
-from hlmm_scan.kernels.second_order.fit import QUASI_EXACT_PEOPLE, quasi_tolerance
 from hlmm_scan.kernels.weighted.basis import WeightedBasis, stores_pairs
 from hlmm_scan.kernels.weighted.search import (
     GROUP,
@@ -32,23 +34,18 @@ from hlmm_scan.kernels.weighted.search import (
     Rows,
     Search,
 )
-from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
-REFITTED_NEG_LOG10_P = 4.0
-"""Below :data:`QUASI_EXACT_PEOPLE`, variants with a test beyond this are made exact, or fitted
-plainly where that is cheap."""
 
 _LIKELIHOOD_RATIO_TOLERANCE = 1e-3  # standard errors to which the restricted fits are brought
 
 
 def fit_weighted(
-    null: NullModel,
+    basis: WeightedBasis,
     genotypes: GenotypeBlock,
-    contigs: NDArray[np.object_],
-    bases: Mapping[str, WeightedBasis],
+    samples: NDArray[np.int64],
     inference: Inference = DEFAULT_INFERENCE,
     *,
     tolerance: float | None = None,
@@ -58,38 +55,25 @@ def fit_weighted(
 
     Parameters
     ----------
-    null : NullModel
-        With random effects.
+    basis : WeightedBasis
+        Of the null model and a left-out chromosome.
     genotypes : ndarray of uint8, shape (m, bytes), or Dosages
-    contigs : ndarray of object (str), shape (m,)
-    bases : mapping of str to WeightedBasis
-        By left-out chromosome, those that `contigs` ask for.
-    inference : Inference, optional
-    tolerance, exact_beyond : float, optional
+    samples : ndarray of int64, shape (n,)
+        The people of the basis among those of the genotypes.
+    inference, tolerance, exact_beyond
         As for :func:`fit_genotypes`.
 
     Returns
     -------
     Estimates
-        m rows; what does not converge here is as :func:`~hlmm_scan.kernels.exact.fit.fit_exact`
-        finds it.
+        As from :func:`fit_genotypes`.
     """
-    estimates = Estimates.empty(len(genotypes))
-    keys = np.array([null.random_effect_set(str(contig)) for contig in contigs], dtype=object)
-    for key in dict.fromkeys(keys):
-        rows = np.flatnonzero(keys == key)
 
-        def read(chosen: Rows, rows: Rows = rows) -> Float:
-            return copies(take(genotypes, rows[chosen]), null.samples)
+    def read(rows: Rows) -> Float:
+        return copies(take(genotypes, rows), samples)
 
-        found = fit_genotypes(
-            bases[key], read, len(rows), inference, tolerance=tolerance, exact_beyond=exact_beyond
-        )
-        estimates.put(rows, found)
-    left = np.flatnonzero(estimates.status == Status.PENDING)
-    if len(left):
-        estimates.put(left, fit_exact(null, take(genotypes, left), contigs[left], inference))
-    return estimates
+    m = len(genotypes)
+    return fit_genotypes(basis, read, m, inference, tolerance=tolerance, exact_beyond=exact_beyond)
 
 
 def fit_genotypes(
@@ -113,21 +97,24 @@ def fit_genotypes(
         The sandwich is left to the plain kernel where h2 is 0.
     tolerance : float, optional
         Largest estimated distance of either effect from the exact one, in standard errors, that
-        is left as it is; 1e-3 from :data:`QUASI_EXACT_PEOPLE` people on, 1e-2 below by default.
+        is left as it is; :func:`~hlmm_scan.kernels.limits.second_order_distance` by default.
     exact_beyond : float, optional
         −log10 p of any of the three tests beyond which a fit is made exact whatever the estimate:
-        4 for fewer people than that, else infinite by default.
+        by default :data:`~hlmm_scan.kernels.limits.INTERESTING_NEG_LOG10_P` for fewer people than
+        :data:`~hlmm_scan.kernels.limits.SECOND_ORDER_ALONE_PEOPLE`, else infinite.
 
     Returns
     -------
     Estimates
         m rows; PENDING where the fit did not converge: to be fitted plainly.
     """
-    few = basis.n < QUASI_EXACT_PEOPLE
+    few = basis.n < limits.SECOND_ORDER_ALONE_PEOPLE
     demands = Demands(
-        tolerance=quasi_tolerance(basis.n) if tolerance is None else tolerance,
+        tolerance=limits.second_order_distance(basis.n) if tolerance is None else tolerance,
         exact_beyond=(
-            (REFITTED_NEG_LOG10_P if few else np.inf) if exact_beyond is None else exact_beyond
+            (limits.INTERESTING_NEG_LOG10_P if few else np.inf)
+            if exact_beyond is None
+            else exact_beyond
         ),
         observed=inference.observed,
         sandwich=inference.sandwich,
@@ -155,14 +142,10 @@ def _likelihood_ratios(
         return genotypes(rows[which])
 
     full = estimates.log_likelihood[rows]
-    for name, held in (
-        ("add_lrt", (True, False)),
-        ("var_lrt", (False, True)),
-        ("av_lrt", (True, True)),
-    ):
+    for name, held in RESTRICTIONS.items():
         demands = Demands(_LIKELIHOOD_RATIO_TOLERANCE, np.inf, held=held, exactly=corrected[rows])
         restricted = Search(basis, chosen, demands).run(len(rows)).log_likelihood
-        error = np.where(corrected[rows], EXACT, SECOND_ORDER)
+        error = np.where(corrected[rows], EXACT_ERROR, SECOND_ORDER_ERROR)
         getattr(estimates, name)[rows] = likelihood_ratios(full, restricted, error)
 
 
@@ -181,7 +164,7 @@ def work_bytes(n: int, n_mean: int, n_variance: int, n_random: int) -> int:
     scores; a tile; what a group of finished variants takes; and one exact determinant.
     """
     r, c, v = min(n, n_random), n_mean, n_variance
-    size = 4 if n >= QUASI_EXACT_PEOPLE else 8
+    size = 4 if n >= limits.SINGLE_PRECISION_PEOPLE else 8
     columns = n * r * (8 * (v > 1) + size) + 8 * n * (TERMS * 3 + 6 * (c + v))
     # S∘S, and HHᵀ for exact determinants; the latter's factor and inverse.
     dense = n * n * (4 + 4 + 3 * 8) if stores_pairs(n, r) else 8 * (n * r + 4 * r * r)
@@ -199,9 +182,9 @@ def work_seconds(m: int, n: int, n_mean: int, n_variance: int, n_random: int) ->
         Variants, and as for :func:`work_bytes`.
     """
     r, q = min(n, n_random), n_mean + n_variance
-    rate = 60e9 if n >= QUASI_EXACT_PEOPLE else 30e9
+    rate = 60e9 if n >= limits.SINGLE_PRECISION_PEOPLE else 30e9
     pairs = 2 * n * n if stores_pairs(n, r) else 0
     # Six evaluations or their like, and the exact determinant of every tenth variant.
     evaluation = (4 * n * r + pairs + 6 * n * q) / rate + 25e-9 * n
-    exact = min(n**3, 2 * n * r**2) / 30e9 if n < QUASI_EXACT_PEOPLE else 0.0
+    exact = min(n**3, 2 * n * r**2) / 30e9 if n < limits.SECOND_ORDER_ALONE_PEOPLE else 0.0
     return m * (6 * evaluation + 0.15 * exact)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.weighted.basis import STRIP, LeverageTerms, WeightedBasis
@@ -299,13 +300,11 @@ def covariances(
     squared = np.einsum("mi,mi->m", u, u)[:count]
     bad = ~((efficient > 0) & np.isfinite(C_bb))[:count]
     out.status[bad] = Status.PENDING
-    out.add_variance[:], out.var_variance[:] = 1 / efficient[:count], C_bb[:count]
-    out.add_var_covariance[:] = 0.0
-    out.add_variance_robust[:] = out.add_variance
-    out.var_variance_robust[:] = C_bb[:count] + 0.25 * (fourth_moment - 3) * squared
-    out.add_var_covariance_robust[:] = (
-        0.5 * third_moment * np.einsum("mi,mi->m", efficient_x, u)[:count]
-    )
+    C_aa, C_bb = 1 / efficient[:count], C_bb[:count]
+    robust = C_bb + 0.25 * (fourth_moment - 3) * squared
+    both = 0.5 * third_moment * np.einsum("mi,mi->m", efficient_x, u)[:count]
+    put_covariance(out, slice(None), "", C_aa, C_bb, 0.0)
+    put_covariance(out, slice(None), "_robust", C_aa, robust, both)
     if sandwich:
         by_row = x - products.multiply(explained.astype(dtype), X) * called
         random = basis.fitted_random + tile.random[rows]
@@ -316,9 +315,8 @@ def covariances(
         by_h2 = score * random * per_h2 - weight * leverage
         effects = products.multiply(e[:, :v], V) + e[:, -1:] * g
         var = 0.5 * (effects * excess + e[:, v : v + 1] * by_h2)[:count]
-        out.add_variance_sandwich[:] = np.einsum("mi,mi->m", add, add)
-        out.var_variance_sandwich[:] = np.einsum("mi,mi->m", var, var)
-        out.add_var_covariance_sandwich[:] = np.einsum("mi,mi->m", add, var)
+        squares = (np.einsum("mi,mi->m", *pair) for pair in ((add, add), (var, var), (add, var)))
+        put_covariance(out, slice(None), "_sandwich", *squares)
         out.status[finished.held[:count]] = Status.PENDING
     out.residual_variance[:] = (sums[7] / called.sum(axis=1))[:count]
 

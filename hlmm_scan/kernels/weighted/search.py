@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.limits import EXACT_DISTANCE, MAX_STEP_OF_METRIC
 from hlmm_scan.kernels.weighted.basis import WeightedBasis
 from hlmm_scan.kernels.weighted.exact import ExactDeterminant
 from hlmm_scan.kernels.weighted.likelihood import Evaluation, Tile, evaluate
@@ -33,8 +35,6 @@ WIDTH = 64
 GROUP = 32
 """Variants that are begun, and reported, at once."""
 
-EXACT = 1e-5
-"""Standard errors from the maximum that exact fits may end."""
 
 _MAX_EVALUATIONS = 60
 _MAX_CORRECTIONS = 8
@@ -42,7 +42,6 @@ _LEFT = 0.2  # of the tolerance that the last step may be long: it leaves a frac
 _FURTHER = 5  # times as far, the prediction of all random effects together may be away
 _MOVED = 1e-3  # log-variance units that b_g may be from where the determinant was last exact
 _CONTRACTION = 0.1  # of the way made that the next correction may still be long, where not known
-_MAX_JUMP = 1.5  # log-variance units that a step may move an average or an outer person
 _CURVATURE = 0.1  # of what the metric expects that a step must show to be learnt from
 _CANCELLED = 2e-3  # of the second order's diagonal, taken for what cancels off it
 _DIFFERENCE = 0.1  # standard errors between the gradients that make the observed information
@@ -220,7 +219,7 @@ class Search:
         b = step[:, self.c : h]
         jump = np.sqrt(np.maximum(np.einsum("mi,ij,mj->m", b, self.V_gram, b), 0))
         jump += np.abs(step[:, -1]) * places.reach[at]
-        step *= np.minimum(1.0, _MAX_JUMP / np.maximum(jump, 1e-300))[:, None]
+        step *= np.minimum(1.0, MAX_STEP_OF_METRIC / np.maximum(jump, 1e-300))[:, None]
         places.step[at], places.length[at], places.held[at] = step, length, held
 
     def _advance(self) -> None:
@@ -324,8 +323,8 @@ class Search:
         places.error[at] = np.sqrt(variances[1])
         bound = 0.5 * determinant_error(self.basis, self.tile, found, at) * places.error[at]
         interesting = max(*neg_log10_p(chi2, 1), neg_log10_p(chi2.sum(), 2)) > demands.exact_beyond
-        exactly = interesting or demands.tolerance < EXACT
-        places.target[at] = EXACT if exactly else 0.1 * demands.tolerance
+        exactly = interesting or demands.tolerance < EXACT_DISTANCE
+        places.target[at] = EXACT_DISTANCE if exactly else 0.1 * demands.tolerance
         return bool(bound <= demands.tolerance) and not interesting
 
     def _report(self, at: Rows, estimates: Estimates) -> None:
@@ -389,8 +388,7 @@ class Search:
             C = covariance_from_information(information[k][np.ix_(free, free)])
             if np.isnan(C).any():
                 found.status[k] = Status.PENDING
-            found.add_variance[k], found.var_variance[k] = C[-2, -2], C[-1, -1]
-            found.add_var_covariance[k] = C[-2, -1]
+            put_covariance(found, k, "", C[-2, -2], C[-1, -1], C[-2, -1])
             if not places.held[at]:
                 found.random_variance_variance[k] = C[-3, -3]
 

@@ -1,0 +1,89 @@
+"""Kernels on variants of several chromosomes, with what they leave undone, as a block does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hlmm_scan.genotypes.dosages import take
+from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates
+from hlmm_scan.kernels.exact import gram_fit
+from hlmm_scan.kernels.exact.fit import fit_exact as fit_exact_set
+from hlmm_scan.kernels.exact.gram_fit import GramBasis
+from hlmm_scan.kernels.joint.fit import fit_joint
+from hlmm_scan.kernels.scoring import fit as scoring
+from hlmm_scan.kernels.scoring.design import ScoringDesign
+from hlmm_scan.kernels.scoring.tile import dosages
+from hlmm_scan.kernels.screen import random_effects as random_screen
+from hlmm_scan.kernels.second_order import fit as second_order
+from hlmm_scan.kernels.second_order.basis import QuasiBasis
+from hlmm_scan.kernels.variants import by_left_out
+from hlmm_scan.kernels.weighted import fit as weighted
+from hlmm_scan.schema import Status
+
+
+def _by_set(null, genotypes, contigs, fit: Callable[..., Estimates]) -> Estimates:
+    found = Estimates.empty(len(genotypes))
+    for key, rows in by_left_out(null, contigs):
+        found.put(rows, fit(key, take(genotypes, rows)))
+    return found
+
+
+def quasi_bases(null, eigen, keys, lattice=None) -> dict[str, QuasiBasis]:
+    return {k: QuasiBasis.of(eigen[k], null.y, null.fits[k], lattice=lattice) for k in keys}
+
+
+def fit_exact(null, genotypes, contigs, inference=DEFAULT_INFERENCE) -> Estimates:
+    def fit(key, some):
+        return fit_exact_set(null, key, some, inference)
+
+    return _by_set(null, genotypes, contigs, fit)
+
+
+def fit_grams(null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, bases=None):
+    def fit(key, some):
+        basis = bases[key] if bases else GramBasis.of(eigen[key], null.y, null.fits[key])
+        return gram_fit.fit_grams(basis, some, null.samples, inference)
+
+    return _by_set(null, packed, contigs, fit)
+
+
+def fit_quasi(
+    null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, tolerance=None, bases=None
+) -> Estimates:
+    def fit(key, some):
+        basis = (bases or quasi_bases(null, eigen, [key]))[key]
+        return second_order.fit_quasi(null, basis, some, inference, tolerance=tolerance)
+
+    return _by_set(null, packed, contigs, fit)
+
+
+def fit_random_screen(null, genotypes, contigs, designs) -> Estimates:
+    def fit(key, some):
+        return random_screen.fit_random_screen(designs[key], some)
+
+    return _by_set(null, genotypes, contigs, fit)
+
+
+def fit_weighted(null, genotypes, contigs, bases, inference=DEFAULT_INFERENCE, **how) -> Estimates:
+    """What does not converge is fitted plainly."""
+
+    def fit(key, some):
+        return weighted.fit_weighted(bases[key], some, null.samples, inference, **how)
+
+    found = _by_set(null, genotypes, contigs, fit)
+    left = np.flatnonzero(found.status == Status.PENDING)
+    if len(left):
+        found.put(left, fit_exact(null, take(genotypes, left), contigs[left], inference))
+    return found
+
+
+def fit_scoring(design, genotypes, inference=DEFAULT_INFERENCE) -> Estimates:
+    """What is not finished is fitted by the plain kernel."""
+    found = scoring.fit_scoring(design, genotypes, inference)
+    left = np.flatnonzero(found.status == Status.PENDING)
+    if len(left):
+        plain = design.joint if isinstance(design, ScoringDesign) else design
+        found.put(left, fit_joint(plain, dosages(genotypes, left), inference))
+    return found
