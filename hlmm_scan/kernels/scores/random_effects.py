@@ -300,6 +300,8 @@ def _products(
 def work_bytes(m: int, n_total: int, n: int, n_random: int) -> int:
     """Bound the memory of a design and of scores with it, beside the shared random effects.
 
+    With the counts that a fit leaves for them.
+
     Parameters
     ----------
     m, n_total, n, n_random : int
@@ -308,4 +310,5 @@ def work_bytes(m: int, n_total: int, n: int, n_random: int) -> int:
     sums = screen_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, len(_POWERS))
     made = 8 * n * (2 * len(_POWERS) + 12) + 4 * n * n_random
     bits = 4 * 3 * WIDTH * 64 * (3 * n_random // 64 + 2) + 8 * min(m, _VARIANTS_AT_ONCE) * n_random
-    return sums + made + 2 * bits + 8 * 3 * n_random**2
+    counts = 4 * m * 3 * 2 * n_random
+    return sums + made + 2 * bits + counts + 8 * 3 * n_random**2

@@ -169,7 +169,7 @@ def work_bytes(m: int, n: int, l_random: int) -> int:
     rank = min(n, l_random)
     bits = 8 * n * words_of(3 * rank)
     shared = bits + 4 * n * (TERMS + 12) + 8 * n * TERMS * 3 + 8 * 4 * rank**2
-    strip = 8 * 7 * WIDTH * (PEOPLE_PER_STRIP + 4 * rank)
+    strip = 4 * WIDTH * (2 * PEOPLE_PER_STRIP + 64 * rank)
     sums = 8 * min(m, _VARIANTS_AT_ONCE) * (8 * rank + 4 * TERMS)
     exact = bits + 8 * (22 * rank**2 + 2048 * rank + 12 * n)
     # Exact fits come after the class sums of their block were let go of.
