@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hlmm_scan.genotypes.packing import unpack_reference
-from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
+from hlmm_scan.kernels.classes.fit import COLUMNS, class_sums, fit_class_sums, fit_one
 from hlmm_scan.models import HLM
 from hlmm_scan.schema import Status
 
@@ -80,3 +81,28 @@ def test_any_three_classes_fit_as_the_people_in_them(sizes, means, log_sd, seed)
         assert abs(found.add[0] - plain.alpha[1]) <= 1e-7 * plain.alpha_se[1]
         assert abs(found.var[0] - plain.beta[1]) <= 1e-7 * plain.beta_se[1]
         assert abs(found.log_likelihood[0] - plain.log_likelihood) <= 1e-8
+
+
+@pytest.mark.parametrize(("people", "var"), [(3000, 0.0), (3000, 0.25), (300, 1.0), (40, 0.5)])
+def test_fits_from_steps_abreast_are_those_of_the_search_from_zero(people, var):
+    """The same maximum, and the same bits whoever stands beside a variant."""
+    rng = np.random.default_rng(people)
+    frequencies = rng.uniform(0.01, 0.5, 131)  # no whole number of vectors, nor of blocks
+    sums = np.empty((131, 3, 3))
+    for own, p in zip(sums, frequencies, strict=True):
+        g = rng.binomial(2, p, people)
+        y = 0.1 * g + np.exp(0.5 * var * g) * rng.normal(size=people)
+        for c in range(3):
+            own[c] = [(g == c).sum(), y[g == c].sum(), (y[g == c] ** 2).sum()]
+    found = fit_class_sums(sums)
+    work = np.empty(3), np.empty((6, 3))
+    for j in range(131):
+        out = np.full(len(COLUMNS), np.nan)
+        status = fit_one(sums[j], np.arange(3.0), 0.0, 3.0, False, False, False, 0.0, *work, out)
+        assert status == found.status[j]
+        if status == Status.OK:
+            assert found.add[j] == pytest.approx(out[0], abs=1e-9 * np.sqrt(out[2]))
+            assert found.var[j] == pytest.approx(out[1], abs=1e-9 * np.sqrt(out[3]))
+    turned = fit_class_sums(sums[:0:-1])
+    for name in ("add", "var", "add_variance", "log_likelihood"):
+        np.testing.assert_array_equal(getattr(turned, name)[::-1], getattr(found, name)[1:])

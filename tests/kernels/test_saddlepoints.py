@@ -238,3 +238,24 @@ def test_the_short_side_of_a_skew_score_is_a_tail(trait):
     least = scores[np.argsort(scores[:, 2])[20]]
     tests = score_tests(ResidualBins.of(s, q), people[None], copies[None], least[None])
     assert 10 ** -tests.var[0] == pytest.approx(2 * 20 / 4000, rel=0.6)
+
+
+@pytest.mark.parametrize("trait", ["normal", "t5"])
+def test_a_variant_has_the_same_bits_whoever_stands_beside_it(trait):
+    rng = np.random.default_rng(7)
+    s = draw(trait, 500, rng)
+    bins = ResidualBins.of(s, s * s - 1)
+    ones, twos = rng.integers(20, 200, 37), rng.integers(0, 40, 37)
+    people = np.column_stack([500 - ones - twos, ones, twos]).astype(float)
+    copies = np.broadcast_to(np.arange(3.0), people.shape)
+    z, units = 1.5 * rng.normal(size=(37, 3)), (1.0, *[float(bins.moments[2])] * 2)
+    together = score_tests(bins, people, copies, z, units)
+    g = copies - (people * copies).sum(axis=1, keepdims=True) / 500
+    sums = z * units * np.sqrt((people * g**2).sum(axis=1, keepdims=True))
+    for j in range(37):
+        own = slice(j, j + 1)
+        alone = score_tests(bins, people[own], copies[own], z[own], units)
+        of_sums = score_tests(bins, people[own], copies[own], sums[own])
+        for name in ("add", "var", "av", "flags"):
+            assert getattr(alone, name)[0] == getattr(together, name)[j]
+            assert getattr(of_sums, name)[0] == pytest.approx(getattr(alone, name)[0], abs=1e-9)

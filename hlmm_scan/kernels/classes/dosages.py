@@ -149,7 +149,7 @@ def _fit_all(
         status[j] = fit_one(
             sums[:size], copies[:size], third_moment, fourth_moment,
             observed, sandwich, likelihood_ratio,
-            q_c[:size], class_c[: 6 * size].reshape(6, size), out[j],
+            0.0, q_c[:size], class_c[: 6 * size].reshape(6, size), out[j],
         )  # fmt: skip
 
 

@@ -39,6 +39,11 @@ _UNBOUNDED = int(Status.UNBOUNDED)
 _MAX_ITERATIONS = 100
 _TOLERANCE = 1e-12  # gradient of -2 log L per observation and per standard deviation of g
 
+_ABREAST = 64  # variants
+_STEPS_ABREAST = 4  # which leave rounding where effects are small
+_NEAR = 0.3  # variance effect per allele up to which they are not safeguarded
+_TERMS = 14  # of the exponential series of it
+
 COLUMNS = (
     *("add", "var"),
     *(name + suffix for suffix in ("", "_robust", "_sandwich") for name in COVARIANCE),
@@ -165,9 +170,10 @@ def _maximise(
     spread: float,
     variance: float,
     level: bool,
+    start: float,
     q_c: Float,
 ) -> tuple[int, float, float, float, float, float, float]:  # pragma: no cover
-    """Find the variance effect from equal variances on, by safeguarded Newton steps.
+    """Find the variance effect from `start` on, by safeguarded Newton steps.
 
     Returns the status, bg, and of :func:`_profile` there all but the gradient; leaves `q_c` there.
     """
@@ -177,7 +183,7 @@ def _maximise(
             lowest, highest = min(lowest, x_c[c]), max(highest, x_c[c])
     limit = MAX_STEP / (highest - lowest)
     scale = math.sqrt(spread)
-    bg = 0.0
+    bg = start
     a0, ag, log_variance, value, gradient, curvature = _profile(
         n_c, x_c, mean_c, within_c, bg, level, q_c
     )
@@ -228,11 +234,14 @@ def fit_one(
     observed: bool,
     sandwich: bool,
     likelihood_ratio: bool,
+    start: float,
     q_c: Float,
     class_c: Float,
     out: Float,
 ) -> int:  # pragma: no cover
     """Fit one variant from the sums of C classes; fill `out`, return the status.
+
+    The variance effect is searched for from `start` on, 0 where nothing better is known.
 
     Shapes: `sums` (C, 1 + powers), `copies_c` and `q_c` (C,), `class_c` (6, C), `out` as
     :data:`COLUMNS`. The latter three are filled.
@@ -259,7 +268,7 @@ def fit_one(
     if spread < 1e-12 or variance <= 0.0:
         return _NOT_UNIQUE
     status, bg, a0, ag, log_variance, value, _ = _maximise(
-        n_c, x_c, mean_c, within_c, spread, variance, False, q_c
+        n_c, x_c, mean_c, within_c, spread, variance, False, start, q_c
     )
     if status == _UNBOUNDED:
         return status
@@ -308,10 +317,68 @@ def _likelihood_ratios(
     out[_VAR_LRT] = likelihood_ratio(0.5 * n * (without_var - value), EXACT_ERROR)
     out[_AV_LRT] = likelihood_ratio(0.5 * n * (without_both - value), EXACT_ERROR)
     status, _, _, _, _, without_add, curvature = _maximise(
-        n_c, x_c, mean_c, within_c, spread, variance, True, q_c
+        n_c, x_c, mean_c, within_c, spread, variance, True, 0.0, q_c
     )
     if status == _OK and curvature > 0.0:
         out[_ADD_LRT] = likelihood_ratio(0.5 * n * (without_add - value), EXACT_ERROR)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _starts(sums: Float, start: Float) -> None:  # pragma: no cover
+    """Fill the variance effects that Newton steps from 0 lead to; 0 where they lead far.
+
+    One of :func:`_profile`'s evaluations waits for its own sums most of the time, so variants are
+    taken abreast as far as no step needs to be safeguarded. Every operation is rounded on its own,
+    so that vectors and scalars do the same, and whatever was missed here is put right by the
+    search. The weights e^{−bg·x} are v, v² of the copies 1 and 2; what they have in common is left
+    out, as it changes no derivative.
+    """
+    m = sums.shape[0]
+    n0, n1, n2 = np.empty(_ABREAST), np.empty(_ABREAST), np.empty(_ABREAST)
+    m0, m1, m2 = np.empty(_ABREAST), np.empty(_ABREAST), np.empty(_ABREAST)
+    rest0, rest1, rest2 = np.empty(_ABREAST), np.empty(_ABREAST), np.empty(_ABREAST)
+    b, curvature = np.empty(_ABREAST), np.empty(_ABREAST)
+    for first in range(0, m, _ABREAST):
+        size = min(_ABREAST, m - first)
+        for j in range(size):
+            own = sums[first + j]
+            n0[j], n1[j], n2[j] = own[0, 0], own[1, 0], own[2, 0]
+            m0[j], m1[j], m2[j] = own[0, 1], own[1, 1], own[2, 1]
+            rest0[j], rest1[j], rest2[j] = own[0, 2], own[1, 2], own[2, 2]
+            b[j] = 0.0
+        for j in range(size):
+            m0[j] /= max(n0[j], 1.0)
+            m1[j] /= max(n1[j], 1.0)
+            m2[j] /= max(n2[j], 1.0)
+            rest0[j] -= n0[j] * m0[j] * m0[j]
+            rest1[j] -= n1[j] * m1[j] * m1[j]
+            rest2[j] -= n2[j] * m2[j] * m2[j]
+        for _ in range(_STEPS_ABREAST):
+            for j in range(size):
+                t, v = -b[j], 1.0
+                for k in range(_TERMS, 0, -1):
+                    v = 1.0 + v * t * (1.0 / k)
+                w1, w2 = n1[j] * v, n2[j] * v * v
+                s0, s1, s2 = n0[j] + w1 + w2, w1 + 2.0 * w2, w1 + 4.0 * w2
+                t0 = n0[j] * m0[j] + w1 * m1[j] + w2 * m2[j]
+                t1 = w1 * m1[j] + 2.0 * w2 * m2[j]
+                determinant = s0 * s2 - s1 * s1
+                slope = (s0 * t1 - s1 * t0) / determinant
+                level = (t0 - slope * s1) / s0
+                r0, r1, r2 = m0[j] - level, m1[j] - level - slope, m2[j] - level - 2.0 * slope
+                q0 = rest0[j] + n0[j] * r0 * r0
+                q1 = v * (rest1[j] + n1[j] * r1 * r1)
+                q2 = v * v * (rest2[j] + n2[j] * r2 * r2)
+                total = q0 + q1 + q2
+                e1, e2 = (q1 + 2.0 * q2) / total, (q1 + 4.0 * q2) / total
+                h0, h1 = w1 * r1 + 2.0 * w2 * r2, w1 * r1 + 4.0 * w2 * r2
+                gain = (s2 * h0 * h0 - 2.0 * s1 * h0 * h1 + s0 * h1 * h1) / determinant
+                curvature[j] = e2 - e1 * e1 - 2.0 * gain / total
+                mean = (n1[j] + 2.0 * n2[j]) / (n0[j] + n1[j] + n2[j])
+                b[j] -= (mean - e1) / curvature[j]
+        for j in range(size):
+            near = abs(b[j]) <= _NEAR and curvature[j] > 0.0
+            start[first + j] = b[j] if near else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -328,10 +395,12 @@ def _fit_all(
     q_c = np.empty(3)
     class_c = np.empty((6, 3))
     copies_c = np.arange(3.0)
+    start = np.empty(sums.shape[0])
+    _starts(sums, start)
     for j in range(sums.shape[0]):
         status[j] = fit_one(
             sums[j], copies_c, third_moment, fourth_moment, observed, sandwich, likelihood_ratio,
-            q_c, class_c, out[j],
+            start[j], q_c, class_c, out[j],
         )  # fmt: skip
 
 

@@ -82,10 +82,9 @@ def _short(z: float, cumulant: float, tail: float) -> bool:  # pragma: no cover
     z = 6/κ·((1 + κz₀/2)^⅓ − 1) + κ/6); beyond _MUCH_SKEW, everywhere on that side.
     """
     skew = abs(cumulant)
-    if skew < _LITTLE_SKEW or cumulant * z >= 0.0:
-        return False
     root = 1.0 - (tail + skew / 6.0) * skew / 6.0
-    return skew > _MUCH_SKEW or 1.0 + cumulant * z / 2.0 < root * root * root
+    far = (skew > _MUCH_SKEW) | (1.0 + cumulant * z / 2.0 < root * root * root)
+    return far & (skew >= _LITTLE_SKEW) & (cumulant * z < 0.0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -94,18 +93,19 @@ def _saddlepoints(
     everybody: float,
     N: Any,
     g: Any,
-    U: tuple[float, float, float],
-    asked: tuple[bool, bool, bool],
+    U: Any,
+    asked: int,
     own: Any,
     room: Any,
     bits: Any,
     out: Any,
 ) -> int:  # pragma: no cover
-    """Overwrite the normal forms by saddlepoints where `asked`: mean, variance, given the mean.
+    """Overwrite a variant's normal forms by the saddlepoints `asked` for; return its flags.
 
-    Parameters are those of :func:`_one`; `g` are centred copies.
+    `whole` is the table of bins, of `everybody`, and `own` room for one; `N` and `g` are people and
+    centred copies of all classes, `U` and `out` as :func:`_all` has them.
     """
-    by_mean, by_variance, by_joint = asked
+    by_mean, by_variance, by_joint = asked & 1, asked & 2, asked & 4
     # The largest class first, the empty ones left out.
     largest, size, n = 0, 0, 0.0
     for c in range(len(N)):
@@ -134,7 +134,7 @@ def _saddlepoints(
             flags |= _VAR_AT_BOUND
     if by_mean or by_joint:
         out[0], z_given, out[3], out[4], found = mean_and_joint(
-            table, people, centred, U[0], U[1], by_joint, room, bits
+            table, people, centred, U[0], U[1], by_joint > 0, room, bits
         )
         if found & 1 or out[3] == out[3]:
             flags |= _ADD_AT_BOUND
@@ -146,113 +146,94 @@ def _saddlepoints(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _one(
-    j: int,
-    whole: Any,
-    everybody: float,
-    moments: Any,
-    N: Any,
-    copies: Any,
-    scores: Any,
-    units: Any,
-    standardised: bool,
-    g: Any,
-    own: Any,
-    room: Any,
-    bits: Any,
-    out: Any,
-) -> int:  # pragma: no cover
-    """Fill z of the mean, of the variance, of the variance given the mean, and two log p.
+def _describe(N: Any, copies: Any, classes: Any) -> None:  # pragma: no cover
+    """Fill people, mean copies, and the sums of powers 2 to 4 of centred copies of each variant.
 
-    The latter are those of the mean at its bound, and at the bound of the other side.
-
-    `whole` is the table of bins, of `everybody`, `own` room for one, and `g` for a number a class;
-    `N` and `copies` are of all classes; `scores` are Σgs, Σgq and the variance's with the additive
-    effect taken out, in `units`, and over √Σg² where they are `standardised`. Returns the flags.
+    The latter are 0 where there is one class only.
     """
-    size, n, centre = 0, 0.0, 0.0
-    for c in range(N.shape[1]):
-        if N[j, c] > 0.0:
-            size += 1
-        n += N[j, c]
-        centre += N[j, c] * copies[j, c]
-    for i in range(5):
-        out[j, i] = math.nan
-    if size < 2:
-        return 0
-    centre /= n
-    G2 = G3 = G4 = 0.0
-    for c in range(N.shape[1]):
-        g[c] = copies[j, c] - centre
-        square = g[c] * g[c]
-        G2 += N[j, c] * square
-        G3 += N[j, c] * square * g[c]
-        G4 += N[j, c] * square * square
-    if not G2 > 0.0:
-        return 0
-    root = math.sqrt(G2)
-    each, unit = 1.0 / root, root if standardised else 1.0
-    U = (
-        scores[j, 0] * units[0] * unit,
-        scores[j, 1] * units[1] * unit,
-        scores[j, 2] * units[2] * unit,
-    )
-    skewness = G3 * each * each * each
-    kurtosis = G4 * each * each * each * each - 3.0 / n
-    exact = math.sqrt(1.0 - 1.0 / n) * each
-    deviation = moments[2]
-    # Normal forms to third order.
-    plain_a = exact * U[0]
-    square_a = plain_a * plain_a
-    third_a = skewness * moments[0]
-    out[j, 0] = plain_a - third_a * (square_a - 1.0) / 6.0
-    change_a = abs(out[j, 0] - plain_a)
-    fourth_a = abs(kurtosis * moments[1]) * square_a * square_a / 24.0
-    tail = abs(plain_a) > _TAIL and (abs(plain_a) * change_a > _LITTLE or fourth_a > _LITTLE_FOURTH)
-    short_a = _short(plain_a, third_a, _TAIL)
-    by_mean = change_a > _MUCH or tail or short_a
-    by_joint = by_variance = False
-    flags = 0
-    if math.isnan(moments[3]):
-        flags = _VAR_UNKNOWN
-    else:
+    for j in range(len(N)):
+        n = total = G2 = G3 = G4 = 0.0
+        some = 0
+        for c in range(N.shape[1]):
+            some += N[j, c] > 0.0
+            n += N[j, c]
+            total += N[j, c] * copies[j, c]
+        centre = total / n
+        for c in range(N.shape[1]):
+            g = copies[j, c] - centre
+            square = g * g
+            G2 += N[j, c] * square
+            G3 += N[j, c] * square * g
+            G4 += N[j, c] * square * square
+        if some < 2:
+            G2 = G3 = G4 = 0.0
+        classes[0, j], classes[1, j], classes[2, j] = n, centre, G2
+        classes[3, j], classes[4, j] = G3, G4
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _normal_forms(
+    moments: Any, classes: Any, U: Any, z_a: Any, z_b: Any, z_p: Any, asked: Any
+) -> None:  # pragma: no cover
+    """Fill the third-order normal forms, and whether they do.
+
+    `U` has the scores in rows, `classes` what :func:`_describe` says; z are those of the mean, of
+    the variance, and of the variance given the mean. `asked` is 1 where the first wants a
+    saddlepoint, 2 where the second and 4 where the last does. No variant's operations depend on
+    another's, and none is put together with another, so that vectors of them round alike.
+    """
+    deviation, rho = moments[2], moments[3]
+    apart = 1.0 / math.sqrt(1.0 - rho * rho)
+    for j in range(len(z_a)):
+        n, G2 = classes[0, j], classes[2, j]
+        each = 1.0 / math.sqrt(G2)
+        skewness = classes[3, j] * each * each * each
+        kurtosis = abs(classes[4, j] * each * each * each * each - 3.0 / n)
+        exact = math.sqrt(1.0 - 1.0 / n) * each
+        # The mean.
+        plain_a = exact * U[0, j]
+        square_a = plain_a * plain_a
+        third_a = skewness * moments[0]
+        z_a[j] = plain_a - third_a * (square_a - 1.0) / 6.0
+        change_a = abs(z_a[j] - plain_a)
+        little_a = abs(plain_a) * change_a
+        fourth_a = kurtosis * abs(moments[1]) * square_a * square_a / 24.0
+        short_a = _short(plain_a, third_a, _TAIL)
+        tail = (abs(plain_a) > _TAIL) & ((little_a > _LITTLE) | (fourth_a > _LITTLE_FOURTH))
+        by_mean = (change_a > _MUCH) | tail | short_a
+        # The variance given the mean.
         unit = exact / deviation
-        plain_2 = unit * U[1]
-        rho = moments[3]
-        plain_p = (plain_2 - rho * plain_a) / math.sqrt(1.0 - rho * rho)
+        plain_p = (unit * U[1, j] - rho * plain_a) * apart
         square_p = plain_p * plain_p
-        out[j, 2] = plain_p - skewness * (
+        z_p[j] = plain_p - skewness * (
             moments[6] * (square_a - 1.0) / 2.0
             + moments[7] * plain_a * plain_p / 2.0
             + moments[8] * (square_p - 1.0) / 6.0
         )
-        change_p = abs(out[j, 2] - plain_p)
-        fourth = fourth_a + abs(kurtosis * moments[5]) * square_p * square_p / 24.0
-        tail = square_a + square_p > _TAIL_JOINT and (
-            abs(plain_p) * change_p + abs(plain_a) * change_a > _LITTLE or fourth > _LITTLE_FOURTH
-        )
+        change_p = abs(z_p[j] - plain_p)
+        fourth = fourth_a + kurtosis * abs(moments[5]) * square_p * square_p / 24.0
+        little = abs(plain_p) * change_p + little_a
         left = math.sqrt(max(_TAIL_JOINT - square_a, 0.0))
-        short = short_a or _short(plain_p, skewness * moments[8], left)
-        by_joint = change_p > _MUCH or tail or short
-        plain_b = unit * U[2]
+        short = short_a | _short(plain_p, skewness * moments[8], left)
+        far = square_a + square_p > _TAIL_JOINT
+        tail = far & ((little > _LITTLE) | (fourth > _LITTLE_FOURTH))
+        by_joint = (change_p > _MUCH) | tail | short
+        # The variance.
+        plain_b = unit * U[2, j]
         square_b = plain_b * plain_b
-        bias = -skewness / deviation
         third_b = skewness * moments[4]
-        out[j, 1] = plain_b - bias - third_b * (square_b - 1.0) / 6.0
-        change_b = abs(out[j, 1] - plain_b)
-        fourth = abs(kurtosis * moments[5]) * square_b * square_b / 24.0
-        tail = abs(plain_b) > _TAIL and (
-            abs(plain_b) * change_b > _LITTLE or fourth > _LITTLE_FOURTH
-        )
+        bias = -skewness / deviation
+        z_b[j] = plain_b - bias - third_b * (square_b - 1.0) / 6.0
+        change_b = abs(z_b[j] - plain_b)
+        fourth = kurtosis * abs(moments[5]) * square_b * square_b / 24.0
+        little = abs(plain_b) * change_b
         # r² − 1 ends at −1, so the score of few carriers at −√G₂ over the deviation of r²: the
         # gamma variable that ends there has this third cumulant.
         end_b = max(abs(third_b), 2.0 * deviation * each)
-        short = _short(plain_b, math.copysign(end_b, skewness), _TAIL)
-        by_variance = change_b > _MUCH or tail or short
-    if by_mean or by_variance or by_joint:
-        asked = by_mean, by_variance, by_joint
-        flags |= _saddlepoints(whole, everybody, N[j], g, U, asked, own, room, bits, out[j])
-    return flags
+        short = _short(plain_b, end_b if skewness >= 0.0 else -end_b, _TAIL)
+        tail = (abs(plain_b) > _TAIL) & ((little > _LITTLE) | (fourth > _LITTLE_FOURTH))
+        by_variance = (change_b > _MUCH) | tail | short
+        asked[j] = by_mean + 2 * by_variance + 4 * by_joint
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -267,15 +248,41 @@ def _all(
     out: Any,
     flags: Any,
 ) -> None:  # pragma: no cover
-    everybody = table[0].sum()
+    """Fill z of the mean, of the variance, of the variance given the mean, and two log p.
+
+    The latter are those of the mean at its bound, and at the bound of the other side.
+
+    `table` is that of the bins; `N` and `copies` are of all classes; `scores` are Σgs, Σgq and the
+    variance's with the additive effect taken out, in `units`, and over √Σg² where they are
+    `standardised`.
+    """
+    m, everybody = len(N), table[0].sum()
+    classes, U, asked = np.empty((5, m)), np.empty((3, m)), np.empty(m, np.int64)
+    _describe(N, copies, classes)
+    for k in range(3):
+        for j in range(m):
+            root = math.sqrt(classes[2, j]) if standardised else 1.0
+            U[k, j] = scores[j, k] * units[k] * root
+    _normal_forms(moments, classes, U, out[0], out[1], out[2], asked)
+    unknown = math.isnan(moments[3])
     own, g = np.empty_like(table), np.empty(N.shape[1])
     room = np.empty((rows_of_room(N.shape[1]), table.shape[1]))
     bits = np.empty(table.shape[1], np.int64)
-    for j in range(len(N)):
-        flags[j] = _one(
-            j, table, everybody, moments, N, copies, scores, units, standardised,
-            g, own, room, bits, out,
-        )  # fmt: skip
+    for j in range(m):
+        out[3, j] = out[4, j] = math.nan
+        flags[j] = 0
+        if not classes[2, j] > 0.0:
+            out[0, j] = out[1, j] = out[2, j] = math.nan
+        elif unknown:
+            flags[j] = _VAR_UNKNOWN
+            out[1, j] = out[2, j] = math.nan
+        wanted = asked[j] & 1 if unknown else asked[j]
+        if wanted and classes[2, j] > 0.0:
+            for c in range(N.shape[1]):
+                g[c] = copies[j, c] - classes[1, j]
+            flags[j] |= _saddlepoints(
+                table, everybody, N[j], g, U[:, j], wanted, own, room, bits, out[:, j]
+            )
 
 
 def score_tests(
@@ -304,14 +311,14 @@ def score_tests(
     ScoreTests
     """
     m = len(people)
-    out, flags = np.empty((m, 5)), np.empty(m, np.int8)
+    out, flags = np.empty((5, m)), np.empty(m, np.int8)
     _all(
         bins.table, bins.moments,
         np.require(people, np.float64, ["C"]), np.require(copies, np.float64, ["C"]),
         np.require(scores, np.float64, ["C"]), np.array(units or (1.0, 1.0, 1.0)),
         units is not None, out, flags,
     )  # fmt: skip
-    z_a, z_b, given, bound, opposite = out.T
+    z_a, z_b, given, bound, opposite = out
     log_p = np.log(2.0) + log_ndtr(-np.abs(z_a))
     # At the bound of the mean's score hardly anything is left that the other could be.
     ends = np.isfinite(bound)
