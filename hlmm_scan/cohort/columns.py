@@ -72,9 +72,8 @@ def chosen(wishes: Sequence[str], columns: Sequence[str], kind: str, where: str)
 
 def unknown(name: str, columns: Sequence[str], kind: str, where: str) -> InputError:
     """Return the error of a name that is no column's, with the nearest name or those there are."""
-    hint = nearest(name, columns)
-    if not hint and "," in name:
-        hint = "; name one column at a time"
+    several = all(part.strip() in columns for part in name.split(","))
+    hint = "; repeat the option for each column" if several else nearest(name, columns)
     if not hint and columns:
         more = len(columns) - _NAMES_TOLD
         hint = f"; it has {', '.join(shown(column) for column in columns[:_NAMES_TOLD])}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def read_frame(path: Path, **options: Any) -> Table:
         raise InputError(f"{path}: no such file")
     try:
         if path.suffix == ".parquet":
-            return table_of(pd.read_parquet(path), str(path), **options)
+            return _table_of_parquet(path, **options)
         import xarray as xr
 
         engine: Any = {"engine": "zarr", "chunks": None} if path.suffix == ".zarr" else {}
@@ -57,6 +58,23 @@ def read_frame(path: Path, **options: Any) -> Table:
             return table_of(data, str(path), **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def _table_of_parquet(path: Path, *, only: Collection[str] | None = None, **options: Any) -> Table:
+    """Read the columns that are asked for, and no others: panels are wide."""
+    from pyarrow.parquet import read_schema
+
+    every = read_schema(path).names
+    ids = {name for name in every if name.lower() in FAMILY | INDIVIDUAL}
+    read = set(named(only or (), [name for name in every if name not in ids]))
+    if not read:
+        return table_of(pd.read_parquet(path), str(path), only=only, **options)
+    # What pandas has as its index comes along.
+    frame = pd.read_parquet(path, columns=[name for name in every if name in read | ids])
+    table = table_of(frame, str(path), **options)
+    index = set(map(str, frame.index.names))
+    others = (name for name in every if name not in ids | index | set(table.columns))
+    return replace(table, unread=tuple(others))
 
 
 def table_of(

@@ -43,7 +43,7 @@ def test_names_ranges_and_patterns(wishes, expected):
         ("AGE", "unknown covariate 'AGE' in t.tsv; did you mean 'age'?"),
         ("PC1-PC4", "covariate 'PC1-PC4': no column 'PC4' in t.tsv"),
         ("PC1-PC999999999", "covariate 'PC1-PC999999999': no column 'PC4' in t.tsv"),
-        ("age,PC1,prot_a,prot_b", "in t.tsv; name one column at a time"),
+        ("age, PC1", "unknown covariate 'age, PC1' in t.tsv; repeat the option for each column"),
         ("zz*", "it has age, PC10, PC2, PC1, PC03, prot_b, prot_a, IL-6 and 3 more"),
     ],
 )
@@ -145,3 +145,30 @@ def test_frames_are_asked_as_files_are(one):
     assert study.mean[0].levels == expected.mean[0].levels
     assert (study.mean[0].values == expected.mean[0].values).all()
     assert str(study.phenotypes.path) == "phenotypes"
+
+
+@pytest.mark.parametrize("index", [None, "IID", ["FID", "IID"]])
+def test_of_parquet_only_what_is_asked_for_is_read(one, tmp_path, index, monkeypatch):
+    frame = pd.read_csv(one, sep=" ")
+    frame.insert(0, "FID", "f")
+    frame = frame if index is None else frame.set_index(index)
+    path = tmp_path / "study.parquet"
+    frame.to_parquet(path)
+    read: list[list[str] | None] = []
+    read_parquet = pd.read_parquet
+
+    def noted(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+        read.append(columns)
+        return read_parquet(path, columns=columns)
+
+    monkeypatch.setattr(pd, "read_parquet", noted)
+    asked = StudyColumns(path, phenotype=("?eight",), mean_covariate=("PC1-PC2",))
+    study = read_study(asked)
+    assert study.phenotypes.columns == ("height", "weight")
+    assert study.phenotypes.unread == ("sex", "PC1", "PC2", "centre", "note")
+    assert columns(study.mean) == [("PC1", "PC2")]
+    assert study.phenotypes.individual_id.tolist() == ["a", "b", "c"]
+    assert study.phenotypes.family_id is not None
+    assert all(names is not None and "note" not in names for names in read)
+    with pytest.raises(InputError, match="did you mean 'centre'"):
+        read_study(StudyColumns(path, phenotype=("height",), mean_covariate=("center",)))
