@@ -43,8 +43,8 @@ from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.kernels.screen.random_effects import fit_random_screen
 from hlmm_scan.kernels.second_order import fit as second_order
-from hlmm_scan.kernels.second_order.basis import QuasiBasis
-from hlmm_scan.kernels.second_order.fit import fit_quasi
+from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
+from hlmm_scan.kernels.second_order.fit import fit_second_order
 from hlmm_scan.kernels.sums import class_sums
 from hlmm_scan.kernels.variants import Variants
 from hlmm_scan.kernels.weighted import fit as weighted
@@ -252,9 +252,9 @@ def _gram_basis(null: NullModel, left_out: str) -> GramBasis:
     return GramBasis.of(eigen, null.y, null.fits[left_out], lattice=call_lattice(null))
 
 
-def _quasi_basis(null: NullModel, left_out: str) -> QuasiBasis:
+def _second_order_basis(null: NullModel, left_out: str) -> SecondOrderBasis:
     eigen, lattice = eigenstructure(null, left_out), call_lattice(null)
-    return QuasiBasis.of(eigen, null.y, null.fits[left_out], eigen.single_columns(), lattice)
+    return SecondOrderBasis.of(eigen, null.y, null.fits[left_out], eigen.single_columns(), lattice)
 
 
 def _plain_bytes(s: ModelSize, *_: int) -> int:
@@ -323,8 +323,8 @@ SECOND_ORDER: Path = Path(
             )
         )
     ),
-    prepare=_quasi_basis,
-    fit=lambda basis, v: fit_quasi(
+    prepare=_second_order_basis,
+    fit=lambda basis, v: fit_second_order(
         v.null,
         basis,
         v.packed,

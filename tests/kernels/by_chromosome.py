@@ -17,7 +17,7 @@ from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.tile import dosages
 from hlmm_scan.kernels.screen import random_effects as random_screen
 from hlmm_scan.kernels.second_order import fit as second_order
-from hlmm_scan.kernels.second_order.basis import QuasiBasis
+from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
 from hlmm_scan.kernels.variants import by_left_out
 from hlmm_scan.kernels.weighted import fit as weighted
 from hlmm_scan.schema import Status
@@ -30,8 +30,8 @@ def _by_set(null, genotypes, contigs, fit: Callable[..., Estimates]) -> Estimate
     return found
 
 
-def quasi_bases(null, eigen, keys, lattice=None) -> dict[str, QuasiBasis]:
-    return {k: QuasiBasis.of(eigen[k], null.y, null.fits[k], lattice=lattice) for k in keys}
+def second_order_bases(null, eigen, keys, lattice=None) -> dict[str, SecondOrderBasis]:
+    return {k: SecondOrderBasis.of(eigen[k], null.y, null.fits[k], lattice=lattice) for k in keys}
 
 
 def fit_exact(null, genotypes, contigs, inference=DEFAULT_INFERENCE) -> Estimates:
@@ -49,12 +49,12 @@ def fit_grams(null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, base
     return _by_set(null, packed, contigs, fit)
 
 
-def fit_quasi(
+def fit_second_order(
     null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, tolerance=None, bases=None
 ) -> Estimates:
     def fit(key, some):
-        basis = (bases or quasi_bases(null, eigen, [key]))[key]
-        return second_order.fit_quasi(null, basis, some, inference, tolerance=tolerance)
+        basis = (bases or second_order_bases(null, eigen, [key]))[key]
+        return second_order.fit_second_order(null, basis, some, inference, tolerance=tolerance)
 
     return _by_set(null, packed, contigs, fit)
 

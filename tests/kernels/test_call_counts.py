@@ -11,7 +11,7 @@ from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import block, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.scores.random_effects import class_scores
-from hlmm_scan.kernels.second_order.fit import fit_quasi
+from hlmm_scan.kernels.second_order.fit import fit_second_order
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import (
     WIDTH,
@@ -117,8 +117,8 @@ def test_fits_leave_the_counts_that_scores_would_make():
     keys = {null.random_effect_set(str(contig)) for contig in contigs}
     filled = CallCounts.room(lattice, len(packed))
     eigen = {key: prepared.eigenstructure(null, key) for key in keys}
-    bases = {key: prepared.quasi_basis(null, key) for key in keys}
-    fit_quasi(null, packed, contigs, eigen, bases=bases, counted=filled)
+    bases = {key: prepared.second_order_basis(null, key) for key in keys}
+    fit_second_order(null, packed, contigs, eigen, bases=bases, counted=filled)
     counted = CallCounts.of(lattice, packed, null.samples, missing=True)
     assert filled.counts.any(axis=(0, 2)).all()
     np.testing.assert_array_equal(filled.counts, counted.counts)

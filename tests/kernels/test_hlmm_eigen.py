@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from by_chromosome import fit_exact, fit_grams, fit_quasi, quasi_bases
+from by_chromosome import fit_exact, fit_grams, fit_second_order, second_order_bases
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
@@ -21,8 +21,8 @@ from hlmm_scan.kernels.exact.gram_fit import GramBasis
 from hlmm_scan.kernels.paths import CLASS_GRAMS, SECOND_ORDER, path_of
 from hlmm_scan.kernels.second_order.fit import work_bytes
 from hlmm_scan.kernels.second_order.likelihood import evaluate
-from hlmm_scan.kernels.second_order.maximum import fit_quasi_sums
-from hlmm_scan.kernels.second_order.products import quasi_sums, refine_sums
+from hlmm_scan.kernels.second_order.maximum import fit_second_order_sums
+from hlmm_scan.kernels.second_order.products import refine_sums, second_order_sums
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import SharedEigenstructure
 from hlmm_scan.null.model import NullModel, RandomEffects
@@ -54,9 +54,9 @@ def run_grams(null, calls, contigs=None, observed=False) -> Estimates:
     return fit_grams(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
 
 
-def run_quasi(null, calls, contigs=None, observed=False) -> Estimates:
+def run_second_order(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_quasi(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
+    return fit_second_order(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
 
 
 def lattice_of(null: NullModel) -> CallLattice | None:
@@ -72,26 +72,26 @@ def run_counted_grams(null, calls, contigs=None, observed=False) -> Estimates:
     return fit_grams(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
 
 
-def run_counted_quasi(null, calls, contigs=None, observed=False) -> Estimates:
+def run_counted_second_order(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
     eigen = eigenstructures(null)
-    bases = quasi_bases(null, eigen, eigen, lattice_of(null))
-    return fit_quasi(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
+    bases = second_order_bases(null, eigen, eigen, lattice_of(null))
+    return fit_second_order(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
 
 
 RUN = {
     "plain": run_plain,
     "grams": run_grams,
     "counted grams": run_counted_grams,
-    "quasi": run_quasi,
-    "counted quasi": run_counted_quasi,
+    "second order": run_second_order,
+    "counted second order": run_counted_second_order,
 }
 COLUMNS = [name for name in Estimates.__dataclass_fields__ if name != "status"]
 
 
 def assert_agrees(run, row, found, plain) -> None:
-    """To 1e-7 of a standard error, or to what is promised of the quasi-exact kernel."""
-    if "quasi" not in run or plain.status in (Status.NOT_UNIQUE, Status.UNBOUNDED):
+    """To 1e-7 of a standard error, or to what is promised of the second-order kernel."""
+    if "second order" not in run or plain.status in (Status.NOT_UNIQUE, Status.UNBOUNDED):
         assert_same(row, found, plain, 1e-7)
         return
     assert Status(found.status[row]) is plain.status
@@ -244,7 +244,7 @@ def test_the_unit_of_the_phenotype_changes_no_test(run, unit):
         results.append(RUN[run](null, calls))
     one, other = results
     assert (one.status == other.status).all()
-    rtol = 1e-5 if run == "quasi" else 1e-8
+    rtol = 1e-5 if run == "second order" else 1e-8
     for name in COLUMNS:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=1e-6)
 
@@ -285,10 +285,12 @@ def test_the_second_order_kernel_keeps_within_its_own_bound(structured):
     null, calls = large_null(4001, 80, np.random.default_rng(9), structured)
     eigen, packed = eigenstructures(null), pack(calls)
     exact = fit_grams(null, packed, contigs_of(len(calls)), eigen)
-    basis = quasi_bases(null, eigen, [""])[""]
-    sums = quasi_sums(basis, packed, null.samples)
-    first = fit_quasi_sums(basis, sums)
-    again = fit_quasi_sums(basis, refine_sums(basis, sums, first.shift, packed, null.samples))
+    basis = second_order_bases(null, eigen, [""])[""]
+    sums = second_order_sums(basis, packed, null.samples)
+    first = fit_second_order_sums(basis, sums)
+    again = fit_second_order_sums(
+        basis, refine_sums(basis, sums, first.shift, packed, null.samples)
+    )
     for fits in (first, again):
         deviations = np.abs(
             [
@@ -311,8 +313,8 @@ def test_the_second_order_kernel_keeps_within_its_own_bound(structured):
 @pytest.mark.parametrize("theta", [(0.1, 0.2, 0.3), (-0.4, -0.5, 1e-4)])
 def test_the_gradient_of_the_second_order_function(theta):
     null, calls = large_null(301, 20, np.random.default_rng(6))
-    basis = quasi_bases(null, eigenstructures(null), [""])[""]
-    sums = quasi_sums(basis, pack(calls), null.samples)
+    basis = second_order_bases(null, eigenstructures(null), [""])[""]
+    sums = second_order_sums(basis, pack(calls), null.samples)
     j = 8  # one with missing calls
     counts = np.append(sums.counts[j], 301 - sums.counts[j].sum())
     # Far from β, so that no term is small by chance.
@@ -344,12 +346,14 @@ def test_the_gradient_of_the_second_order_function(theta):
 def test_second_order_fits_are_the_same_bit_for_bit_in_any_block(counted):
     null, calls = large_null(1003, 37, np.random.default_rng(2))
     eigen = eigenstructures(null)
-    bases = quasi_bases(null, eigen, [""], lattice_of(null) if counted else None)
+    bases = second_order_bases(null, eigen, [""], lattice_of(null) if counted else None)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(12)])
     packed, asked = pack(many), Inference(sandwich=True, likelihood_ratio=True)
-    whole = fit_quasi(null, packed, contigs_of(len(many)), eigen, asked, bases=bases)
+    whole = fit_second_order(null, packed, contigs_of(len(many)), eigen, asked, bases=bases)
     for rows in (np.arange(143, -1, -1), np.arange(50, 60), np.array([70])):
-        part = fit_quasi(null, packed[rows], contigs_of(len(rows)), eigen, asked, bases=bases)
+        part = fit_second_order(
+            null, packed[rows], contigs_of(len(rows)), eigen, asked, bases=bases
+        )
         for name in [*COLUMNS, "status"]:
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
 
@@ -358,9 +362,9 @@ def test_a_tolerance_of_zero_is_the_exact_kernel_from_a_nearer_start():
     null, calls = large_null(9001, 20, np.random.default_rng(2))
     eigen, contigs = eigenstructures(null), contigs_of(len(calls))
     asked = Inference(sandwich=True, likelihood_ratio=True)
-    quasi = fit_quasi(null, pack(calls), contigs, eigen, asked, tolerance=0.0)
+    second_order = fit_second_order(null, pack(calls), contigs, eigen, asked, tolerance=0.0)
     exact = fit_grams(null, pack(calls), contigs, eigen, asked)
-    assert (quasi.status == exact.status).all()
+    assert (second_order.status == exact.status).all()
     units = {
         "add": exact.add_variance,
         "var": exact.var_variance,
@@ -368,11 +372,11 @@ def test_a_tolerance_of_zero_is_the_exact_kernel_from_a_nearer_start():
     }
     # Gram matrices in single precision; a tenth of what second order promises.
     for name, variance in units.items():
-        deviation = np.abs(getattr(quasi, name) - getattr(exact, name)) / np.sqrt(variance)
+        deviation = np.abs(getattr(second_order, name) - getattr(exact, name)) / np.sqrt(variance)
         assert deviation.max() < 1e-4
-    np.testing.assert_allclose(quasi.var_variance, exact.var_variance, rtol=1e-5)
-    np.testing.assert_allclose(quasi.log_likelihood, exact.log_likelihood, atol=1e-3)
-    np.testing.assert_allclose(quasi.av_lrt, exact.av_lrt, atol=2e-3)
+    np.testing.assert_allclose(second_order.var_variance, exact.var_variance, rtol=1e-5)
+    np.testing.assert_allclose(second_order.log_likelihood, exact.log_likelihood, atol=1e-3)
+    np.testing.assert_allclose(second_order.av_lrt, exact.av_lrt, atol=2e-3)
 
 
 def test_counts_of_people_are_what_indicators_multiply_to():
@@ -387,7 +391,9 @@ def test_counts_of_people_are_what_indicators_multiply_to():
     lattice = CallLattice.of(columns)
     assert lattice.lacking.tolist() == list(range(7))
     multiplied, counted = (
-        quasi_sums(quasi_bases(null, eigen, [""], kind)[""], pack(calls), null.samples)
+        second_order_sums(
+            second_order_bases(null, eigen, [""], kind)[""], pack(calls), null.samples
+        )
         for kind in (None, lattice)
     )
     np.testing.assert_array_equal(counted.products, multiplied.products)

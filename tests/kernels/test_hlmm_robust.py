@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from by_chromosome import fit_exact, fit_grams, fit_quasi
+from by_chromosome import fit_exact, fit_grams, fit_second_order
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import contigs_of
 
@@ -19,10 +19,10 @@ from hlmm_scan.null.eigen import SharedEigenstructure
 from hlmm_scan.null.model import RandomEffects
 
 EVERYTHING = Inference(sandwich=True, likelihood_ratio=True)
-# Largest deviation of a covariance relative to its variances: grams and quasi take the spread of
-# leverages within a class from the null model, and quasi all else to second order in small n.
-COVARIANCE = {"plain": 1e-9, "grams": 3e-3, "quasi": 1e-2}
-RATIO = {"plain": 1e-7, "grams": 1e-6, "quasi": 0.03}
+# Largest deviation of a covariance relative to its variances: grams and second order take the
+# spread of leverages within a class from the null model, and second order all else, in small n.
+COVARIANCE = {"plain": 1e-9, "grams": 3e-3, "second order": 1e-2}
+RATIO = {"plain": 1e-7, "grams": 1e-6, "second order": 0.03}
 
 
 def families_of(n, l_random, rng) -> RandomEffects:
@@ -72,7 +72,7 @@ def run(kernel, null, calls, inference=EVERYTHING):
     eigen = {key: shared.without(key) for key in null.fits}
     if kernel == "grams":
         return fit_grams(null, packed, contigs, eigen, inference)
-    return fit_quasi(null, packed, contigs, eigen, inference)
+    return fit_second_order(null, packed, contigs, eigen, inference)
 
 
 @pytest.fixture(scope="module", params=["few", "none", "full_rank", "families"])
@@ -101,7 +101,7 @@ def case(request):
     return null, calls, wanted
 
 
-@pytest.mark.parametrize("kernel", ["plain", "grams", "quasi"])
+@pytest.mark.parametrize("kernel", ["plain", "grams", "second order"])
 def test_robust_covariances_are_those_of_the_dense_reference(case, kernel):
     null, calls, wanted = case
     found = run(kernel, null, calls)
@@ -118,7 +118,7 @@ def test_robust_covariances_are_those_of_the_dense_reference(case, kernel):
             assert abs(got["add_var_covariance"] - C[1, 3]) < tolerance * add * var
 
 
-@pytest.mark.parametrize("kernel", ["plain", "grams", "quasi"])
+@pytest.mark.parametrize("kernel", ["plain", "grams", "second order"])
 def test_likelihood_ratios_are_those_of_restricted_fits(case, kernel):
     null, calls, wanted = case
     found = run(kernel, null, calls)
@@ -127,7 +127,7 @@ def test_likelihood_ratios_are_those_of_restricted_fits(case, kernel):
         np.testing.assert_allclose(got, ratios, rtol=0.1 * RATIO[kernel], atol=RATIO[kernel])
 
 
-@pytest.mark.parametrize("kernel", ["plain", "grams", "quasi"])
+@pytest.mark.parametrize("kernel", ["plain", "grams", "second order"])
 def test_what_was_not_asked_for_is_not_given(kernel):
     null, calls = make_case("few")
     plain, full = run(kernel, null, calls, Inference()), run(kernel, null, calls)
@@ -141,7 +141,7 @@ def test_what_was_not_asked_for_is_not_given(kernel):
 def test_normal_moments_leave_the_model_covariance():
     null, calls = make_case("few")
     fits = {k: replace(f, third_moment=0.0, fourth_moment=3.0) for k, f in null.fits.items()}
-    for kernel in ("plain", "grams", "quasi"):
+    for kernel in ("plain", "grams", "second order"):
         found = run(kernel, replace(null, fits=fits), calls, Inference())
         for name in ("add_variance", "var_variance", "add_var_covariance"):
             robust = getattr(found, f"{name}_robust")

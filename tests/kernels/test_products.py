@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from by_chromosome import fit_quasi, fit_random_screen, fit_scoring, fit_weighted, quasi_bases
+from by_chromosome import (
+    fit_random_screen,
+    fit_scoring,
+    fit_second_order,
+    fit_weighted,
+    second_order_bases,
+)
 from screened_cohorts import screened_cohort
 from test_hlm_scoring import cohort
 from test_hlmm_eigen import eigenstructures
@@ -157,10 +163,10 @@ def second_order() -> Any:
     null, calls = make_null(603, FEW, 0, 0.3)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(14)])
     packed, contigs, eigen = pack(many), np.full(70, "3", object), eigenstructures(null)
-    bases = quasi_bases(null, eigen, [""])
+    bases = second_order_bases(null, eigen, [""])
     by_place(bases[""])
     inference = Inference(sandwich=True)
-    return lambda rows: fit_quasi(
+    return lambda rows: fit_second_order(
         null, packed[rows], contigs[rows], eigen, inference, tolerance=1.0, bases=bases
     )
 

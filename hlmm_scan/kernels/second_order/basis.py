@@ -31,7 +31,7 @@ _PROBE_SEED = 20261122
 
 
 @dataclass(frozen=True)
-class QuasiBasis:
+class SecondOrderBasis:
     """What all variants of one phenotype and one set of random effects share.
 
     Attributes
@@ -92,7 +92,7 @@ class QuasiBasis:
         fit: NullFit,
         columns: Float32 | None = None,
         lattice: CallLattice | None = None,
-    ) -> QuasiBasis:
+    ) -> SecondOrderBasis:
         """Prepare one phenotype and set; 2n·l·r operations for the leverages.
 
         Parameters

@@ -17,9 +17,13 @@ from hlmm_scan.kernels.covariances import put_covariance, put_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.exact.gram_fit import GramBasis, fit_one
 from hlmm_scan.kernels.limits import second_order_distance
-from hlmm_scan.kernels.second_order.basis import TERMS, QuasiBasis
-from hlmm_scan.kernels.second_order.maximum import QuasiFits, fit_quasi_sums, likelihood_ratios
-from hlmm_scan.kernels.second_order.products import QuasiSums, quasi_sums, refine_sums
+from hlmm_scan.kernels.second_order.basis import TERMS, SecondOrderBasis
+from hlmm_scan.kernels.second_order.maximum import (
+    SecondOrderFits,
+    fit_second_order_sums,
+    likelihood_ratios,
+)
+from hlmm_scan.kernels.second_order.products import SecondOrderSums, refine_sums, second_order_sums
 from hlmm_scan.kernels.second_order.robust import sandwich_covariances, studentised_covariances
 from hlmm_scan.kernels.sums.bit_planes import words_of
 from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, WIDTH, CallCounts
@@ -31,9 +35,9 @@ Float = NDArray[np.float64]
 _VARIANTS_AT_ONCE = 8 * WIDTH  # whose class sums are held together
 
 
-def fit_quasi(
+def fit_second_order(
     null: NullModel,
-    basis: QuasiBasis,
+    basis: SecondOrderBasis,
     packed: NDArray[np.uint8],
     inference: Inference = DEFAULT_INFERENCE,
     *,
@@ -52,7 +56,7 @@ def fit_quasi(
     ----------
     null : NullModel
         With random effects, and an intercept only in both designs.
-    basis : QuasiBasis
+    basis : SecondOrderBasis
         Of the null model and a left-out chromosome.
     packed : ndarray of uint8, shape (m, bytes)
     inference : Inference, optional
@@ -62,8 +66,8 @@ def fit_quasi(
         errors; :func:`~hlmm_scan.kernels.limits.second_order_distance` by default. Ten times that
         is accepted for h2.
     exact : callable, optional
-        Returns what exact fits share, :meth:`QuasiBasis.for_exact_fits` by default; called where
-        there are any.
+        Returns what exact fits share, :meth:`SecondOrderBasis.for_exact_fits` by default; called
+        where there are any.
     counted : CallCounts, optional
         Of the basis' lattice: filled with what is counted of these variants.
 
@@ -78,7 +82,7 @@ def fit_quasi(
     for first in range(0, len(packed), _VARIANTS_AT_ONCE):
         rows = np.arange(first, min(first + _VARIANTS_AT_ONCE, len(packed)))
         own = None if counted is None else counted.take(rows)
-        sums = quasi_sums(basis, packed[rows], null.samples, own)
+        sums = second_order_sums(basis, packed[rows], null.samples, own)
         starts |= _fit_part(basis, sums, packed[rows], null, inference, allowed, estimates, rows)
     if starts:
         grams = exact() if exact else basis.for_exact_fits(null.y)
@@ -89,8 +93,8 @@ def fit_quasi(
 
 
 def _fit_part(
-    basis: QuasiBasis,
-    sums: QuasiSums,
+    basis: SecondOrderBasis,
+    sums: SecondOrderSums,
     packed: NDArray[np.uint8],
     null: NullModel,
     inference: Inference,
@@ -106,7 +110,7 @@ def _fit_part(
     before = np.full(len(rows), np.inf)
     starts: dict[int, Float | None] = {}
     while True:
-        fits = fit_quasi_sums(basis, sums, observed=inference.observed)
+        fits = fit_second_order_sums(basis, sums, observed=inference.observed)
         bound = np.maximum(fits.bound[:, :2].max(axis=1), 0.1 * fits.bound[:, 2])
         good = bound <= allowed
         _put(basis, sums, fits, np.flatnonzero(good), packed, null, inference, out, rows)
@@ -120,9 +124,9 @@ def _fit_part(
 
 
 def _put(
-    basis: QuasiBasis,
-    sums: QuasiSums,
-    fits: QuasiFits,
+    basis: SecondOrderBasis,
+    sums: SecondOrderSums,
+    fits: SecondOrderFits,
     good: NDArray[np.integer],
     packed: NDArray[np.uint8],
     null: NullModel,

@@ -1,7 +1,7 @@
 """The HLMM of one hard-called variant to second order in how its variances differ.
 
 Where a genotype class's Gram matrix K_c is wanted only through the shape that most genotypes give
-it, products of F with class indicators suffice (math.md §5, *quasi-exact*): O(n·l) for a variant
+it, products of F with class indicators suffice (math.md §5, *second-order*): O(n·l) for a variant
 in place of O(n·l²), and O(l) for an evaluation. F is in the axes where FᵀF = diag(s²).
 
 **The weights are centred.** With ω_c = 1/D_c, a missing call a class of its own of weight 0, N

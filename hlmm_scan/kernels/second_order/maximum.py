@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels import covariances
-from hlmm_scan.kernels.second_order.basis import QuasiBasis
-from hlmm_scan.kernels.second_order.products import QuasiSums
+from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
+from hlmm_scan.kernels.second_order.products import SecondOrderSums
 from hlmm_scan.kernels.second_order.search import fit_all
 from hlmm_scan.kernels.sums.call_counts import plain
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE
@@ -38,7 +38,7 @@ class _Maxima:
 
 
 @dataclass(frozen=True)
-class QuasiFits:
+class SecondOrderFits:
     """Fits of m variants to second order; NaN where there is none.
 
     Attributes
@@ -80,9 +80,9 @@ class QuasiFits:
     bound: Float
     shift: Float
 
-    def take(self, rows: NDArray[np.integer]) -> QuasiFits:
+    def take(self, rows: NDArray[np.integer]) -> SecondOrderFits:
         """Return the fits of some of the variants."""
-        return QuasiFits(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return SecondOrderFits(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def start(self, j: int) -> Float | None:
         """Return log-variance, its effect per copy, and h2 of a variant; None if it is far off."""
@@ -91,19 +91,21 @@ class QuasiFits:
         return np.array([self.log_variance[j], self.var[j], self.random_variance[j]])
 
 
-def fit_quasi_sums(basis: QuasiBasis, sums: QuasiSums, *, observed: bool = False) -> QuasiFits:
+def fit_second_order_sums(
+    basis: SecondOrderBasis, sums: SecondOrderSums, *, observed: bool = False
+) -> SecondOrderFits:
     """Fit the HLMM to second order to class sums.
 
     Parameters
     ----------
-    basis : QuasiBasis
-    sums : QuasiSums
+    basis : SecondOrderBasis
+    sums : SecondOrderSums
     observed : bool, default False
         Covariance from the observed information instead of the expected one.
 
     Returns
     -------
-    QuasiFits
+    SecondOrderFits
 
     Notes
     -----
@@ -133,7 +135,7 @@ def fit_quasi_sums(basis: QuasiBasis, sums: QuasiSums, *, observed: bool = False
             if held:
                 bound[j, 2] = 0.0
     bound[np.isnan(bound)] = np.inf
-    return QuasiFits(
+    return SecondOrderFits(
         add=out[:, 0],
         var=out[:, 1],
         log_likelihood=_log_likelihood(sums, out),
@@ -151,14 +153,16 @@ def fit_quasi_sums(basis: QuasiBasis, sums: QuasiSums, *, observed: bool = False
     )
 
 
-def likelihood_ratios(basis: QuasiBasis, sums: QuasiSums, fits: QuasiFits) -> Float:
+def likelihood_ratios(
+    basis: SecondOrderBasis, sums: SecondOrderSums, fits: SecondOrderFits
+) -> Float:
     """Return 2·(log L − restricted log L) without the additive effect, variance effect, and both.
 
     Parameters
     ----------
-    basis : QuasiBasis
-    sums : QuasiSums
-    fits : QuasiFits
+    basis : SecondOrderBasis
+    sums : SecondOrderSums
+    fits : SecondOrderFits
         To these sums.
 
     Returns
@@ -192,14 +196,14 @@ def likelihood_ratios(basis: QuasiBasis, sums: QuasiSums, fits: QuasiFits) -> Fl
     )
 
 
-def _log_likelihood(sums: QuasiSums, out: Float) -> Float:
+def _log_likelihood(sums: SecondOrderSums, out: Float) -> Float:
     called = sums.counts.sum(axis=1)
     return np.asarray(-0.5 * (out[:, 2] + called * np.log(2 * np.pi)))
 
 
 def _maximise(
-    basis: QuasiBasis,
-    sums: QuasiSums,
+    basis: SecondOrderBasis,
+    sums: SecondOrderSums,
     start: Float,
     *,
     mean_effect: bool = True,

@@ -1,4 +1,4 @@
-"""What the quasi-exact HLMM needs of the data: products of F with genotype class indicators.
+"""What the second-order HLMM needs of the data: products of F with genotype class indicators.
 
 :mod:`~hlmm_scan.kernels.second_order.likelihood` says what they are good for, and what the symbols
 are. All are sums over people of single-precision columns, for many variants in one matrix product.
@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, TERMS, QuasiBasis
+from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, TERMS, SecondOrderBasis
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared
 from hlmm_scan.kernels.sums.call_counts import (
@@ -88,7 +88,7 @@ def _fill_refined(
 
 
 @dataclass(frozen=True)
-class QuasiSums:
+class SecondOrderSums:
     """Sums over the genotype classes of m variants.
 
     Attributes
@@ -117,23 +117,23 @@ class QuasiSums:
     beta: Float
     refined: bool = False
 
-    def take(self, rows: NDArray[np.integer]) -> QuasiSums:
+    def take(self, rows: NDArray[np.integer]) -> SecondOrderSums:
         """Return the sums of some of the variants."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "refined"}
         return replace(self, **{name: values[rows] for name, values in arrays.items()})
 
 
-def quasi_sums(
-    basis: QuasiBasis,
+def second_order_sums(
+    basis: SecondOrderBasis,
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
     counted: CallCounts | None = None,
-) -> QuasiSums:
+) -> SecondOrderSums:
     """Make the class sums of m variants; 2·n·k operations in float32, and as many in the classes.
 
     Parameters
     ----------
-    basis : QuasiBasis
+    basis : SecondOrderBasis
     packed : ndarray of uint8, shape (m, bytes)
     samples : ndarray of int64, shape (n,)
     counted : CallCounts, optional
@@ -178,7 +178,7 @@ def quasi_sums(
     mean = _mean_square(basis)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(spread * mean > 0, probed / (spread * mean), 1.0)
-    return QuasiSums(
+    return SecondOrderSums(
         np.ascontiguousarray(counts),
         np.ascontiguousarray(residuals),
         np.ascontiguousarray(squares),
@@ -196,23 +196,23 @@ def _by_variant(columns: Float, m: int) -> Float:
 
 
 def refine_sums(
-    basis: QuasiBasis,
-    sums: QuasiSums,
+    basis: SecondOrderBasis,
+    sums: SecondOrderSums,
     shift: Float,
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
-) -> QuasiSums:
+) -> SecondOrderSums:
     """Move each variant's β to where its own quadratic form is smallest; four products.
 
     Parameters
     ----------
-    basis : QuasiBasis
-    sums : QuasiSums
-        Of these variants, as :func:`quasi_sums` made them.
+    basis : SecondOrderBasis
+    sums : SecondOrderSums
+        Of these variants, as :func:`second_order_sums` made them.
     shift : ndarray, shape (m, r)
         h2·Λ₀⁻¹γ at a first fit.
     packed, samples
-        As for :func:`quasi_sums`.
+        As for :func:`second_order_sums`.
 
     Notes
     -----
@@ -258,7 +258,7 @@ def refine_sums(
     )
 
 
-def _mean_square(basis: QuasiBasis) -> float:
+def _mean_square(basis: SecondOrderBasis) -> float:
     """Φ at the null κ."""
     n, values = len(basis.residual), basis.eigen.values
     low, high = basis.log_range
@@ -271,7 +271,7 @@ def _mean_square(basis: QuasiBasis) -> float:
 
 
 def _multiplied(
-    basis: QuasiBasis,
+    basis: SecondOrderBasis,
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
     centre: Float,

@@ -18,9 +18,9 @@ from hlmm_scan.kernels.exact.robust import (
     studentised,
     without_random_effects,
 )
-from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, QuasiBasis
-from hlmm_scan.kernels.second_order.maximum import QuasiFits
-from hlmm_scan.kernels.second_order.products import QuasiSums
+from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, SecondOrderBasis
+from hlmm_scan.kernels.second_order.maximum import SecondOrderFits
+from hlmm_scan.kernels.second_order.products import SecondOrderSums
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, plain
 
@@ -40,7 +40,7 @@ class _Classes:
     weights: Float
 
     @classmethod
-    def of(cls, sums: QuasiSums, fits: QuasiFits, j: int) -> _Classes:
+    def of(cls, sums: SecondOrderSums, fits: SecondOrderFits, j: int) -> _Classes:
         present = np.flatnonzero(sums.counts[j] > 0)
         counts = sums.counts[j, present]
         v = (present - (counts @ present) / counts.sum()) / fits.spread[j]
@@ -49,7 +49,9 @@ class _Classes:
         return cls(present, counts, design, np.exp(-log_variance))
 
 
-def studentised_covariances(basis: QuasiBasis, sums: QuasiSums, fits: QuasiFits) -> Float:
+def studentised_covariances(
+    basis: SecondOrderBasis, sums: SecondOrderSums, fits: SecondOrderFits
+) -> Float:
     """Return the covariances from the pooled moments of the null noise.
 
     Returns
@@ -114,9 +116,9 @@ def _add_moments(
 
 
 def sandwich_covariances(
-    basis: QuasiBasis,
-    sums: QuasiSums,
-    fits: QuasiFits,
+    basis: SecondOrderBasis,
+    sums: SecondOrderSums,
+    fits: SecondOrderFits,
     packed: NDArray[np.uint8],
     samples: NDArray[np.int64],
     y: Float,
@@ -172,7 +174,7 @@ def sandwich_covariances(
     return result
 
 
-def _sandwich(classes: _Classes, fits: QuasiFits, j: int, moments: Float) -> Float:
+def _sandwich(classes: _Classes, fits: SecondOrderFits, j: int, moments: Float) -> Float:
     information, h2, held = fits.information[j], fits.random_variance[j], bool(fits.at_bound[j])
     B = np.zeros_like(information)
     for c, row, w, n in zip(

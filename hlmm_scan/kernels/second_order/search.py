@@ -104,7 +104,7 @@ def fit_all(
     shift_out: Float,
     traces_out: Float,
 ) -> None:  # pragma: no cover
-    """Maximise for every variant; see `fit_quasi_sums` for what is filled."""
+    """Maximise for every variant; see `fit_second_order_sums` for what is filled."""
     v = np.zeros(3)
     classes = np.empty(4)
     alpha, gradient = np.zeros(2), np.zeros(5)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels import limits
-from hlmm_scan.kernels.second_order.basis import TERMS, QuasiBasis
+from hlmm_scan.kernels.second_order.basis import TERMS, SecondOrderBasis
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel
 from hlmm_scan.schema import Status
@@ -70,7 +70,7 @@ class WeightedBasis:
 
     Attributes
     ----------
-    leverage : QuasiBasis
+    leverage : SecondOrderBasis
         Of phenotype and random effects in reference units: Chebyshev series of R, the range of κ.
     columns : ndarray, shape (n, k)
         Those of the eigenstructure; float32 from `limits.SINGLE_PRECISION_PEOPLE` people on. What
@@ -107,7 +107,7 @@ class WeightedBasis:
     moments : tuple of float
     """
 
-    leverage: QuasiBasis
+    leverage: SecondOrderBasis
     columns: Real
     whole: bool
     X: Float
@@ -192,7 +192,7 @@ class WeightedBasis:
         log_weight = reference - V @ fit.beta
         weight = np.exp(log_weight)
         level = NullFit(np.zeros(1), -np.log([weight.mean()]), h2, 0.0, Status.OK)
-        leverage = QuasiBasis.of(eigen, y, level, np.asarray(columns))
+        leverage = SecondOrderBasis.of(eigen, y, level, np.asarray(columns))
         values = eigen.values
         mean = float(weight.mean())
         kappa = h2 * mean
@@ -400,7 +400,7 @@ class LeverageTerms:
     squares_slope: Float
 
     @classmethod
-    def of(cls, basis: QuasiBasis, kappa: Float) -> LeverageTerms:
+    def of(cls, basis: SecondOrderBasis, kappa: Float) -> LeverageTerms:
         """Evaluate the series."""
         T, dT = _chebyshev(basis, kappa)
         n = len(basis.residual)
@@ -415,7 +415,7 @@ class LeverageTerms:
         )
 
 
-def _chebyshev(basis: QuasiBasis, kappa: Float) -> tuple[Float, Float]:
+def _chebyshev(basis: SecondOrderBasis, kappa: Float) -> tuple[Float, Float]:
     """T_k at κ and dT_k/dκ, each of shape (TERMS, m); NaN beyond the range of the series."""
     low, high = basis.log_range
     origin = 1 / float(basis.eigen.values[0])
@@ -431,7 +431,7 @@ def _chebyshev(basis: QuasiBasis, kappa: Float) -> tuple[Float, Float]:
     return T, dT * slope
 
 
-def _leverages(basis: QuasiBasis, kappa: float) -> tuple[Float, Float]:
+def _leverages(basis: SecondOrderBasis, kappa: float) -> tuple[Float, Float]:
     """R and dR/dκ of everybody at one κ."""
     series_at = LeverageTerms.of(basis, np.array([kappa]))
     phi = 1 / (1 + kappa * basis.eigen.values)
