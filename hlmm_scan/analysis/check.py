@@ -22,6 +22,7 @@ from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
 from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
 from hlmm_scan.kernels.filters import GenotypeCounts
+from hlmm_scan.kernels.prepared import score_design
 from hlmm_scan.kernels.scores.design import genotype_classes
 from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.null.model import NullModel
@@ -238,17 +239,19 @@ def _parts(
                 key,
                 CheckedGenotypes(
                     np.concatenate([copies(b, null.samples) for b in blocks]),
-                    [_classes(b, null.samples) for b in blocks],
+                    [_classes(b, null.samples, score_design(null, key).classes) for b in blocks],
                 ),
             )
 
 
-def _classes(genotypes: GenotypeBlock, samples: NDArray[np.int64]) -> tuple[Float, Float]:
+def _classes(
+    genotypes: GenotypeBlock, samples: NDArray[np.int64], classes: int
+) -> tuple[Float, Float]:
     """Return the people and the copies of the classes of one variant, as the scan tells them."""
     if isinstance(genotypes, Dosages) and whole_copies(genotypes)[0]:
         genotypes = packed_calls(genotypes, np.array([0]))
     counts = GenotypeCounts.of(genotypes, samples)
-    people, of_class = genotype_classes(genotypes, np.array([0]), counts, samples)
+    people, of_class = genotype_classes(genotypes, np.array([0]), counts, samples, classes)
     return people[0], of_class[0]
 
 

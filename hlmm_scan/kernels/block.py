@@ -250,10 +250,10 @@ def _score_tests(
     rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
     if not len(rows):
         return tests
-    people, copies = genotype_classes(genotypes, rows, counts, null.samples)
     for key, here in by_left_out(null, contigs[rows]):
-        design = score_design(null, key)
-        tests.put(rows[here], design.tests(scores[rows[here]], people[here], copies[here]))
+        design, own = score_design(null, key), rows[here]
+        classes = genotype_classes(genotypes, own, counts, null.samples, design.classes)
+        tests.put(own, design.tests(scores[own], *classes))
     return tests
 
 

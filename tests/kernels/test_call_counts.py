@@ -10,6 +10,7 @@ from test_call_lattice import standardised
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import block, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.paths import CLASS_SCORES, SECOND_ORDER
 from hlmm_scan.kernels.scores.random_effects import class_scores
 from hlmm_scan.kernels.second_order.fit import fit_second_order
 from hlmm_scan.kernels.sums import products
@@ -21,6 +22,7 @@ from hlmm_scan.kernels.sums.call_counts import (
 )
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.kernels.sums.chosen import add_chosen, add_chosen_reference
+from hlmm_scan.kernels.variants import by_left_out
 from hlmm_scan.null.model import NullModel, RandomEffects
 
 
@@ -116,13 +118,13 @@ def test_fits_leave_the_counts_that_scores_would_make():
     assert lattice is not None
     keys = {null.random_effect_set(str(contig)) for contig in contigs}
     filled = CallCounts.room(lattice, len(packed))
-    eigen = {key: prepared.eigenstructure(null, key) for key in keys}
-    bases = {key: prepared.second_order_basis(null, key) for key in keys}
-    fit_second_order(null, packed, contigs, eigen, bases=bases, counted=filled)
+    for key, rows in by_left_out(null, contigs):
+        basis = SECOND_ORDER.made(null, key)
+        fit_second_order(null, basis, packed[rows], counted=filled.take(rows))
     counted = CallCounts.of(lattice, packed, null.samples, missing=True)
     assert filled.counts.any(axis=(0, 2)).all()
     np.testing.assert_array_equal(filled.counts, counted.counts)
-    design = prepared.class_score_design(null, min(keys), packed.shape[1])
+    design = CLASS_SCORES.made(null, min(keys), packed.shape[1])
     alone = class_scores(design, packed)
     assert np.isfinite(alone).all()
     np.testing.assert_array_equal(class_scores(design, packed, filled), alone)

@@ -47,10 +47,11 @@ def test_passes_are_their_plain_references(dosages, data):
     np.testing.assert_array_equal(found, count_dosages_reference(dosages, samples))
     np.testing.assert_array_equal(found[:, 3:6].sum(axis=1), found[:, 0])
     rows = np.arange(len(dosages))[::-1].copy()
-    people, means = dosage_classes(dosages, rows, samples, found[rows, 6:])
-    wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:])
-    np.testing.assert_array_equal(people, wanted[0])
-    np.testing.assert_array_equal(means, wanted[1])
+    for classes in (7, 31):
+        people, means = dosage_classes(dosages, rows, samples, found[rows, 6:], classes)
+        wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:], classes)
+        np.testing.assert_array_equal(people, wanted[0])
+        np.testing.assert_array_equal(means, wanted[1])
     # Alleles swapped, everything is mirrored.
     there = dosages.codes <= dosages.steps
     swapped = np.where(there, dosages.steps - dosages.codes.astype(int), MISSING_CODE)
@@ -71,11 +72,12 @@ def test_more_people_than_a_strip(unit):
     for samples in (np.arange(9_001), rng.permutation(9_001)[:8_192]):
         found = count_dosages(dosages, samples)
         np.testing.assert_array_equal(found, count_dosages_reference(dosages, samples))
-        people, means = dosage_classes(dosages, rows, samples, found[rows, 6:])
-        wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:])
-        np.testing.assert_array_equal(people, wanted[0])
-        np.testing.assert_array_equal(means, wanted[1])
-        np.testing.assert_array_equal(people.sum(axis=1), found[rows, 0])
+        for classes in (7, 31):
+            people, means = dosage_classes(dosages, rows, samples, found[rows, 6:], classes)
+            wanted = dosage_classes_reference(dosages, rows, samples, found[rows, 6:], classes)
+            np.testing.assert_array_equal(people, wanted[0])
+            np.testing.assert_array_equal(means, wanted[1])
+            np.testing.assert_array_equal(people.sum(axis=1), found[rows, 0])
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)

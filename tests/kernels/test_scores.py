@@ -14,7 +14,7 @@ from hlmm_scan.kernels import limits, paths, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.scores.design import all_class_scores, genotype_classes
+from hlmm_scan.kernels.scores.design import all_class_scores, classes_for, genotype_classes
 from hlmm_scan.kernels.scores.p_values import score_tests
 from hlmm_scan.kernels.scores.random_effects import class_scores
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
@@ -176,19 +176,22 @@ def test_classes_of_dosages_keep_people_and_moments(info, alleles, swapped):
         )
 
 
+@pytest.mark.parametrize("alleles", [(20, 50), (500, 3000)], ids=["rare", "common"])
 @pytest.mark.parametrize("info", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("trait", ["normal", "gamma", "log-normal"])
-def test_a_few_classes_tell_the_tail_of_imputed_rare_alleles(trait, info):
-    """A false hit is what must not be: one class for all who have next to no copy made many."""
+def test_a_few_classes_tell_the_tail_of_imputed_alleles(trait, info, alleles):
+    """A false hit is what must not be: one class for all who have next to no copy made many.
+
+    And one person who has most of a trait's variance must not be given their class's mean dosage.
+    """
     n, m = 3_000, 150
     draw = {
         "normal": lambda rng: rng.standard_normal(n),
         "gamma": lambda rng: rng.gamma(2, size=n),
         "log-normal": lambda rng: rng.lognormal(size=n),
     }[trait]
-    dosages, samples = imputed(info, (20, 50), m, n, 6), np.arange(n)
+    dosages, samples = imputed(info, alleles, m, n, 6), np.arange(n)
     counts = GenotypeCounts.of(dosages, samples)
-    few = genotype_classes(dosages, np.arange(m), counts, samples)
     g = dosages.codes * (2.0 / dosages.steps)
     values = [np.unique(row, return_counts=True) for row in g]
     size = max(len(v) for v, _ in values)
@@ -201,6 +204,7 @@ def test_a_few_classes_tell_the_tail_of_imputed_rare_alleles(trait, info):
         s = (y - y.mean()) / y.std()
         q = s**2 - 1
         bins = ResidualBins.of(s, q)
+        few = genotype_classes(dosages, np.arange(m), counts, samples, classes_for(s, q))
         x = g - g.mean(axis=1, keepdims=True)
         squares = (x**2).sum(axis=1)
         alpha = x @ s / squares

@@ -46,6 +46,8 @@ CHANGES = {
     "phenotype": ("hlm", {"phenotype": ("trait1",)}),
     "mean_covariates": ("joint", {"mean_covariates": None}),
     "variance_covariates": ("joint", {"variance_covariates": None}),
+    "mean_covariate": ("joint", {"mean_covariate": ("age",)}),
+    "variance_covariate": ("joint", {"variance_covariate": ("age",)}),
     "keep": ("hlm", {"keep": ["I001", "I002"]}),
     "remove": ("hlm", {"remove": ["I001"]}),
     "only_sex": ("hlm", {"only_sex": "male"}),

@@ -18,11 +18,18 @@ from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.p_values import ScoreTests, score_tests
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
+from hlmm_scan.kernels.sums.code_lanes import CLASSES
 from hlmm_scan.kernels.sums.dosage_codes import dosage_classes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import ScoreFlag
 
 Float = NDArray[np.float64]
+
+_FINE = 31  # classes of dosages where one person decides
+_DECIDES = 0.1
+"""Share of one person in Σq² (or Σs²) from which their own dosage decides a score's tail. A class
+of seven is up to 0.35 standard deviations of g to both sides of its mean, which that person's part
+of the score, of a deviation of the root of the share, is off by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +44,15 @@ class ScoreDesign:
         that covariates take: the root of (n − c)/(n − 1) and of (n − v)/(n − 1).
     two_valued : bool
         Whether the trait has two values: then its variance is a function of its mean.
+    classes : int, default 7
+        Of equal width, that dosages are put into: 31 where a tenth of the variance of either score
+        or more is one person's.
     """
 
     bins: ResidualBins
     freedom: tuple[float, float]
     two_valued: bool
+    classes: int = CLASSES
 
     @classmethod
     def of(cls, null: NullModel, s: Float, q: Float) -> ScoreDesign:
@@ -58,7 +69,7 @@ class ScoreDesign:
             float(np.sqrt((n - null.mean_design.shape[1]) / (n - 1))),
             float(np.sqrt((n - null.variance_design.shape[1]) / (n - 1))),
         )
-        return cls(ResidualBins.of(s, q), freedom, null.two_valued)
+        return cls(ResidualBins.of(s, q), freedom, null.two_valued, classes_for(s, q))
 
     def tests(self, scores: Float, people: Float, copies: Float) -> ScoreTests:
         """Test m variants.
@@ -81,11 +92,18 @@ class ScoreDesign:
         return ScoreTests(tests.add, np.full(len(people), np.nan), tests.add, flags)
 
 
+def classes_for(s: Float, q: Float) -> int:
+    """Return how many classes dosages are put into for residuals of shape (n,): 7 or 31."""
+    share = max(float((r**2).max() / max((r**2).sum(), 1e-300)) for r in (s, q))
+    return _FINE if share > _DECIDES else CLASSES
+
+
 def genotype_classes(
     genotypes: GenotypeBlock,
     rows: NDArray[np.intp],
     counts: GenotypeCounts,
     samples: NDArray[np.int64],
+    classes: int = CLASSES,
 ) -> tuple[Float, Float]:
     """Return the people and the copies of the classes of some variants.
 
@@ -97,18 +115,19 @@ def genotype_classes(
     counts : GenotypeCounts
         Of all m.
     samples : ndarray of int64, shape (n,)
+    classes : int, default 7
+        Of equal width over their range, that dosages are put into; the largest is then split in two
+        (:func:`with_all_squares`).
 
     Returns
     -------
-    people, copies : ndarrays, shapes (k, 3) or (k, 8)
-        Dosages are put into seven classes of equal width over their range, of which the largest is
-        split in two (:func:`with_all_squares`).
+    people, copies : ndarrays, shapes (k, 3) or (k, classes + 1)
     """
     if not isinstance(genotypes, Dosages):
         people = counts.genotypes[rows].astype(np.float64)
         return people, np.broadcast_to(np.arange(3.0), people.shape)
     assert counts.ranges is not None
-    people, copies = dosage_classes(genotypes, rows, samples, counts.ranges[rows])
+    people, copies = dosage_classes(genotypes, rows, samples, counts.ranges[rows], classes)
     unit = 2.0 / genotypes.steps
     squares = counts.squares[rows].astype(np.float64) * unit**2
     ends = counts.ranges[rows].astype(np.float64) * unit

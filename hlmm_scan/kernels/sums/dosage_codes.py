@@ -107,6 +107,37 @@ def _classify(
                 copies[k, c] = added * (2.0 / steps / some)
 
 
+@njit(nogil=True, cache=True)
+def _classify_finely(
+    codes: Any, rows: Any, samples: Any, steps: int, ranges: Any, people: Any, copies: Any
+) -> None:  # pragma: no cover
+    classes = people.shape[1]
+    number, total = np.empty((2, classes), np.int64)
+    table = np.empty(steps + 1, np.uint8)
+    for k in range(len(rows)):
+        low, high = ranges[k, 0], ranges[k, 1]
+        if high < low:
+            continue
+        # A division for each code, where there are fewer of them than people.
+        tabled = high - low < len(samples)
+        if tabled:
+            for step in range(low, high + 1):
+                table[step] = (step - low) * classes // (high - low + 1)
+        number[:] = 0
+        total[:] = 0
+        own = codes[rows[k]]
+        for i in range(len(samples)):
+            code: Any = np.int64(own[samples[i]])
+            if code <= steps:
+                c = np.int64(table[code]) if tabled else (code - low) * classes // (high - low + 1)
+                number[c] += 1
+                total[c] += code
+        for c in range(classes):
+            people[k, c] = number[c]
+            if number[c] > 0:
+                copies[k, c] = total[c] * (2.0 / steps / number[c])
+
+
 def copies_by_code(steps: int) -> Float:
     """Return the copies that each code stands for, shape (steps + 1,): a division less for each."""
     return np.arange(steps + 1) * 2.0 / steps
@@ -151,7 +182,11 @@ def count_dosages(dosages: Dosages, samples: Int) -> Int:
 
 
 def dosage_classes(
-    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+    dosages: Dosages,
+    rows: NDArray[np.intp],
+    samples: Int,
+    ranges: Int,
+    classes: int = CLASSES,
 ) -> tuple[Float, Float]:
     """Put the dosages of some variants into classes of equal width over their range.
 
@@ -162,14 +197,17 @@ def dosage_classes(
     samples : ndarray of int64, shape (n,)
     ranges : ndarray of int64, shape (k, 2)
         The least and the largest code of each variant in these people.
+    classes : int, default 7
+        At most 255; others than seven take twice as long.
 
     Returns
     -------
-    people, copies : ndarray, shape (k, CLASSES)
+    people, copies : ndarray, shape (k, classes)
         People of each class and the mean of their copies, 0 for nobody's.
     """
-    people, copies = np.zeros((2, len(rows), CLASSES))
-    _classify(dosages.codes, rows, samples, dosages.steps, ranges, people, copies)
+    people, copies = np.zeros((2, len(rows), classes))
+    classify = _classify if classes == CLASSES else _classify_finely
+    classify(dosages.codes, rows, samples, dosages.steps, ranges, people, copies)
     return people, copies
 
 
@@ -196,16 +234,20 @@ def count_dosages_reference(dosages: Dosages, samples: Int) -> Int:
 
 
 def dosage_classes_reference(
-    dosages: Dosages, rows: NDArray[np.intp], samples: Int, ranges: Int
+    dosages: Dosages,
+    rows: NDArray[np.intp],
+    samples: Int,
+    ranges: Int,
+    classes: int = CLASSES,
 ) -> tuple[Float, Float]:
     """Do what `dosage_classes` does, in plain numpy."""
-    people, copies = np.zeros((2, len(rows), CLASSES))
+    people, copies = np.zeros((2, len(rows), classes))
     for k, (row, (low, high)) in enumerate(zip(rows, ranges, strict=True)):
         codes = dosages.codes[row, samples].astype(np.int64)
         codes = codes[codes <= dosages.steps]
-        own = (codes - low) * CLASSES // (high - low + 1)
-        people[k] = np.bincount(own, minlength=CLASSES)
-        total = np.bincount(own, weights=codes, minlength=CLASSES)
+        own = (codes - low) * classes // (high - low + 1)
+        people[k] = np.bincount(own, minlength=classes)
+        total = np.bincount(own, weights=codes, minlength=classes)
         some = people[k] > 0
         copies[k, some] = total[some] * (2.0 / dosages.steps / people[k, some])
     return people, copies
