@@ -19,10 +19,15 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import limits
+from hlmm_scan.kernels import limits, paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.estimates import Inference
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.paths import Path, path_of, score_path
+from hlmm_scan.kernels.scores.design import FINE
+from hlmm_scan.kernels.sums.dosage_codes import count_dosages, dosage_classes
+from hlmm_scan.kernels.variants import Variants
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel, RandomEffects
 from hlmm_scan.schema import Status
 
@@ -90,6 +95,22 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     for inference in (options.inference, everything):
         for block in blocks:
             fit_block(null, block, contigs, replace(options, inference=inference))
+        _exactly_after_second_order(null, blocks[0], contigs, inference)
+    if isinstance(blocks[-1], Dosages):  # of a trait that one person has most of the variance of
+        ranges = count_dosages(blocks[-1], null.samples)[:, 6:]
+        dosage_classes(blocks[-1], np.arange(_VARIANTS), null.samples, ranges, FINE)
+
+
+def _exactly_after_second_order(
+    null: NullModel, calls: GenotypeBlock, contigs: NDArray[np.object_], inference: Inference
+) -> None:
+    """Fit what a bound of second order may leave, though nothing here has so large a one."""
+    size = ModelSize.of(null)
+    if path_of(size) is paths.SECOND_ORDER:
+        counts = GenotypeCounts.of(calls, null.samples)
+        variants = Variants(null, size, calls, counts, contigs, inference)
+        exact = paths.GRAMS_AFTER_SECOND_ORDER
+        exact.fit(exact.prepared(variants), variants)
 
 
 def machine_code() -> tuple[tuple[str, ...], str]:

@@ -22,7 +22,7 @@ from hlmm_scan.signals import GRACE_SECONDS, SAME_SECONDS
 from hlmm_scan.simulate import simulate_cohort
 
 LOG_LINES = ("trait1: ", "plan:", "tests ", "people ", "partitions ", "memory ", "workers ")
-LOG_LINES += ("shared memory ", "estimated ", "of each worker", "core hours ", " of ")
+LOG_LINES += ("shared memory ", "estimated ", "of each worker", "core hours ", " of ", "/")
 
 
 class Runs:

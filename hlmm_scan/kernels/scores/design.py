@@ -25,7 +25,7 @@ from hlmm_scan.schema import ScoreFlag
 
 Float = NDArray[np.float64]
 
-_FINE = 31  # classes of dosages where one person decides
+FINE = 31  # classes of dosages where one person decides
 _DECIDES = 0.1
 """Share of one person in Σq² (or Σs²) from which their own dosage decides a score's tail. A class
 of seven is up to 0.35 standard deviations of g to both sides of its mean, which that person's part
@@ -95,7 +95,7 @@ class ScoreDesign:
 def classes_for(s: Float, q: Float) -> int:
     """Return how many classes dosages are put into for residuals of shape (n,): 7 or 31."""
     share = max(float((r**2).max() / max((r**2).sum(), 1e-300)) for r in (s, q))
-    return _FINE if share > _DECIDES else CLASSES
+    return FINE if share > _DECIDES else CLASSES
 
 
 def genotype_classes(
