@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 AtHand = Mapping[Path, Any]
 """Tables in memory (data frames, labelled arrays), by the paths that stand for them."""
 
-_COLUMNS_TOLD = 100
+_COLUMNS_TOLD = 8  # of thousands of traits, the first
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,8 @@ def _fit_alike(
     if options.inference.interaction:
         of_product = np.full(len(genotypes), np.nan)
         rows = np.flatnonzero(np.isfinite(estimates.interaction))
-        bins = score_design(null, ALL_RANDOM_EFFECTS).bins
-        of_product[rows] = interaction_neg_log10_p(null, bins, take(genotypes, rows))
+        design = score_design(null, ALL_RANDOM_EFFECTS)
+        of_product[rows] = interaction_neg_log10_p(null, design, take(genotypes, rows))
         quality["interaction_neg_log10_p"] = of_product
     return _columns(null, estimates, tests, counts, quality, options.inference)
 

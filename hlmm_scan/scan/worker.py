@@ -12,6 +12,7 @@ import ctypes
 import gc
 import sys
 from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import _lru_cache_wrapper
 from typing import Any
 
@@ -60,13 +61,19 @@ def pin_threads() -> None:
 
 
 def kept() -> list[_lru_cache_wrapper[Any]]:
-    """Return every function of this package's modules that keeps something in this process."""
+    """Return every function that keeps something in this process.
+
+    Those of this package's modules, and those that objects of its modules hold (the ways to fit).
+    """
     modules = [
         module
         for name, module in list(sys.modules.items())
         if name.startswith(_PACKAGES) and module is not None
     ]
-    found = [f for m in modules for f in vars(m).values() if isinstance(f, _lru_cache_wrapper)]
+    values = [value for module in modules for value in vars(module).values()]
+    objects = [v for v in values if is_dataclass(v) and not isinstance(v, type)]
+    values += [held for v in objects for held in getattr(v, "__dict__", {}).values()]
+    found = [f for f in values if isinstance(f, _lru_cache_wrapper)]
     return list({id(function): function for function in found}.values())
 
 

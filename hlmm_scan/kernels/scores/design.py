@@ -159,7 +159,8 @@ def with_all_squares(
     to have their mean, the score of a skew trait's variance would end elsewhere: log-normal traits
     were rejected six times too often at 1e-3. An outermost class is split into people at the end of
     the range and people of one other dosage, which keeps Σ1, Σg and Σg² (math.md §12); one in the
-    middle, into halves to both sides of its mean. One whose people are all at the end stays whole.
+    middle, into halves to both sides of its mean. One whose people are all at the end stays whole,
+    and one whose other dosage would be beyond the range.
     """
     k, last = len(people), people.shape[1] - 1
     people = np.concatenate([people, np.zeros((k, 1))], axis=1)
@@ -176,7 +177,8 @@ def with_all_squares(
         moved = np.where(outer, (n * away) ** 2 / second, n / 2)
         to = np.where(outer, end + second / (n * away), mean + spread)
         stay = np.where(outer, end, mean - spread)
-    split = (lost > 0) & (~outer | (n * np.abs(away) > 0)) & (to >= 0) & (to <= 2)
+    there = (to >= ends[:, 0]) & (to <= ends[:, 1])
+    split = (lost > 0) & (~outer | (n * np.abs(away) > 0)) & there
     rows, largest = rows[split], largest[split]
     people[rows, largest] -= moved[split]
     people[rows, -1] = moved[split]

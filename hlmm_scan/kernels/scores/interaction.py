@@ -2,8 +2,8 @@
 
 With g·E less its weighted regression on the covariates and on g, x, the score at the null model is
 U = Σx·wr of information Σwx², w = 1/D₀; an additive effect of g has no part in it. Its tail is that
-of x dealt to people at random (:mod:`~hlmm_scan.kernels.scores.saddlepoints`): x is put into a few
-classes of equal width over its range, as dosages are.
+of x dealt to people at random (:mod:`~hlmm_scan.kernels.scores.saddlepoints`): x is put into
+classes of equal width over its range, as dosages are, and as many.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
 from hlmm_scan.kernels.limits import COLLINEAR
+from hlmm_scan.kernels.scores.design import ScoreDesign, with_all_squares
 from hlmm_scan.kernels.scores.p_values import score_tests
-from hlmm_scan.kernels.scores.residual_bins import ResidualBins
-from hlmm_scan.kernels.scores.saddlepoints import MOST_CLASSES
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 
 Float = NDArray[np.float64]
@@ -23,14 +22,16 @@ Float = NDArray[np.float64]
 _AT_ONCE = 64
 
 
-def interaction_neg_log10_p(null: NullModel, bins: ResidualBins, genotypes: GenotypeBlock) -> Float:
+def interaction_neg_log10_p(
+    null: NullModel, design: ScoreDesign, genotypes: GenotypeBlock
+) -> Float:
     """Test the interaction of m variants with the environment.
 
     Parameters
     ----------
     null : NullModel
         With an environment, without random effects.
-    bins : ResidualBins
+    design : ScoreDesign
         Of the null model.
     genotypes : ndarray of uint8, shape (m, bytes), or Dosages
         People without a call are left out for that variant.
@@ -41,18 +42,18 @@ def interaction_neg_log10_p(null: NullModel, bins: ResidualBins, genotypes: Geno
         −log10 p; NaN where the product is a combination of the genotype and the covariates.
     """
     z = np.full(len(genotypes), np.nan)
-    people, values = np.zeros((2, len(genotypes), MOST_CLASSES))
+    people, values = np.zeros((2, len(genotypes), design.classes + 1))
     for start in range(0, len(genotypes), _AT_ONCE):
         part = copies(take(genotypes, slice(start, start + _AT_ONCE)), null.samples)
         for j, g in enumerate(part, start):
             z[j], x = _standardised(null, g)
             if len(x):
-                people[j], values[j] = _classes(x)
+                people[j], values[j] = _classes(x, design.classes)
     rows = np.flatnonzero(np.isfinite(z))
     scores = np.zeros((len(rows), 3))
     scores[:, 0] = z[rows]
     found = np.full(len(genotypes), np.nan)
-    found[rows] = score_tests(bins, people[rows], values[rows], scores, (1.0, 1.0, 1.0)).add
+    found[rows] = score_tests(design.bins, people[rows], values[rows], scores, (1.0, 1.0, 1.0)).add
     return found
 
 
@@ -78,9 +79,11 @@ def _standardised(null: NullModel, g: Float) -> tuple[float, Float]:
     return float(freedom * (x @ (w * r)) / np.sqrt(information)), x - x.mean()
 
 
-def _classes(x: Float) -> tuple[Float, Float]:
-    """Return the people and the mean of each class of x."""
-    low, width = x.min(), np.ptp(x) / MOST_CLASSES
-    place = np.minimum((x - low) / width, MOST_CLASSES - 1).astype(np.intp)
-    people = np.bincount(place, minlength=MOST_CLASSES).astype(np.float64)
-    return people, np.bincount(place, x, MOST_CLASSES) / np.maximum(people, 1)
+def _classes(x: Float, classes: int) -> tuple[Float, Float]:
+    """Return the people and the mean of each class of x, one of them split to keep Σx²."""
+    ends = np.array([[x.min(), x.max()]])
+    place = np.minimum((x - ends[0, 0]) / (np.ptp(x) / classes), classes - 1).astype(np.intp)
+    people = np.bincount(place, minlength=classes).astype(np.float64)
+    means = np.bincount(place, x, classes) / np.maximum(people, 1)
+    split = with_all_squares(people[None], means[None], np.array([x @ x]), ends)
+    return split[0][0], split[1][0]

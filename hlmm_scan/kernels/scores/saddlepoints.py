@@ -24,9 +24,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-MOST_CLASSES = 8
-"""Genotype classes that a variant may have."""
-
 _SHARED = 6  # rows of scratch room that are no class's
 _EVALUATIONS = 120
 _DONE = 1e-9  # residual of the equations, in standard deviations of each
