@@ -22,7 +22,7 @@ from hlmm_scan.analysis.rows import (
 )
 from hlmm_scan.analysis.verdict import FEWEST_TESTS, Facts, Verdict, judge
 from hlmm_scan.models.inference import chi2_of
-from hlmm_scan.results.null_summary import takes_few_values, trait_shape
+from hlmm_scan.results.null_summary import trait_shape
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, at_bound, available_tests
 
@@ -370,15 +370,11 @@ def _of_phenotype(
         if seen.values.n or which.of == "all"
     )
     name = store.phenotypes[number]
-    group = store.null_group(name)
-    people, skewness, excess = trait_shape(group)
+    shape = trait_shape(store.null_group(name))
     return Calibration(
         name,
-        people,
-        skewness,
-        excess,
-        takes_few_values(group),
-        judge(tests, _facts(store, name, people)),
+        *shape,
+        judge(tests, _facts(store, name, shape.people)),
         tests,
     )
 

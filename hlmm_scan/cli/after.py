@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hlmm_scan import storage
 from hlmm_scan.cli.root import FILE, STORE, cli
 from hlmm_scan.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TEST_NAMES = "Tests: add, var, av, each also as add_wald, add_wald_robust, add_lrt…"
 
@@ -33,6 +36,19 @@ def _wrote(output: Path, what: str) -> None:
     from hlmm_scan.outputs import goes_elsewhere
 
     click.echo(f"{output}: {what}", err=goes_elsewhere(output))
+
+
+def _handed_over(table: pd.DataFrame, of: str, output: Path | None, as_json: bool) -> bool:
+    """Write a table to a file, print it for a machine, or leave it to be printed for people."""
+    from hlmm_scan.analysis.tables import to_records, write_table
+
+    if output is not None:
+        write_table(table, output)
+    if as_json:
+        click.echo(json.dumps(to_records(table)))
+    elif output is not None:
+        _wrote(output, f"{len(table):,} {of}")
+    return as_json or output is not None
 
 
 @cli.command(section="After the scan")
@@ -221,19 +237,12 @@ def hits(
 ) -> None:
     """List independent hits of each test, and what could fake their variance effects."""
     from hlmm_scan.analysis.rows import chosen_tests
-    from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.api.results import hits as find_hits
     from hlmm_scan.results.store import ResultStore
 
     store = ResultStore.open(results)
     table = find_hits(store, test=tests, **options)
-    if output is not None:
-        write_table(table, output)
-    if as_json:
-        click.echo(json.dumps(to_records(table)))
-        return
-    if output is not None:
-        _wrote(output, f"{len(table):,} hits")
+    if _handed_over(table, "hits", output, as_json):
         return
     asked = chosen_tests(store, tests)
     for hit in table.to_dict("records"):
@@ -286,7 +295,6 @@ def check(
     """Give permutation p-values of the reported tests of chosen variants."""
     from hlmm_scan.analysis.check import check as run_check
     from hlmm_scan.analysis.check import read_variants
-    from hlmm_scan.analysis.tables import to_records, write_table
     from hlmm_scan.results.inputs import scanned_genotypes
     from hlmm_scan.results.publish import require_people
     from hlmm_scan.results.store import ResultStore
@@ -298,13 +306,7 @@ def check(
     if dataset is None:
         raise InputError(f"{results}: the genotypes are not where they were; name --genotypes")
     table = run_check(store, ids, dataset, phenotype, **options)
-    if output is not None:
-        write_table(table, output)
-    if as_json:
-        click.echo(json.dumps(to_records(table)))
-        return
-    if output is not None:
-        _wrote(output, f"{len(table):,} rows")
+    if _handed_over(table, "rows", output, as_json):
         return
     for row in table.to_dict("records"):
         tests = ", ".join(

@@ -19,12 +19,18 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import limits, paths
+from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.paths import Path, path_of, score_path
+from hlmm_scan.kernels.paths import (
+    GRAMS_AFTER_SECOND_ORDER,
+    SECOND_ORDER,
+    Path,
+    path_of,
+    score_path,
+)
 from hlmm_scan.kernels.scores.design import FINE
 from hlmm_scan.kernels.sums.dosage_codes import count_dosages, dosage_classes
 from hlmm_scan.kernels.variants import Variants
@@ -106,10 +112,10 @@ def _exactly_after_second_order(
 ) -> None:
     """Fit what a bound of second order may leave, though nothing here has so large a one."""
     size = ModelSize.of(null)
-    if path_of(size) is paths.SECOND_ORDER:
+    if path_of(size) is SECOND_ORDER:
         counts = GenotypeCounts.of(calls, null.samples)
         variants = Variants(null, size, calls, counts, contigs, inference)
-        exact = paths.GRAMS_AFTER_SECOND_ORDER
+        exact = GRAMS_AFTER_SECOND_ORDER
         exact.fit(exact.prepared(variants), variants)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import zarr
@@ -11,9 +11,6 @@ from hlmm_scan.storage.arrays import CheckedArray, compressors
 
 SHAPE = "trait_shape"
 """Attribute of a published null model: what :func:`trait_shape` gives, as people are not there."""
-
-FEW_VALUES = "few_values"
-"""The same of :func:`takes_few_values`."""
 
 _FEW = 20
 """Values up to which a trait is a lattice rather than a measurement."""
@@ -29,34 +26,40 @@ ARRAYS = (
 """A number or a few for each set of random effects, none for a person."""
 
 
-def trait_shape(group: zarr.Group) -> tuple[int, float, float]:
-    """Return how many people were analysed, and the trait's skewness and excess kurtosis.
+class TraitShape(NamedTuple):
+    """What is said of a trait as analysed.
+
+    Attributes
+    ----------
+    people : int
+    skewness, excess_kurtosis : float
+    few_values : bool
+        Whether people have at most 20 values of it among them, as counts and grades do.
+    """
+
+    people: int
+    skewness: float
+    excess_kurtosis: float
+    few_values: bool
+
+
+def trait_shape(group: zarr.Group) -> TraitShape:
+    """Return the shape of a trait.
 
     Parameters
     ----------
     group : zarr.Group
-        Of a phenotype's null model, in the store of a scan or in a published one.
+        Of a phenotype's null model, in the store of a scan or in a published one. One published
+        before few values were asked for is taken not to have few.
     """
     if SHAPE in group.attrs:
-        people, skewness, excess = cast(list[float], group.attrs[SHAPE])
-        return int(people), float(skewness), float(excess)
+        people, skewness, excess, *few = cast(list[float], group.attrs[SHAPE])
+        return TraitShape(int(people), float(skewness), float(excess), any(few))
     y = np.asarray(_stored(group, "y")[:], np.float64)
     centred = y - y.mean()
     t = centred / np.sqrt((centred**2).mean())
-    return len(y), float((t**3).mean()), float((t**4).mean()) - 3.0
-
-
-def takes_few_values(group: zarr.Group) -> bool:
-    """Whether people have at most 20 values of the trait among them, as counts and grades do.
-
-    Parameters
-    ----------
-    group : zarr.Group
-        As above. False where a store published before this was asked does not say.
-    """
-    if "y" not in group:
-        return bool(group.attrs.get(FEW_VALUES, False))
-    return len(np.unique(_stored(group, "y")[:])) <= _FEW
+    few_values = len(np.unique(y)) <= _FEW
+    return TraitShape(len(y), float((t**3).mean()), float((t**4).mean()) - 3.0, few_values)
 
 
 def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
@@ -69,8 +72,7 @@ def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
         Empty.
     """
     kept = {name: group.attrs[name] for name in ATTRIBUTES if name in group.attrs}
-    shape, few = list(trait_shape(group)), takes_few_values(group)
-    target.attrs.put({**kept, SHAPE: shape, FEW_VALUES: few})
+    target.attrs.put({**kept, SHAPE: list(trait_shape(group))})
     for name in ARRAYS:
         array = _stored(group, name)
         copy = target.create_array(

@@ -106,7 +106,7 @@ def test_whether_a_trait_takes_few_values_is_known_of_it(stores, tmp_path, monke
     again = publish(store, tmp_path / "again.zarr")
     monkeypatch.undo()
     group = again.null_group(again.phenotypes[0])
-    assert null_summary.takes_few_values(group) == (more == 0)
+    assert null_summary.trait_shape(group).few_values == (more == 0)
 
 
 def told(command: list[str], capsys: Any) -> str:

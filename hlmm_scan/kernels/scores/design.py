@@ -177,8 +177,8 @@ def with_all_squares(
         moved = np.where(outer, (n * away) ** 2 / second, n / 2)
         to = np.where(outer, end + second / (n * away), mean + spread)
         stay = np.where(outer, end, mean - spread)
-    there = (to >= ends[:, 0]) & (to <= ends[:, 1])
-    split = (lost > 0) & (~outer | (n * np.abs(away) > 0)) & there
+    # Where all are at the end, the other dosage is not a number or infinite.
+    split = (lost > 0) & (to >= ends[:, 0]) & (to <= ends[:, 1])
     rows, largest = rows[split], largest[split]
     people[rows, largest] -= moved[split]
     people[rows, -1] = moved[split]

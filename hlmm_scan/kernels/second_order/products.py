@@ -30,7 +30,8 @@ from hlmm_scan.kernels.sums.class_sums import plan_class_sums
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-_CODES = [3, 2, 0]  # of 0, 1 and 2 copies
+CODES = [3, 2, 0]
+"""PLINK's, of 0, 1 and 2 copies."""
 
 
 @njit(nogil=True, cache=True)
@@ -250,8 +251,8 @@ def refine_sums(
         on_residual[rows, 0] = totals[rows] - F.sum(axis=1)
     return replace(
         sums,
-        residuals=elementary[:, _CODES, 0],
-        squares=elementary[:, _CODES, 1],
+        residuals=elementary[:, CODES, 0],
+        squares=elementary[:, CODES, 1],
         products=on_residual,
         beta=beta,
         refined=True,

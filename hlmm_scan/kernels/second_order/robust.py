@@ -20,14 +20,12 @@ from hlmm_scan.kernels.exact.robust import (
 )
 from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, SecondOrderBasis
 from hlmm_scan.kernels.second_order.maximum import SecondOrderFits
-from hlmm_scan.kernels.second_order.products import SecondOrderSums
+from hlmm_scan.kernels.second_order.products import CODES, SecondOrderSums
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, plain
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-
-_CODES = [3, 2, 0]  # of 0, 1 and 2 copies
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def sandwich_covariances(
     shift = sums.beta + fits.shift - basis.beta
     mean = np.zeros((len(packed), 4))
     centre = (sums.counts @ np.arange(3.0)) / np.maximum(sums.counts.sum(axis=1), 1)
-    for copies, code in enumerate(_CODES):
+    for copies, code in enumerate(CODES):
         slope = fits.add * (copies - centre)
         mean[:, code] = np.nan_to_num(fits.mean + slope)
     for start in range(0, len(packed), REFINED_WIDTH):
@@ -166,7 +164,7 @@ def sandwich_covariances(
                 plain(mean[rows]),
                 moments[rows],
             )
-    moments = moments[:, _CODES]
+    moments = moments[:, CODES]
     moments += np.tril(moments, -1).transpose(0, 1, 3, 2)
     result = np.full_like(fits.covariance, np.nan)
     for j in np.flatnonzero(np.isfinite(fits.add)).tolist():
