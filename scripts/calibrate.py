@@ -5,10 +5,11 @@ binomial 95% interval. Without covariates, genotype classes are drawn on the res
 traits (class_sampling); with --paths, traits also go through null models with covariates, random
 effects, dosages and a relationship, and through the fit of a block (calibrate_models).
 
-Required of every cell whose name is not in KNOWN, beyond chance (the interval lies outside): at
-most 1.4 times nominal at 1e-3 and 1e-4, twice below; from an allele count of 50 on not below 0.7 at
-1e-3, 0.4 where a few people hold most of the variance. Traits on a lattice have p-values that jump:
-their low rates are shown, not judged.
+Required of every cell whose name is not in KNOWN, beyond chance: at most 1.4 times nominal at 1e-3
+and 1e-4, twice below; from an allele count of 50 on not below 0.7 at 1e-3, 0.4 where a few people
+hold most of the variance. Some thousand figures are judged, so chance is a 99.9% interval. Traits
+on a lattice have p-values that jump: their low rates are shown, not judged. Levels that few draws
+reach are for rare_rejections to look at.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ MOST = (1.4, 1.4, 2.0, 2.0, 2.0)
 """Rejection over nominal that is allowed at each level."""
 LEAST, LEAST_OUTLYING = 0.7, 0.4
 """The same at the first level, from MAC 50 on."""
+
+JUDGED = 0.001
+"""Chance that is allowed for on both sides of a figure."""
 
 KNOWN: dict[tuple[str, str, str, str], str] = {
     (
@@ -82,14 +86,13 @@ class Line:
             for r, d, level in zip(self.rejected, self.draws, LEVELS, strict=True)
         ]
 
-    @property
-    def intervals(self) -> list[tuple[float, float]]:
-        """95% intervals of them (Clopper and Pearson)."""
+    def intervals(self, outside: float = 0.05) -> list[tuple[float, float]]:
+        """Intervals that hold them but for `outside` (Clopper and Pearson)."""
         found = []
         for rejected, draws, level in zip(self.rejected, self.draws, LEVELS, strict=True):
             r, d = rejected / self.alike, draws / self.alike
-            low = beta.ppf(0.025, r, d - r + 1) / level if r else 0.0
-            high = beta.ppf(0.975, r + 1, d - r) / level if r < d else 1 / level
+            low = beta.ppf(outside / 2, r, d - r + 1) / level if r else 0.0
+            high = beta.ppf(1 - outside / 2, r + 1, d - r) / level if r < d else 1 / level
             found.append((float(low), float(high)))
         return found
 
@@ -103,7 +106,7 @@ class Line:
         if self.unknown:
             return
         name = f"{self.model}, {self.trait}, MAC {self.minor}, {self.test}"
-        intervals = self.intervals
+        intervals = self.intervals(JUDGED)
         for level, (low, _), rate, most in zip(LEVELS, intervals, self.rates, MOST, strict=True):
             if low > most:
                 yield f"{name}: p < {level:g} {rate:.2f} × as often, allowed {most} ×"
@@ -123,7 +126,7 @@ class Line:
             # Of what is not to be expected once its absence says nothing.
             f"{number(rate)} ({number(low)}–{number(high)})" if rate or d * level >= 1 else ""
             for rate, (low, high), d, level in zip(
-                self.rates, self.intervals, self.draws, LEVELS, strict=True
+                self.rates, self.intervals(), self.draws, LEVELS, strict=True
             )
         ]
 

@@ -38,6 +38,7 @@ _TAIL_JOINT = 7.8  # the same of the joint statistic
 _LITTLE = 0.1  # change of log p by third-order terms up to which the normal form has them right
 _LITTLE_FOURTH = 0.02  # the same of fourth-order terms
 _MUCH = 0.25  # change of z by third-order terms from which on saddlepoints are taken throughout
+_LIGHT = -0.1  # fourth cumulant of a score below which saddlepoints are taken throughout
 _LITTLE_SKEW = 0.7  # third cumulant of a score up to which its sides are alike enough
 _MUCH_SKEW = 1.5  # the same from which on its short side lies within the bulk
 
@@ -181,6 +182,10 @@ def _normal_forms(
     the variance, and of the variance given the mean. `asked` is 1 where the first wants a
     saddlepoint, 2 where the second and 4 where the last does. No variant's operations depend on
     another's, and none is put together with another, so that vectors of them round alike.
+
+    Where one person has a share ρ of a residual's variance, the score of a common allele lies
+    about ±√ρ rather than 0: its fourth cumulant is negative, and too many p-values would be below
+    a half, too few below 0.1. (Of rare alleles it is positive, which their skewness tells already.)
     """
     deviation, rho = moments[2], moments[3]
     apart = 1.0 / math.sqrt(1.0 - rho * rho)
@@ -188,7 +193,9 @@ def _normal_forms(
         n, G2 = classes[0, j], classes[2, j]
         each = 1.0 / math.sqrt(G2)
         skewness = classes[3, j] * each * each * each
-        kurtosis = abs(classes[4, j] * each * each * each * each - 3.0 / n)
+        excess = classes[4, j] * each * each * each * each - 3.0 / n
+        light_a, light_b = excess * moments[1] < _LIGHT, excess * moments[5] < _LIGHT
+        kurtosis = abs(excess)
         exact = math.sqrt(1.0 - 1.0 / n) * each
         # The mean.
         plain_a = exact * U[0, j]
@@ -200,7 +207,7 @@ def _normal_forms(
         fourth_a = kurtosis * abs(moments[1]) * square_a * square_a / 24.0
         short_a = _short(plain_a, third_a, _TAIL)
         tail = (abs(plain_a) > _TAIL) & ((little_a > _LITTLE) | (fourth_a > _LITTLE_FOURTH))
-        by_mean = (change_a > _MUCH) | tail | short_a
+        by_mean = (change_a > _MUCH) | tail | short_a | light_a
         # The variance given the mean.
         unit = exact / deviation
         plain_p = (unit * U[1, j] - rho * plain_a) * apart
@@ -217,7 +224,7 @@ def _normal_forms(
         short = short_a | _short(plain_p, skewness * moments[8], left)
         far = square_a + square_p > _TAIL_JOINT
         tail = far & ((little > _LITTLE) | (fourth > _LITTLE_FOURTH))
-        by_joint = (change_p > _MUCH) | tail | short
+        by_joint = (change_p > _MUCH) | tail | short | light_a | light_b
         # The variance.
         plain_b = unit * U[2, j]
         square_b = plain_b * plain_b
@@ -232,7 +239,7 @@ def _normal_forms(
         end_b = max(abs(third_b), 2.0 * deviation * each)
         short = _short(plain_b, end_b if skewness >= 0.0 else -end_b, _TAIL)
         tail = (abs(plain_b) > _TAIL) & ((little > _LITTLE) | (fourth > _LITTLE_FOURTH))
-        by_variance = (change_b > _MUCH) | tail | short
+        by_variance = (change_b > _MUCH) | tail | short | light_b
         asked[j] = by_mean + 2 * by_variance + 4 * by_joint
 
 
