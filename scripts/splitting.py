@@ -10,7 +10,6 @@ ordered by the very p that is looked at, so that what comes out is how often the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from null_traits import Float
@@ -132,37 +131,34 @@ class Variant:
 class Lookup:
     """−log10 p of one test of a variant, worked out once wherever permutations come.
 
-    Its scores (one, or two of the joint test) are put on a grid, between whose points p is linear:
-    −log10 p is off by 1e-3 at most but where the test itself jumps. Traits of few values, whose
-    scores and p lie on a lattice, are tested themselves.
+    Scores are put on a grid, between whose points −log10 p is linear: it is off by 1e-3 at most but
+    where the test itself jumps. Traits of few values, whose scores and p lie on a lattice, are
+    tested themselves, and both scores of the joint test: those of a skew trait's few carriers lie
+    along a curve, beside which no point of a grid can be had.
     """
 
     def __init__(self, variant: Variant, test: str) -> None:
         self.variant, self.test = variant, test
-        self.columns = {"add": [0], "var": [2], "av": [0, 1]}[test]
-        self.few = len(np.unique(variant.s)) <= _FEW
-        self.known = np.full((2 * _REACH + 2,) * len(self.columns), np.nan)
+        self.column = {"add": 0, "var": 2, "av": -1}[test]
+        self.itself = test == "av" or len(np.unique(variant.s)) <= _FEW
+        self.known = np.full(2 * _REACH + 2, np.nan)
 
     def __call__(self, sums: Float) -> Float:
         """Return −log10 p, shape (m,), of sums of shape (m, 3)."""
         scores = self.variant.scores(sums)
-        if self.few:
+        if self.itself:
+            if self.test == "av":
+                scores[:, 2] = 0.0  # no saddlepoint of a test that nobody asks for
             return self.variant.tests(scores, self.test)
-        place = np.clip(scores[:, self.columns] / _GRID, 1 - _REACH, _REACH - 1)
+        place = np.clip(scores[:, self.column] / _GRID, 1 - _REACH, _REACH - 1) + _REACH
         low = np.floor(place).astype(np.intp)
-        left, found = place - low, np.zeros(len(sums))
-        corners = list(product((0, 1), repeat=len(self.columns)))
-        points = np.unique(np.concatenate([low + corner for corner in corners]), axis=0)
-        self._learn(points[np.isnan(self.known[tuple((points + _REACH).T)])])
-        for corner in corners:
-            weight = np.where(np.array(corner), left, 1.0 - left).prod(axis=1)
-            found += weight * self.known[tuple((low + corner + _REACH).T)]
-        return found
-
-    def _learn(self, points: NDArray[np.intp]) -> None:
-        scores = np.zeros((len(points), 3))
-        scores[:, self.columns] = points * _GRID
-        self.known[tuple((points + _REACH).T)] = self.variant.tests(scores, self.test)
+        points = np.unique([low, low + 1])
+        points = points[np.isnan(self.known[points])]
+        asked = np.zeros((len(points), 3))
+        asked[:, self.column] = (points - _REACH) * _GRID
+        self.known[points] = self.variant.tests(asked, self.test)
+        part = place - low
+        return np.asarray((1.0 - part) * self.known[low] + part * self.known[low + 1])
 
 
 @dataclass
