@@ -413,7 +413,6 @@ def test_every_row_of_a_regenie_table_has_as_many_cells_as_its_header(tmp_path):
     assert {row[2] for row in rows[1:]} <= {"rs1_rs2", "a_b", "NA", "rs_5"}
 
 
-
 @pytest.mark.parametrize("rows_per_read", [3, 65_536])
 def test_regenie_has_a_row_for_each_test_of_each_variant(
     store, tmp_path, monkeypatch, rows_per_read
