@@ -193,7 +193,8 @@ def _check(field: str, values: Float, most: Float | float, words: str) -> None:
 
 def _counts(values: Float) -> NDArray[np.int64]:
     """Return how many numbers each person has, shape (n,)."""
-    return (~np.isnan(values)).sum(axis=1, dtype=np.int64)
+    counts: NDArray[np.int64] = np.count_nonzero(~np.isnan(values), axis=1)
+    return counts
 
 
 def _refuse(field: str, values: Float, wrong: NDArray[np.bool_], why: str) -> None:
