@@ -26,6 +26,7 @@ NO_ID = frozenset({"", ".", "NA"})
 """Ids that name no variant."""
 
 _PLACE = re.compile(r"([^:]+):(\d{1,10}):([^:]+):([^:]+)")
+_QUOTED = re.compile(r'"[^"]+"')
 _ROW = re.compile(r"row:(\d{1,18})")
 _IDS = ("variant_id", "snp", "id", "rsid", "markername", "variant")
 _NAMED_IN_ERRORS = 3
@@ -119,7 +120,8 @@ def read_variant_names(path: Path) -> list[VariantName]:
                 f"{path}, line {number}: expected one variant id, found {len(words)} words (or a "
                 "table, parted by tabs or commas, whose header has variant_id)"
             )
-        names.append(VariantName.of(words[0], number))
+        name = words[0]
+        names.append(VariantName.of(name[1:-1] if _QUOTED.fullmatch(name) else name, number))
     return names
 
 

@@ -98,6 +98,7 @@ def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
         ("1:10:G:AT\nX:50:G:AT\n", [0, 4]),
         ("1:50:G:AT\n", [5]),
         ("row:3\nrow:9\n", [3]),
+        ('"rs1"\n"1:50:G:AT"\n', [1, 2, 5]),
         (".\n", []),
         ("variant_id\tcontig\tposition\tother_allele\teffect_allele\nrs1\t1\t30\tG\tAT\n", [2]),
     ],
@@ -107,6 +108,16 @@ def test_lists_of_variants_know_places_and_rows(genotypes, tmp_path, text, rows)
     choice = VariantChoice.read(None, tmp_path / "ids", ())
     left = choice.rows_of(genotypes).rows
     assert sorted(set(range(8)) - set(left.tolist())) == rows
+
+
+@pytest.mark.parametrize("text", ["rs99\n1:10:AT:G\n", "\n"])
+def test_a_list_that_leaves_out_nothing_is_told(genotypes, tmp_path, caplog, text):
+    """It may be one for all chromosomes, of which these are others: no error, as for people."""
+    (tmp_path / "ids").write_text(text)
+    rows = VariantChoice.read(None, tmp_path / "ids", ()).rows_of(genotypes).rows
+    assert len(rows) == 8
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "ids is among the variants, so it leaves none out" in caplog.text
 
 
 def test_conditioning_on_a_variant_without_an_id(genotypes, copies):
