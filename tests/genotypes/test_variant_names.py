@@ -74,6 +74,12 @@ def names(path, text):
     return read_variant_names(path)
 
 
+def test_a_variant_without_an_id_is_told_by_its_place():
+    place = Place("1", 10, "G", "AT")
+    names = [str(VariantName(name, place)) for name in (".", "", "NA", "rs1")]
+    assert names == ["1:10:G:AT"] * 3 + ["rs1"]
+
+
 def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
     table = (
         "\ufeffphenotype\tvariant_id\tcontig\tposition\teffect_allele\tother_allele\trow\n"
