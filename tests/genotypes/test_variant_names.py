@@ -93,6 +93,9 @@ def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
     assert list(map(str, names(tmp_path / "l", "\nrs1\r\n 1:2:A:C \n"))) == ["rs1", "1:2:A:C"]
     with pytest.raises(InputError, match="line 2: expected one variant id, found 2 words"):
         names(tmp_path / "l", "rs1\nrs2 rs3\n")
+    with pytest.raises(InputError, match="line 1: expected one variant id, found 2 words"):
+        names(tmp_path / "l", "rs1\x0crs2\n")
+    assert list(map(str, names(tmp_path / "l", "rs\u00a01\n"))) == ["rs\u00a01"]
     with pytest.raises(InputError, match="line 3: has no variant_id"):
         names(tmp_path / "l", "x\tvariant_id\na\tb\nc\n")
 
