@@ -97,11 +97,15 @@ def decoded(line: bytes, number: int, path: Path) -> str:
     Raises
     ------
     InputError
-        With the line, if it is not UTF-8.
+        With the line, if it is not UTF-8, or the first holds others.
     """
     if number == 1:
         if line.startswith(_UTF_16):
             raise InputError(f"{path}: in UTF-16; save it as UTF-8 (iconv -f utf16 -t utf8)")
+        if b"\r" in line.rstrip(b"\r\n"):
+            raise InputError(
+                f"{path}: its lines end in carriage returns alone; tr '\\r' '\\n' mends it"
+            )
         line = line.removeprefix(MARK)
     try:
         return line.decode()

@@ -252,6 +252,7 @@ def main() -> int:
         print(failure, file=sys.stderr)
     print(f"{n:,} tables: " + ", ".join(f"{count:,} {what}" for what, count in outcomes.items()))
     if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"tables": n, **outcomes})
         (arguments.output / "fuzz_tables.json").write_text(text, encoding="utf-8")
     return 1 if failures else 0

@@ -34,7 +34,8 @@ from hlmm_scan.config import compose, load_config, to_yaml
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.selection import IdList, Region
-from hlmm_scan.genotypes.variant_names import read_variant_names
+from hlmm_scan.genotypes.variant_names import VariantName, find_variants, read_variant_names
+from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.results.export_gwas_ssf import read_metadata
 from hlmm_scan.scan.cluster_file import read_cluster_file
 from hlmm_scan.scan.clusters import RunningScheduler
@@ -45,6 +46,7 @@ SECONDS = 20
 
 PEOPLE = [f"p{k}" for k in range(20)]
 SAMPLES = SampleIds(np.array(PEOPLE, object), np.array(PEOPLE, object))
+NAMELESS = VariantTable(*(np.array([cell], object) for cell in ("1", 1, "", "A", "C")))
 
 CONFIG = """genotypes: [a.zarr, s3://bucket/b.zarr]
 phenotypes: p.tsv
@@ -140,12 +142,19 @@ def ids(path: Path) -> None:
 
 def variants(path: Path) -> None:
     found = read_variants(path)
-    lists = found.values() if isinstance(found, dict) else [found]
-    right(all(name.variant_id or name.place for one in lists for name in one))
+    for names in found.values() if isinstance(found, dict) else [found]:
+        name_something(names)
 
 
 def condition(path: Path) -> None:
-    right(all(name.variant_id or name.place for name in read_variant_names(path)))
+    name_something(read_variant_names(path))
+
+
+def name_something(names: list[VariantName]) -> None:
+    """See that a line without a name is no variant's, be that one nameless, too."""
+    nameless = [name for name in names if not (name.variant_id or name.place)]
+    find_variants(nameless, 1, lambda *_: NAMELESS.variant_id, lambda *_: NAMELESS, "variants")
+    right(not nameless)
 
 
 def people(path: Path) -> None:

@@ -698,6 +698,17 @@ print("HEAVY", *sorted(heavy & set(sys.modules)))
         assert option in done.stdout
 
 
+def test_a_scan_does_not_wait_for_what_comes_after_it():
+    """SciPy's distributions alone take half a second; only what reads results needs them."""
+    code = """
+import sys
+import hlmm_scan.api.scanning, hlmm_scan.scan.run, hlmm_scan.scan.worker
+print(*sorted({"scipy.stats", "matplotlib", "xarray"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_every_field_of_the_configuration_is_a_flag_with_help(capsys):
     assert main(["scan", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())

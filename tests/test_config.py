@@ -246,6 +246,30 @@ def test_a_value_of_the_wrong_kind_is_refused_with_file_and_key(load, line, mess
         load(line)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("min_maf: 2020-01-01", "min_maf must be a number, not '2020-01-01'"),
+        ("workers: " + "9" * 5000, "workers must be a whole number, not '9{79}…"),
+        ("9" * 5000 + ": 1", "line 1: not valid YAML"),
+        ("phenotype: " + "[" * 20_000, "brackets or lists within one another too deep"),
+        ("phenotype: " + "{a: " * 20_000, "brackets or lists within one another too deep"),
+        ("phenotype: &a [*a]", "line 1: an anchor within itself"),
+        (r'phenotypes: "a\0b"', "phenotypes must be a path"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_yaml_allows_and_no_option_means_is_one_short_line(load, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(text)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+def test_a_date_is_the_name_that_was_written(load):
+    assert load("phenotype: 2020-01-01") == {"phenotype": ("2020-01-01",)}
+
+
 def test_an_unknown_key_is_refused_with_the_nearest(load):
     with pytest.raises(InputError, match="unknown key 'min_mac_'; did you mean 'min_mac'"):
         load("min_mac_: 3")

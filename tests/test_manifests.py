@@ -145,7 +145,8 @@ def test_the_commands_are_ours_and_parse(path):
     (container,) = load(path.name)["spec"]["template"]["spec"]["containers"]
     name, *arguments = container["args"]
     assert container["command"] == ["hlmm-scan"]
-    assert container["image"].endswith(f"/hlmm-scan:{__version__}")
+    # Of the user's own image; without its digest it is the name of none.
+    assert container["image"].endswith(f"/hlmm-scan:{__version__}@sha256:DIGEST")
     with cli.commands[name].make_context(name, arguments) as context:
         given = {key: str(value) for key, value in context.params.items() if value is not None}
     assert "/data/results.zarr" in given.values()

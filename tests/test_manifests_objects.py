@@ -113,3 +113,12 @@ def test_the_image_has_every_extra_each_version_and_hash_written_down():
     assert set(bases) == {"python:3.11-slim@${PYTHON_DIGEST}"}
     assert "ARG PYTHON_DIGEST" in lines
     assert all(f"--extra {name}" in dockerfile for name in extras)
+    # Nor is a pod made of one: Kubernetes takes no image of this digest.
+    named = [
+        line.split()[1]
+        for path in FOLDER.rglob("*.yaml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.lstrip().startswith("image:")
+    ]
+    assert len(named) >= 8
+    assert all(name.endswith("@sha256:DIGEST") for name in named)

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hlmm_scan import storage
-from hlmm_scan.analysis.calibration import Calibration
-from hlmm_scan.analysis.calibration import calibration as calibrate
 from hlmm_scan.analysis.dispersion import Method, PhenotypeSlope, write_dispersion
 from hlmm_scan.analysis.frame import rows_below
-from hlmm_scan.analysis.hits import hits as find_hits
 from hlmm_scan.analysis.regions import parse_region
 from hlmm_scan.api.genotypes import places_of
 from hlmm_scan.errors import InputError
@@ -30,6 +27,8 @@ from hlmm_scan.storage import Place
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from hlmm_scan.analysis.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 
@@ -214,9 +213,11 @@ def hits(
     >>> sorted(set(table["phenotype"]))
     ['trait1']
     """
+    from hlmm_scan.analysis import hits as found  # SciPy's distributions: half a second
+
     store = _store(results)
     try:
-        return find_hits(
+        return found.hits(
             store,
             _names(phenotype),
             genotypes=scanned(store, genotypes, "and nothing is checked"),
@@ -290,7 +291,9 @@ def calibration(
     >>> [(one.phenotype, one.people) for one in hs.calibration("results.zarr")]
     [('trait1', 149)]
     """
-    return calibrate(_store(results), _names(phenotype), tests=_names(test))
+    from hlmm_scan.analysis import calibration as of_tests  # as above
+
+    return of_tests.calibration(_store(results), _names(phenotype), tests=_names(test))
 
 
 def report(

@@ -288,7 +288,8 @@ def load_offsets(
     digest = hashlib.sha256(content)
     for name in phenotypes:
         if name not in files:
-            hint = nearest(name, files) or f"; it has {', '.join(list(files)[:8])}"
+            some = ", ".join(one_line(other, 80) for other in list(files)[:8])
+            hint = nearest(name, files) or f"; it has {some}"
             raise InputError(f"{path}: no predictions of phenotype '{name}'{hint}")
         digest.update(_digest(files[name]))
     fingerprint = digest.hexdigest()

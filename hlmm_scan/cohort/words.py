@@ -29,15 +29,16 @@ _UNITS = frozenset((
     "y", "yr", "yrs", "year", "years", "mo", "mon", "month", "months", "w", "wk", "wks",
     "week", "weeks", "d", "day", "days", "h", "hr", "hrs", "hour", "hours", "min", "mins", "s",
     "sec", "secs", "kg", "g", "mg", "ug", "lb", "lbs", "st", "oz", "m", "cm", "mm", "km", "in",
-    "ft", "l", "dl", "ml", "%", "kg/m2", "mg/dl", "mmol/l", "mmhg", "iu",
+    "ft", "l", "dl", "ml", "%", "kg/m2", "mg/dl", "mmol/l", "mmhg", "iu", "$", "€", "£", "¥",
 ))  # fmt: skip
 _ORDINALS = frozenset({"st", "nd", "rd", "th"})
 _NUMBER = r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
 _LETTER = r"[^\W\d_]"
-_UNIT = rf"(?:{_LETTER}|[%°])(?:{_LETTER}|[%°/^.]|(?<=[a-z/])[23])*"
+_UNIT = rf"(?:{_LETTER}|[%°$€£¥])(?:{_LETTER}|[%°/^.]|(?<=[a-z/])[23])*"
 _WITH_UNIT = re.compile(rf"{_NUMBER}\s*({_UNIT})", re.IGNORECASE)
 _WITH_CURRENCY = re.compile(rf"([$€£¥])\s*{_NUMBER}", re.IGNORECASE)
 _FORTRAN = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)d[+-]?\d+", re.IGNORECASE)
+_POINTS_AND_SIGNS = str.maketrans("·٫−–", "..--")
 _FEW_LEVELS = 5
 
 LONGEST_SHOWN = 80
@@ -67,7 +68,8 @@ def disguise(cell: str) -> str:
     cell : str
         No number.
     """
-    plain = unicodedata.normalize("NFKC", cell).replace("−", "-").replace("–", "-")
+    plain = unicodedata.normalize("NFKC", cell).translate(_POINTS_AND_SIGNS)
+    plain = "".join(str(unicodedata.decimal(letter, letter)) for letter in plain)
     if not math.isnan(number(plain)):
         return "unusual letters"
     digits = re.sub(r"(?<=\d)[\s'’_](?=\d{3})", "", plain)

@@ -116,7 +116,7 @@ class StoredArrays:
             As :meth:`read`, or if it is no UTF-8.
         """
         values = self.read(name, start, stop).astype(object)
-        if not any(isinstance(value, bytes) for value in values.flat):
+        if bytes not in set(map(type, values.ravel().tolist())):
             return values
         try:
             text = [v.decode() if isinstance(v, bytes) else v for v in values.flat]

@@ -82,7 +82,7 @@ def copies_of_variant(
     alleles : ndarray of integers, shape (n, ploidy), or None
         See :func:`~hlmm_scan.genotypes.calls.copies_of_alleles`; None where there is no GT.
     n_samples : int
-    ds : ndarray, shape (n,), optional
+    ds : ndarray, shape (n,) or (n, 1), optional
     hds : ndarray, shape (n, 1 or 2), optional
     gp : ndarray, shape (n, 2 or 3), optional
         NaN where there is nothing.
@@ -90,25 +90,32 @@ def copies_of_variant(
     Raises
     ------
     WrongValueError
-        If somebody has a value that the field cannot have.
+        If somebody has a value that the field cannot have, or not as many as it must have.
     ValueError
         If a field has too many numbers a person.
     """
-    one = np.zeros(n_samples, np.bool_)
+    one = two = np.zeros(n_samples, np.bool_)
     copies = np.full(n_samples, np.nan)
     info, field = float("nan"), CALLS
     if alleles is not None:
         hard, one = copies_of_alleles(alleles), haploid(alleles)
+        two = ~one & (alleles[:, 0] >= 0)
         copies = np.where(hard >= 0, hard, np.nan)
     if gp is not None:
+        _refuse("GP", gp, two & (_counts(gp) == 2), "too few for a call of two chromosomes")
         said = probabilities(gp, one)
         info = information(said.mean, said.square, np.where(said.one, 1, 2))
         copies, found = _over(copies, np.where(said.one, 2 * said.mean, said.mean))
         field = (PHRED if said.phred else "GP") if found else field
     if hds is not None:
+        _refuse("HDS", hds, two & (_counts(hds) == 1), "too few for a call of two chromosomes")
         copies, found = _over(copies, _of_haplotypes(hds))
         field = "HDS" if found else field
     if ds is not None:
+        if ds.ndim == 2:
+            why = "more than one number of a person; decimals need a point"
+            _refuse("DS", ds, _counts(ds[:, 1:]) > 0, why)
+            ds = ds[:, 0]
         most = np.where(one, 1.0, 2.0)
         _check("DS", ds, most, f"0 to {'1 or ' if one.any() else ''}2")
         copies, found = _over(copies, np.where(one, 2 * ds, ds))
@@ -138,8 +145,7 @@ def probabilities(gp: Float, haploid_by_call: NDArray[np.bool_]) -> Probabilitie
     values[one, 2] = np.nan
     known = ~np.isnan(values[:, :2]).any(axis=1)
     filled = np.where(np.isnan(values), 0.0, values)
-    if (wrong := known & (filled < 0).any(axis=1)).any():
-        raise _wrong_gp(values, wrong, "a negative number is no probability")
+    _refuse("GP", values, known & (filled < 0).any(axis=1), "a negative number is no probability")
     total = filled.sum(axis=1)
     known &= total > 0  # nothing but zeros is how IMPUTE says that it knows nothing
     off = known & ~(np.abs(total - 1.0) <= _OFF_ONE)
@@ -148,11 +154,11 @@ def probabilities(gp: Float, haploid_by_call: NDArray[np.bool_]) -> Probabilitie
         # Of percentages the likeliest genotype has the largest number, of phred the smallest.
         whole = np.abs(total[known] - 100.0) <= _OFF_HUNDRED
         if whole.all() and np.ptp(filled[known], axis=0).any():
-            raise _wrong_gp(values, off, "they sum to 100, as percentages do, not to 1")
+            _refuse("GP", values, off, "they sum to 100, as percentages do, not to 1")
         best, worst = np.nanmin(values[known], axis=1), np.nanmax(values[known], axis=1)
         if not ((best <= _PHRED_OF_BEST) & (worst >= _LEAST_PHRED)).all():
             why = "they are neither probabilities, which sum to 1, nor phred-scaled"
-            raise _wrong_gp(values, off, why)
+            _refuse("GP", values, off, why)
         filled = np.where(np.isnan(values), 0.0, 10.0 ** (-0.1 * values))
         total = filled.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -185,7 +191,15 @@ def _check(field: str, values: Float, most: Float | float, words: str) -> None:
         raise WrongValueError(person, f"{field} is {values[person]:g}, outside {words}")
 
 
-def _wrong_gp(values: Float, wrong: NDArray[np.bool_], why: str) -> WrongValueError:
-    person = int(np.argmax(wrong))
-    told = ",".join(f"{v:g}" for v in values[person] if not np.isnan(v))
-    return WrongValueError(person, f"GP is {told}: {why}")
+def _counts(values: Float) -> NDArray[np.int64]:
+    """Return how many numbers each person has, shape (n,)."""
+    counts: NDArray[np.int64] = np.count_nonzero(~np.isnan(values), axis=1)
+    return counts
+
+
+def _refuse(field: str, values: Float, wrong: NDArray[np.bool_], why: str) -> None:
+    """Name the first person whose numbers are wrong, if there is one."""
+    if wrong.any():
+        person = int(np.argmax(wrong))
+        told = ",".join(f"{v:g}" for v in values[person] if not np.isnan(v))
+        raise WrongValueError(person, f"{field} is {told}: {why}")

@@ -280,6 +280,8 @@ def text_lines(path: Path, tabs_from: int = 1 << 30) -> Iterator[tuple[int, list
         for number, line in enumerate(stream.lines(), start=1):
             plain = number > 1 and line.isascii()
             text = line.decode("ascii") if plain else decoded(line, number, path)
+            if "\0" in text:
+                raise InputError(f"{path}, line {number}: holds a NUL: no text, or damaged")
             # Of a line parted by tabs a cell may hold a blank, or nothing.
             n_tabs = text.count("\t")
             cells = text.split() if plain else split_cells(text, tabs=False)

@@ -22,8 +22,8 @@ SEX_COLUMNS = frozenset({"sex", "gender"})
 """Names, in small letters, of columns that hold it."""
 
 _SEX = {
-    **dict.fromkeys(("1", "m", "male", "man", "men", "boy"), MALE),
-    **dict.fromkeys(("2", "f", "female", "woman", "women", "girl"), FEMALE),
+    **dict.fromkeys(("1", "m", "male", "man", "men", "boy", "xy"), MALE),
+    **dict.fromkeys(("2", "f", "female", "woman", "women", "girl", "xx"), FEMALE),
     **dict.fromkeys(
         ("0", "-9", "", ".", "-", "?", "na", "n/a", "nan", "none", "null", "u"),
         UNKNOWN,
@@ -32,6 +32,7 @@ _SEX = {
         ("unk", "unknown", "ambiguous", "missing", "other", "not available", "undetermined"),
         UNKNOWN,
     ),
+    **dict.fromkeys(("not applicable", "not known", "not recorded", "indeterminate"), UNKNOWN),
 }
 
 

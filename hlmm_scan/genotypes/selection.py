@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.variant_names import VariantName, listed, read_variant_names
 from hlmm_scan.shown import one_line
 from hlmm_scan.textfiles import read_bytes
+
+logger = logging.getLogger(__name__)
 
 _TABLE_ROWS = 65_536
 _LAST = int(np.iinfo(np.int32).max)
@@ -182,6 +185,13 @@ class VariantChoice:
             here, known = listed(given.names, n, genotypes.variant_ids, genotypes.variants)
             taken &= here if name == "extract" else ~here
             unknown = len(given.names) - known
+            if name == "exclude" and not here.any():
+                # No error, as --remove of nobody is: one list may serve a scan of each chromosome.
+                logger.warning(
+                    "%s: none of its %s ids is among the variants, so it leaves none out",
+                    given.path,
+                    f"{len(given.names):,}",
+                )
             lines.append(
                 f"{name:<19}{here.sum():,} of {n:,} variants are in {given.path}, {unknown:,} of "
                 f"its {len(given.names):,} ids unknown"

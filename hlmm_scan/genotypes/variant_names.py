@@ -26,6 +26,8 @@ NO_ID = frozenset({"", ".", "NA"})
 """Ids that name no variant."""
 
 _PLACE = re.compile(r"([^:]+):(\d{1,10}):([^:]+):([^:]+)")
+_BLANKS = re.compile(r"[ \t\f\v\x1c-\x1f]+")  # others may be part of a name
+_QUOTED = re.compile(r'"[^"]+"')
 _ROW = re.compile(r"row:(\d{1,18})")
 _IDS = ("variant_id", "snp", "id", "rsid", "markername", "variant")
 _NAMED_IN_ERRORS = 3
@@ -113,13 +115,16 @@ def read_variant_names(path: Path) -> list[VariantName]:
         return list(_of_table(path, lines, separator, header, id_column))
     names = []
     for number, line in lines:
-        words = [line.strip()] if "\t" not in line and " " not in line.strip() else line.split()
+        words = _BLANKS.split(
+            line.strip()
+        )  # others, as that which does not break, may be in a name
         if len(words) > 1:
             raise InputError(
                 f"{path}, line {number}: expected one variant id, found {len(words)} words (or a "
                 "table, parted by tabs or commas, whose header has variant_id)"
             )
-        names.append(VariantName.of(words[0], number))
+        name = words[0]
+        names.append(VariantName.of(name[1:-1] if _QUOTED.fullmatch(name) else name, number))
     return names
 
 

@@ -203,11 +203,10 @@ class VcfReader:
         if not fields & {CALLS, *DOSAGE_FIELDS}:
             raise ValueError(_no_field(":".join(record.FORMAT)))
         numbers = {name: self._numbers(record, name) for name in DOSAGE_FIELDS if name in fields}
-        ds = numbers.get("DS")
         return copies_of_variant(
             self._alleles(record) if CALLS in fields else None,
             self.n_samples,
-            ds=None if ds is None else ds[:, 0],
+            ds=numbers.get("DS"),
             hds=numbers.get("HDS"),
             gp=numbers.get("GP"),
         )

@@ -213,8 +213,6 @@ class VcfZarrDataset(GenotypeDataset):
             if values.dtype.kind != "f":
                 values = np.where(values < 0, np.nan, values)
             values = values.astype(np.float64)
-            if self._field in DOSAGES:
-                values = values.reshape(values.shape[:2])
             # Some programs leave the dosage out where the call is certain.
             alleles = None
             if GENOTYPES in self._arrays:

@@ -424,7 +424,7 @@ def _write_coordinates(store: ResultStore, genotypes: Genotypes) -> int:
             },
         )
         texts = (table.variant_id, table.effect_allele, table.other_allele)
-        written = sum(len(text) for column in texts for text in column)
+        written = sum(len("".join(column.tolist())) for column in texts)
         longest = max(longest, written - USUAL_TEXT * len(table.position))
     return longest
 

@@ -112,7 +112,10 @@ def _fit_and_write(task: PartitionTask) -> PartitionRecord:
             with writing(store.path), of_run(store.path, task.run_id):
                 checksums.append(retrying(write))
             chunks |= store.chunk_checksums(phenotype, partition.start)
-            statuses.update(Status(int(s)).label for s in columns["status"])
+            codes, counts = np.unique(columns["status"], return_counts=True)
+            statuses.update(
+                {Status(c).label: n for c, n in zip(codes.tolist(), counts.tolist(), strict=True)}
+            )
         with writing(store.path), of_run(store.path, task.run_id):
             retrying(store.flush)  # a journal that is on the disk must not speak of what is not
     except Exception as error:

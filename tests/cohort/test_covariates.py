@@ -267,6 +267,19 @@ def test_what_was_made_of_columns_is_told(read, caplog):
     ]
 
 
+def test_a_code_among_phenotypes_is_told(caplog):
+    y = normal(40, 2)
+    y[:3, 1] = -9
+    builder = CohortBuilder(samples(), table(y), **rules())
+    for name in ("x0", "x1"):
+        builder.build(name)
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line.split(": ")[1] for line in told] == [
+        "'x1' is -9 in 3 people, apart from the others; if that means missing, "
+        "--missing-value=-9 says so"
+    ]
+
+
 MISTAKES = {
     "dot first": (
         "IID x\n1 .\n2 3\n",

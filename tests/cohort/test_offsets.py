@@ -108,6 +108,7 @@ def test_a_list_names_the_files(tmp_path):
         ("y\n", "line 1: expected a phenotype and its .loco file"),
         ("y a.loco\ny a.loco\n", "line 2: phenotype 'y' is there already"),
         ("yy a.loco\n", "no predictions of phenotype 'y'.*did you mean 'yy'|it has yy"),
+        ("z" * 5000 + " a.loco\n", "no predictions of phenotype 'y'; it has z{70,80}…?$"),
         ("y a.loco\n", "a.loco: No such file"),
     ],
 )

@@ -77,6 +77,8 @@ def test_cells_parted_by_tabs_may_hold_a_blank_or_nothing(tmp_path):
         (FAM.replace(" ", ","), "line 1: 1 columns .*parted by commas"),
         ("f1\t\t0\t0\t1\t-9\n", "line 1: the second column, IID, is empty"),
         (FAM.encode("utf-16"), "in UTF-16"),
+        (FAM.replace("\n", "\r"), "lines end in carriage returns alone; tr"),
+        (FAM.replace("i2", "i\0"), "line 2: holds a NUL"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path, fam, words):
@@ -114,6 +116,7 @@ def test_a_bim_without_its_last_column_is_no_bim_without_morgans(tmp_path):
         ("1 2 0", [1, 2, 0]),
         ("1.0 2.0 0.0", [1, 2, 0]),
         ("Male Female Not_available", [1, 2, 0]),
+        ("XY XX not_recorded", [1, 2, 0]),
         ("m F NA", [1, 2, 0]),
         ('"1" "2" "NA"', [1, 2, 0]),
     ],

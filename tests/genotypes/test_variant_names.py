@@ -74,6 +74,12 @@ def names(path, text):
     return read_variant_names(path)
 
 
+def test_a_variant_without_an_id_is_told_by_its_place():
+    place = Place("1", 10, "G", "AT")
+    names = [str(VariantName(name, place)) for name in (".", "", "NA", "rs1")]
+    assert names == ["1:10:G:AT"] * 3 + ["rs1"]
+
+
 def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
     table = (
         "\ufeffphenotype\tvariant_id\tcontig\tposition\teffect_allele\tother_allele\trow\n"
@@ -87,6 +93,9 @@ def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
     assert list(map(str, names(tmp_path / "l", "\nrs1\r\n 1:2:A:C \n"))) == ["rs1", "1:2:A:C"]
     with pytest.raises(InputError, match="line 2: expected one variant id, found 2 words"):
         names(tmp_path / "l", "rs1\nrs2 rs3\n")
+    with pytest.raises(InputError, match="line 1: expected one variant id, found 2 words"):
+        names(tmp_path / "l", "rs1\x0crs2\n")
+    assert list(map(str, names(tmp_path / "l", "rs\u00a01\n"))) == ["rs\u00a01"]
     with pytest.raises(InputError, match="line 3: has no variant_id"):
         names(tmp_path / "l", "x\tvariant_id\na\tb\nc\n")
 
@@ -98,6 +107,7 @@ def test_a_table_names_variants_by_all_of_its_columns(tmp_path):
         ("1:10:G:AT\nX:50:G:AT\n", [0, 4]),
         ("1:50:G:AT\n", [5]),
         ("row:3\nrow:9\n", [3]),
+        ('"rs1"\n"1:50:G:AT"\n', [1, 2, 5]),
         (".\n", []),
         ("variant_id\tcontig\tposition\tother_allele\teffect_allele\nrs1\t1\t30\tG\tAT\n", [2]),
     ],
@@ -107,6 +117,16 @@ def test_lists_of_variants_know_places_and_rows(genotypes, tmp_path, text, rows)
     choice = VariantChoice.read(None, tmp_path / "ids", ())
     left = choice.rows_of(genotypes).rows
     assert sorted(set(range(8)) - set(left.tolist())) == rows
+
+
+@pytest.mark.parametrize("text", ["rs99\n1:10:AT:G\n", "\n"])
+def test_a_list_that_leaves_out_nothing_is_told(genotypes, tmp_path, caplog, text):
+    """It may be one for all chromosomes, of which these are others: no error, as for people."""
+    (tmp_path / "ids").write_text(text)
+    rows = VariantChoice.read(None, tmp_path / "ids", ()).rows_of(genotypes).rows
+    assert len(rows) == 8
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "ids is among the variants, so it leaves none out" in caplog.text
 
 
 def test_conditioning_on_a_variant_without_an_id(genotypes, copies):

@@ -42,6 +42,9 @@ def make_store(
     phenotypes: tuple[str, ...] = ("height", "body weight"),
     contigs: list[str] = CONTIGS,
     positions: list[int] = POSITIONS,
+    ids: list[str] | None = None,
+    *,
+    info: float | None = None,
 ) -> ResultStore:
     """Out of order, with every kind of row: filtered, failed, pending, −log10 p in thousands."""
     n = len(contigs)
@@ -50,7 +53,7 @@ def make_store(
         phenotypes=phenotypes,
         n_variants=n,
         chunk_variants=CHUNK,
-        variables=result_variables(random_effects=False),
+        variables=result_variables(random_effects=False, info=info is not None),
         attributes={"parameters": {"min_maf": 0.01}, "software": {"hlmm_scan": "0.0.7"}},
         plan={},
     )
@@ -58,7 +61,8 @@ def make_store(
         0,
         {
             "variant_id": np.array(
-                [
+                ids
+                or [
                     f"rs{k}" if k % 2 else f"{c}:{p}"
                     for k, (c, p) in enumerate(zip(contigs, positions, strict=True))
                 ],
@@ -78,6 +82,8 @@ def make_store(
                 continue  # pending
             stop = min(start + CHUNK, n)
             values = stores.chunk_values(stop - start, 100 * phenotype + start)
+            if info is not None:
+                values["info"] = np.full(stop - start, info)
             if start == 0:
                 values["status"][:3] = [Status.OK, Status.LOW_MAF, Status.NOT_CONVERGED][:stop]
                 for name in set(values) - {"n", "effect_allele_frequency", "status", "test_flags"}:
@@ -397,6 +403,16 @@ def test_no_cell_of_a_table_parted_by_blanks_holds_one():
     assert unbroken(names) == ["rs1_rs2", "chr_1:300", "a_b", "NA", "NA", "rs5"]
 
 
+def test_every_row_of_a_regenie_table_has_as_many_cells_as_its_header(tmp_path):
+    contigs, ids = ["chr 1", "2", "2", "3"], ["rs1 rs2", " a b ", "", "rs 5"]
+    store = make_store(tmp_path / "r.zarr", ("body weight",), contigs, [5, 1, 3, 7], ids)
+    export(store, tmp_path / "x.regenie", Export("regenie"))
+    rows = [line.split(" ") for line in (tmp_path / "x.regenie").read_text().splitlines()]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    assert "" not in {cell for row in rows for cell in row}
+    assert {row[2] for row in rows[1:]} <= {"rs1_rs2", "a_b", "NA", "rs_5"}
+
+
 @pytest.mark.parametrize("rows_per_read", [3, 65_536])
 def test_regenie_has_a_row_for_each_test_of_each_variant(
     store, tmp_path, monkeypatch, rows_per_read
@@ -428,6 +444,13 @@ def test_regenie_has_a_row_for_each_test_of_each_variant(
         bound = list(expected["variant"]).index(CHUNK)
         extra[bound] = "at_bound" if test == "var" else None
         assert [None if pd.isna(v) else v for v in rows["EXTRA"]] == extra
+
+
+def test_regenie_has_the_information_of_dosages(tmp_path):
+    export(make_store(tmp_path / "r.zarr", ("y",), info=0.75), tmp_path / "x", Export("regenie"))
+    table = pd.read_csv(tmp_path / "x", sep=" ")
+    assert list(table.columns) == list(REGENIE_COLUMNS)
+    assert set(table["INFO"].dropna()) == {0.75}
 
 
 def test_regenie_holds_one_phenotype_and_the_tests_asked_for(store, tmp_path):
