@@ -31,7 +31,7 @@ from simulated import CONTIG
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels import paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.estimates import Inference
@@ -98,7 +98,7 @@ def fit_by_kernel(case: Case) -> dict[str, float]:
     """Fit a case as a scan would; columns in reported units."""
     # A scan of so many people might take another path.
     with patch.object(paths, "path_of", lambda size: case.plan.kind.path):
-        columns = fit_block(case.null, pack(case.calls[None]), CONTIGS, OPTIONS)
+        columns = fit_block(case.null, HardCalls.of(case.calls[None]), CONTIGS, OPTIONS)
     return {name: values[0] for name, values in columns.items()}
 
 

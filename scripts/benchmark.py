@@ -32,7 +32,7 @@ from simulated import draw_genotypes, null_model, random_effects, standardised_c
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, PGEN, Dosages, GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, PGEN, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.classes.fit import fit_class_sums
@@ -109,7 +109,7 @@ def plain_rate(null: NullModel, genotypes: GenotypeBlock) -> float:
     """Variants per second of the plain estimator: every one once."""
     G = None if null.random_effects is None else null.random_effects.design("")
     start = time.perf_counter()
-    for g in copies(genotypes, null.samples):
+    for g in genotypes.copies(null.samples):
         keep = ~np.isnan(g)
         centred = g[keep] - g[keep].mean()
         X = np.column_stack([null.mean_design[keep], centred])
@@ -126,14 +126,14 @@ def kernel_rate(work: Work, n: int, repeats: int) -> tuple[float, NullModel, Gen
     calls = draw_genotypes(n, work.m, rng)
     if work.missing:
         calls = np.where(rng.random(calls.shape, np.float32) < work.missing, -1, calls)
-    packed = pack(calls.astype(np.int8))
-    block: GenotypeBlock = dosages_of(calls, work.unit, rng) if work.unit else packed
+    hard = HardCalls.of(calls.astype(np.int8))
+    block: GenotypeBlock = dosages_of(calls, work.unit, rng) if work.unit else hard
     contigs = np.full(work.m, "1", dtype=object)
 
     def fit() -> object:
         if work.exact:
             basis = CLASS_GRAMS.made(null, null.random_effect_set("1"))
-            return fit_grams(basis, packed, null.samples)
+            return fit_grams(basis, hard.packed, null.samples)
         return fit_block(null, block, contigs, work.options)
 
     taken = seconds(fit, repeats)
@@ -145,7 +145,7 @@ def kernel(work: Work, n: int, repeats: int) -> Figure:
     rate, null, block = kernel_rate(work, n, repeats)
     if not work.plain_m:
         return Figure(work.name, n, rate)
-    few = take(block, slice(work.plain_m))
+    few = block.take(slice(work.plain_m))
     return Figure(work.name, n, rate, "plain estimator", plain_rate(null, few))
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from class_sampling import LEVELS, TESTS, Tally
 from null_traits import Float, draw_trait
-from numpy.typing import NDArray
 from simulated import CONTIG, draw_genotypes, null_model, random_effects, standardised_columns
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import pack, unpack
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, Dosages, GenotypeBlock, HardCalls
+from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.genotypes.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel
@@ -40,7 +39,7 @@ class Population:
 
     Attributes
     ----------
-    genotypes : ndarray of uint8 or Dosages
+    genotypes : HardCalls or Dosages
     minor : ndarray, shape (m,)
         Minor allele counts.
     null : callable
@@ -70,10 +69,10 @@ def minor_counts(copies: Float) -> Float:
     return np.asarray(np.minimum(total, 2 * copies.shape[1] - total), float)
 
 
-def calls(n: int, m: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Float]:
-    """Return hard calls of unrelated people, packed, and minor allele counts."""
+def calls(n: int, m: int, rng: np.random.Generator) -> tuple[HardCalls, Float]:
+    """Return hard calls of unrelated people and minor allele counts."""
     copies = rng.binomial(2, frequencies(n, m, rng)[:, None], (m, n)).astype(np.int8)
-    return pack(copies), minor_counts(copies)
+    return HardCalls.of(copies), minor_counts(copies)
 
 
 def imputed(n: int, m: int, info: float, rng: np.random.Generator) -> Population:
@@ -108,7 +107,7 @@ def sib_pairs(n: int, effects: int, m: int, rng: np.random.Generator) -> Populat
         y = columns @ rng.normal(0, 1 / np.sqrt(effects), effects) + noise
         return null_model(y, effects=random_effects(columns))
 
-    return Population(pack(copies), minor_counts(copies.astype(float)), null, n)
+    return Population(HardCalls.of(copies), minor_counts(copies.astype(float)), null, n)
 
 
 def mice(bed: Path, m: int) -> Population:
@@ -138,7 +137,7 @@ def mice(bed: Path, m: int) -> Population:
 
     calls = np.where(missing[rows], -1, copies[rows]).astype(np.int8)
     minor = minor_counts(copies[rows])
-    return Population(pack(calls), minor, null, files.n_samples, linked=True)
+    return Population(HardCalls.of(calls), minor, null, files.n_samples, linked=True)
 
 
 def populations(

@@ -40,7 +40,6 @@ from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import HlmmScanError
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.null import host_cache
 from hlmm_scan.report.page import write_report
 from hlmm_scan.results.export import Export, export
@@ -217,7 +216,7 @@ def dataset(world: World) -> Any:
         variants, block = opened.variants(start, stop), opened.read_block(start, stop)
         found += [plain(getattr(variants, n)) for n in ("contig", "position", "variant_id")]
         found += [plain(getattr(variants, n)) for n in ("effect_allele", "other_allele")]
-        found += [plain(block.codes if isinstance(block, Dosages) else block)]
+        found += [plain(block.copies())]
         found += [plain(opened.genotype_counts(start, stop))]
     return found
 

@@ -25,7 +25,7 @@ from simulated import CONTIG, null_model
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls, joined
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.results import tests
@@ -90,13 +90,13 @@ def measure(
     """Scan several traits; compare the forms of the test of this effect."""
     name = f"{n} {frequency} {trait} {effect}"
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    null_calls = pack(draw_calls(n, null_variants, frequency, rng))
+    null_calls = HardCalls.of(draw_calls(n, null_variants, frequency, rng))
     contigs = np.full(null_variants + PLANTED, CONTIG, dtype=object)
     found: dict[str, list[Float]] = {form: [] for form in FORMS}
     for _ in range(traits):
         calls = draw_calls(n, PLANTED, frequency, rng)
         y = plant(calls, draw_trait(trait, n, rng), STRENGTH[effect], frequency)
-        block = np.concatenate([pack(calls), null_calls])
+        block = joined([HardCalls.of(calls), null_calls])
         columns = fit_block(null_model(y), block, contigs, OPTIONS)
         for form, suffix in FORMS.items():
             p = NAMED[QUESTIONS[effect] + suffix].neg_log10_p(columns)

@@ -32,7 +32,8 @@ from tables import table, write
 from threadpoolctl import threadpool_limits
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.packing import pack, unpack
+from hlmm_scan.genotypes.blocks import HardCalls
+from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.genotypes.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import RandomEffects
@@ -151,7 +152,7 @@ def scan(
         null = null_model(y, covariates, covariates, effects, left_out=relationship)
     except InputError:
         return None
-    columns_of = fit_block(null, pack(mine[rows]), panel.contigs[rows], OPTIONS)
+    columns_of = fit_block(null, HardCalls.of(mine[rows]), panel.contigs[rows], OPTIONS)
     found = {test: columns_of[f"{test}_neg_log10_p"] for test in TESTS}
     return {test: p[np.isfinite(p)] for test, p in found.items()}
 

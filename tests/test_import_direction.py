@@ -73,7 +73,7 @@ def allowed(module: str, name: str) -> bool:
     package = "hlmm_scan" if target in ("", "__version__") else target.split(".")[0]
     if room == "kernels" and package in ("null", "genotypes"):
         # These read no files.
-        return target in ("null.model", "null.eigen", "genotypes.packing", "genotypes.dosages")
+        return target in ("null.model", "null.eigen", "genotypes.packing", "genotypes.blocks")
     if package in BASE:
         return room != "errors"
     if package in TOP:

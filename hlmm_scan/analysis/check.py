@@ -17,14 +17,13 @@ from hlmm_scan.analysis.bootstrap import NOISE, bootstrap
 from hlmm_scan.analysis.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
 from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, copies
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
 from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.prepared import score_design
 from hlmm_scan.kernels.scores.design import genotype_classes
-from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
@@ -238,7 +237,7 @@ def _parts(
                 [contig for _, contig in chosen],
                 key,
                 CheckedGenotypes(
-                    np.concatenate([copies(b, null.samples) for b in blocks]),
+                    np.concatenate([b.copies(null.samples) for b in blocks]),
                     [_classes(b, null.samples, score_design(null, key).classes) for b in blocks],
                 ),
             )
@@ -248,8 +247,8 @@ def _classes(
     genotypes: GenotypeBlock, samples: NDArray[np.int64], classes: int
 ) -> tuple[Float, Float]:
     """Return the people and the copies of the classes of one variant, as the scan tells them."""
-    if isinstance(genotypes, Dosages) and whole_copies(genotypes)[0]:
-        genotypes = packed_calls(genotypes, np.array([0]))
+    if genotypes.whole()[0]:
+        genotypes = genotypes.best_guess()
     counts = GenotypeCounts.of(genotypes, samples)
     people, of_class = genotype_classes(genotypes, np.array([0]), counts, samples, classes)
     return people[0], of_class[0]

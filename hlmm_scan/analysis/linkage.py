@@ -7,9 +7,8 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
-from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
 
 Float = NDArray[np.float64]
@@ -68,13 +67,10 @@ class ChosenGenotypes:
         for number in np.unique(rows // size):
             mine = np.flatnonzero(rows // size == number)
             chosen = rows[mine] - int(number) * size
-            block = take(self._chunk(int(number)), chosen)
+            block = self._chunk(int(number)).take(chosen)
             if self._sex is not None and self._ploidy is not Ploidy.DIPLOID:
                 block, _ = recode(block, self._ploidy, self._sex, self._samples)
-            if isinstance(block, Dosages):
-                result[mine] = block.copies(self._samples)
-            else:
-                result[mine] = unpack_samples(block, self._samples)
+            result[mine] = block.copies(self._samples)
         return result
 
     def _chunk(self, number: int) -> GenotypeBlock:
@@ -107,4 +103,4 @@ def _standardised(copies: Float) -> Float:
 
 
 def _size(chunks: OrderedDict[int, GenotypeBlock]) -> int:
-    return sum(b.codes.nbytes if isinstance(b, Dosages) else b.nbytes for b in chunks.values())
+    return sum(block.nbytes for block in chunks.values())

@@ -22,10 +22,9 @@ from hlmm_scan.config import (
     METHODS,
 )
 from hlmm_scan.errors import InputError, nearest
+from hlmm_scan.genotypes.blocks import FINEST, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.calls import encode_dosages
 from hlmm_scan.genotypes.convert import default_chunk_variants
-from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock, take
-from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.kernels.block import fit_block
 from hlmm_scan.null.fit import CovariateFit
@@ -206,7 +205,7 @@ def fit_variants(
     if refine_threshold is not None and method != "score":
         raise InputError("refine_threshold needs method score")
     block = _block(genotypes, null.n_given, "genotypes")
-    soft = isinstance(block, Dosages)
+    soft = block.unit > 0
     asked = {
         "min_maf": min_maf,
         "min_mac": min_mac,
@@ -228,7 +227,7 @@ def fit_variants(
     pin_threads()
     try:
         parts = [
-            fit_block(null.model, take(block, rows), contigs[rows], options)
+            fit_block(null.model, block.take(rows), contigs[rows], options)
             for rows in (slice(first, first + step) for first in range(0, m, step))
         ]
     finally:
@@ -301,5 +300,5 @@ def _block(genotypes: Any, n: int, what: str) -> GenotypeBlock:
         raise InputError(f"{what}: no variants")
     calls = hard_calls(values)
     if calls is not None:
-        return pack(calls)
+        return HardCalls.of(calls)
     return Dosages(encode_dosages(np.where(values == -1, np.nan, values), FINEST), FINEST)

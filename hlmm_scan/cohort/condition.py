@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.joined import Genotypes
-from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, recode
 from hlmm_scan.genotypes.variant_names import VariantName
 
@@ -120,7 +118,6 @@ def read_conditioning(
     for k, position in enumerate(positions.tolist()):
         if position in positions[:k]:
             raise InputError(f"condition: variant {names[k]} is given twice")
-    everybody = np.arange(dataset.n_samples)
     copies = np.empty((len(positions), dataset.n_samples))
     for row, position in enumerate(positions.tolist()):
         block = dataset.read_block(position, position + 1)
@@ -129,9 +126,6 @@ def read_conditioning(
             ploidy = Ploidy(int(regions.classify(str(here.contig[0]), here.position)[0]))
             if ploidy is not Ploidy.DIPLOID:
                 block, _ = recode(block, ploidy, dataset.samples.sex if sex is None else sex, ())
-        if isinstance(block, Dosages):
-            copies[row] = block.copies()[0]
-        else:
-            copies[row] = unpack_samples(block, everybody)[0]
+        copies[row] = block.copies()[0]
     copies.flags.writeable = False
     return Conditioning(names, copies)

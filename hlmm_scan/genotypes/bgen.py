@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.bgen_probabilities import decode_any, decode_usual, flipped, unit_of
+from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.calls import Calls
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.oxford_samples import people_of
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.source import MARKED_EVERY, FinerDosagesError, needs, unreadable

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, MISSING_CODE
 from hlmm_scan.genotypes.calls import encode_dosages, information
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, MISSING_CODE
 
 BITS_OF_255 = (1, 2, 4, 8)
 """Bits of a probability whose steps are whole steps of 1/255."""

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from hlmm_scan import schema
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
-from hlmm_scan.genotypes.calls import HARD_CALLS, join_blocks
+from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls, joined, packed_calls
+from hlmm_scan.genotypes.calls import HARD_CALLS
 from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
@@ -225,17 +225,16 @@ class GenotypeDataset:
         InputError
             If one of the variants has dosages.
         """
-        if self._dosages and self._arrays.read(HAS_DOSAGES, start, stop).any():
-            raise InputError(f"{self.path}: variants {start}:{stop} have dosages, not hard calls")
-        return np.ascontiguousarray(self._arrays.read(CALLS, start, stop))
+        where = f"{self.path}: variants {start}:{stop}"
+        return packed_calls(self.read_block(start, stop), where)
 
     def read_block(self, start: int, stop: int) -> GenotypeBlock:
         """Read variants ``start`` to ``stop`` (exclusive) as kernels take them.
 
         Returns
         -------
-        ndarray of uint8, shape (stop - start, ⌈n/4⌉), or Dosages
-            Packed hard calls as `read_packed` gives them, or dosages if a chunk among them has.
+        HardCalls or Dosages
+            Dosages if a chunk among them has some.
 
         Raises
         ------
@@ -245,17 +244,21 @@ class GenotypeDataset:
             If a chunk is missing from the store, or cannot be decoded.
         """
         if not self._dosages:
-            return self.read_packed(start, stop)
+            return self._read(start, stop)
         flags = self._arrays.read(HAS_DOSAGES, start, stop)
         if not flags.any():
-            return self.read_packed(start, stop)
+            return self._read(start, stop)
         edges = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]
-        blocks: list[GenotypeBlock] = []
-        for a, b in pairwise(edges):
-            name = DOSAGES if flags[a] else CALLS
-            read = np.ascontiguousarray(self._arrays.read(name, start + a, start + b))
-            blocks.append(Dosages(read, self.unit) if flags[a] else read)
-        return join_blocks(blocks, self.n_samples, self.unit)
+        blocks = (
+            self._read(start + a, start + b, dosages=bool(flags[a])) for a, b in pairwise(edges)
+        )
+        return joined(list(blocks), self.unit)
+
+    def _read(self, start: int, stop: int, *, dosages: bool = False) -> GenotypeBlock:
+        """Read variants of one kind."""
+        name = DOSAGES if dosages else CALLS
+        read = np.ascontiguousarray(self._arrays.read(name, start, stop))
+        return Dosages(read, self.unit) if dosages else HardCalls(read, self.n_samples)
 
     def info(self, start: int, stop: int) -> NDArray[np.float64] | None:
         """Return the imputation information of variants ``start`` to ``stop`` (exclusive).

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.calls import DIGEST_BITS, digest_calls
+from hlmm_scan.genotypes.blocks import DIGEST_BITS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
@@ -49,7 +49,7 @@ class Fingerprint:
         ----------
         n_samples, n_variants : int
         calls : int
-            Sum of :func:`~hlmm_scan.genotypes.calls.digest_calls` over all variants.
+            Sum of :meth:`~hlmm_scan.genotypes.blocks.Dosages.digest` over all variants.
         """
         parts: dict[str, Any] = {name: s.hexdigest() for name, s in self.streams.items()}
         parts |= {"calls": f"{calls % (1 << DIGEST_BITS):x}"}
@@ -77,5 +77,5 @@ def fingerprint_of(dataset: GenotypeDataset) -> str:
         found.add_variants(dataset.variants(start, min(start + _ROWS, dataset.n_variants)))
     found.add_people(dataset.samples)
     for start, stop in dataset.blocks(0, dataset.n_variants):
-        calls += digest_calls(dataset.read_block(start, stop), start)
+        calls += dataset.read_block(start, stop).digest(start)
     return found.digest(dataset.n_samples, dataset.n_variants, calls)

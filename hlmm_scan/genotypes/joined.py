@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.calls import join_blocks
+from hlmm_scan.genotypes.blocks import FINEST, GenotypeBlock, joined, packed_calls
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds, StrArray
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
@@ -252,16 +251,11 @@ class JoinedGenotypes:
         for at in np.split(np.arange(len(local)), cuts):
             k, c = int(part[at[0]]), int(chunk[at[0]])
             pieces.append(self._take(k, c, local[at] - c * int(sizes[k])))
-        own = {self.parts[int(k)].unit for k in np.unique(part)} - {0.0}
-        unit = own.pop() if len(own) == 1 else FINEST
-        return join_blocks(pieces, self.n_samples, unit)
+        return joined(pieces)
 
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read packed calls, as `GenotypeDataset.read_packed`."""
-        block = self.read_block(start, stop)
-        if isinstance(block, Dosages):
-            raise InputError(f"variants {start}:{stop} have dosages, not hard calls")
-        return block
+        return packed_calls(self.read_block(start, stop), f"variants {start}:{stop}")
 
     def find_variants(self, ids: Iterable[str | VariantName]) -> NDArray[np.int64]:
         """Return where variants of these ids stand, as `GenotypeDataset.find_variants`."""
@@ -312,8 +306,7 @@ class JoinedGenotypes:
         if self._decoded is None or self._decoded[0] != (part, index):
             self._decoded = None  # or two would be held while the next is read
             self._decoded = ((part, index), dataset.read_block(start, stop))
-        block = self._decoded[1]
-        return block.take(rows) if isinstance(block, Dosages) else block[rows]
+        return self._decoded[1].take(rows)
 
 
 Genotypes = GenotypeDataset | JoinedGenotypes

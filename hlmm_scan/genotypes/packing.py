@@ -73,6 +73,17 @@ def _pack(copies: Any, code_of_copies: Any, packed: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
+def _whole(codes: Any, steps: int, whole: Any) -> None:
+    for v in range(len(codes)):
+        whole[v] = True
+        for i in range(codes.shape[1]):
+            code = np.int64(codes[v, i])
+            if code != 0 and code < steps and 2 * code != steps:
+                whole[v] = False
+                break
+
+
+@numba.njit(nogil=True, cache=True)
 def _unpack(packed: Any, copies_of_code: Any, copies: Any) -> None:
     n_variants, n_samples = copies.shape
     whole = n_samples // 4
@@ -161,6 +172,55 @@ def pack(copies: NDArray[np.int8]) -> NDArray[np.uint8]:
     packed = np.empty((calls.shape[0], packed_width(calls.shape[1])), np.uint8)
     _pack(calls, _CODE_OF_COPIES, packed)
     return packed
+
+
+def plink_codes(copies: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return the two bits that stand for copies of A1, -1 being a missing call."""
+    return _CODE_OF_COPIES[copies]
+
+
+def pack_coded(codes: NDArray[np.uint16], plink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack dosages into two bits each.
+
+    Parameters
+    ----------
+    codes : ndarray of uint16, shape (m, n)
+        Whole steps of a unit, as :class:`~hlmm_scan.genotypes.blocks.Dosages` has them.
+    plink : ndarray of uint8, shape (65536,)
+        Two bits for every code.
+
+    Returns
+    -------
+    ndarray of uint8, shape (m, ⌈n/4⌉)
+    """
+    packed = np.empty((codes.shape[0], packed_width(codes.shape[1])), np.uint8)
+    _pack(codes, plink, packed)
+    return packed
+
+
+def whole_rows(codes: NDArray[np.uint16], steps: int) -> NDArray[np.bool_]:
+    """Return which variants can be packed without loss: those of whole copies.
+
+    Parameters
+    ----------
+    codes : ndarray of uint16, shape (m, n)
+    steps : int
+        Code of two copies; codes beyond it are missing.
+
+    Returns
+    -------
+    ndarray of bool, shape (m,)
+    """
+    whole = np.empty(len(codes), np.bool_)
+    _whole(codes, steps, whole)
+    return whole
+
+
+def lower_bits(people: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the packed row in which the lower bit of each of some people is set."""
+    bits = np.zeros((4 * packed_width(len(people)), 2), np.bool_)
+    bits[: len(people), 0] = people
+    return np.packbits(bits, bitorder="little")
 
 
 def _checked_copies(copies: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -330,3 +390,14 @@ def count_genotypes_reference(
         copies = copies[:, _checked_samples(samples, n_samples)]
     columns = [(copies == value).sum(axis=1) for value in (0, 1, 2, MISSING)]
     return np.stack(columns, axis=1).astype(np.int64)
+
+
+def pack_coded_reference(codes: NDArray[np.uint16], plink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Do what `pack_coded` does, in plain numpy."""
+    return pack_reference(_COPIES_OF_CODE[plink[codes]])
+
+
+def whole_rows_reference(codes: NDArray[np.uint16], steps: int) -> NDArray[np.bool_]:
+    """Do what `whole_rows` does, in plain numpy."""
+    wide = codes.astype(np.int64)
+    return np.asarray(((wide == 0) | (2 * wide == steps) | (wide >= steps)).all(axis=1))

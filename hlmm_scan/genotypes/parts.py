@@ -15,18 +15,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.calls import (
-    DIGEST_BITS,
-    Calls,
-    as_dosages,
-    best_guess,
-    count_calls,
-    digest_calls,
-    join_blocks,
-    whole_rows,
-)
+from hlmm_scan.genotypes.blocks import DIGEST_BITS, HardCalls, joined
+from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
-from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.source import Reader
 from hlmm_scan.storage import Place, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
@@ -102,7 +93,7 @@ class PartRecord:
     n_calls : int
         People counted, over all its variants.
     digest : str
-        :func:`~hlmm_scan.genotypes.calls.digest_calls` of its calls, hexadecimal.
+        :meth:`~hlmm_scan.genotypes.blocks.Dosages.digest` of its calls, hexadecimal.
     hard_chunks, dosage_chunks : int
         Chunks written of either kind.
     has_info : bool
@@ -177,21 +168,20 @@ def convert_part(part: Part) -> PartRecord:
         calls = _read(part, a, b)
         fields.update(calls.fields)
         block = calls.block
-        if isinstance(block, Dosages):
-            whole = whole_rows(block)
-            uncertain += int(np.count_nonzero(~whole))
-            if whole.all():
-                block = best_guess(block)
+        whole = block.whole()
+        uncertain += int(np.count_nonzero(~whole))
+        if whole.all():
+            block = block.best_guess()
         rows = slice(a - part.start, b - part.start)
-        counts[rows], frequency[rows] = count_calls(block, part.n_samples)
-        digest += digest_calls(block, a)
-        if isinstance(block, Dosages):
+        counts[rows], frequency[rows] = block.counts()
+        digest += block.digest(a)
+        if isinstance(block, HardCalls):
+            hard_chunks += 1
+            _put(group, CALLS, a, b, block.packed)
+        else:
             dosage_chunks += 1
             dosages[rows] = True
             _put(group, DOSAGES, a, b, block.codes)
-        else:
-            hard_chunks += 1
-            _put(group, CALLS, a, b, block)
         if calls.info is not None:
             has_info = True
             info[rows] = calls.info
@@ -229,10 +219,7 @@ def _read(part: Part, a: int, b: int) -> Calls:
             shift = piece.start - at
             read.append(piece.reader.read_block(begin + shift, end + shift))
         at += piece.stop - piece.start
-    unit = part.unit or FINEST
-    block = join_blocks([calls.block for calls in read], part.n_samples, unit)
-    if isinstance(block, Dosages):
-        block = as_dosages(block, part.n_samples, unit)
+    block = joined([calls.block for calls in read], part.unit)
     fields = Counter[str]()
     for calls in read:
         fields.update(calls.fields)

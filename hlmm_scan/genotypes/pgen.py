@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.blocks import MISSING_CODE, PGEN, Dosages, HardCalls
 from hlmm_scan.genotypes.calls import HARD_CALLS as HARD_CALL_RECORDS
 from hlmm_scan.genotypes.calls import Calls
-from hlmm_scan.genotypes.dosages import MISSING_CODE, PGEN, Dosages
 from hlmm_scan.genotypes.lines import text_lines
-from hlmm_scan.genotypes.packing import pack, packed_width
+from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.plink import MAGIC, parse_position
 from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
 from hlmm_scan.genotypes.source import changed, needs, unreadable
@@ -174,12 +173,12 @@ class PgenReader:
                 "is damaged"
             ) from error
 
-    def _hard_calls(self, pgen: Any, start: int, stop: int) -> NDArray[np.uint8]:
+    def _hard_calls(self, pgen: Any, start: int, stop: int) -> HardCalls:
         copies = np.empty((stop - start, self.n_samples), dtype=np.int8)
         if stop > start:
             pgen.read_range(start, stop, copies)
         copies[copies < 0] = -1
-        return pack(copies)
+        return HardCalls.of(copies)
 
     def _dosages(self, pgen: Any, start: int, stop: int) -> Dosages:
         codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.calls import HARD_CALLS, Calls
 from hlmm_scan.genotypes.lines import text_lines
 from hlmm_scan.genotypes.packing import pack, packed_width, set_padding
@@ -198,7 +199,8 @@ class PlinkReader:
 
     def read_block(self, start: int, stop: int) -> Calls:
         """Read packed calls; a .bed knows nothing else."""
-        return Calls(self.read_packed(start, stop), fields={HARD_CALLS: stop - start})
+        block = HardCalls(self.read_packed(start, stop), self.n_samples)
+        return Calls(block, fields={HARD_CALLS: stop - start})
 
     def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read packed calls of variants ``start`` to ``stop`` (exclusive).

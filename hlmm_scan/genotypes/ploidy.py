@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.chromosomes import (
     AFTER_AUTOSOMES,
     HUMAN_AUTOSOMES,
@@ -29,8 +30,7 @@ from hlmm_scan.genotypes.chromosomes import (
     chromosome,
     number_of,
 )
-from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import MISSING, MISSING_BYTE, pack_reference, packed_width
+from hlmm_scan.genotypes.packing import MISSING, pack_reference
 from hlmm_scan.genotypes.packing import unpack_reference as _unpacked
 from hlmm_scan.genotypes.samples import MALE
 
@@ -201,7 +201,7 @@ def recode(
 
     Parameters
     ----------
-    genotypes : ndarray of uint8, shape (m, ⌈n_samples/4⌉), or Dosages
+    genotypes : HardCalls or Dosages
         Variants of one ploidy. Haploid people are coded as 0 and 2 copies. A dosage between is
         one that is uncertain, and stays; but where all of a variant's are whole they are calls.
     ploidy : Ploidy
@@ -221,18 +221,7 @@ def recode(
     haploid, absent = _who(ploidy, sex)
     among = np.zeros(len(sex), np.bool_)
     among[np.asarray(counted, np.int64)] = True
-    if isinstance(genotypes, Dosages):
-        return _recode_dosages(genotypes, haploid, absent, among)
-    low = _low_bits(haploid)
-    # Bit by bit: heterozygous is 10, missing 01, so both bits of a person flip.
-    het = (genotypes >> 1) & ~genotypes & low
-    recoded = genotypes ^ (het | (het << 1))
-    if absent.any():
-        gone = _low_bits(absent)
-        gone |= gone << 1
-        recoded = (recoded & ~gone) | (np.uint8(MISSING_BYTE) & gone)
-    count = np.bitwise_count(het & _low_bits(among)).sum(axis=1, dtype=np.int32)
-    return np.asarray(recoded, np.uint8), count
+    return genotypes.without_errors(haploid, absent, among)
 
 
 def recode_reference(
@@ -253,26 +242,3 @@ def _who(ploidy: Ploidy, sex: NDArray[np.int8]) -> tuple[NDArray[np.bool_], NDAr
     if ploidy is Ploidy.Y:
         return np.asarray(sex == MALE), np.asarray(sex != MALE)
     return haploid_people(ploidy, sex), np.zeros(len(sex), np.bool_)
-
-
-def _recode_dosages(
-    dosages: Dosages,
-    haploid: NDArray[np.bool_],
-    absent: NDArray[np.bool_],
-    among: NDArray[np.bool_],
-) -> tuple[Dosages, NDArray[np.int32]]:
-    codes = dosages.codes.copy()
-    steps = dosages.steps
-    one = codes == steps // 2
-    whole = (one | (codes == 0) | (codes >= steps)).all(axis=1)  # missing ones lie above
-    het = one & haploid & whole[:, None]
-    codes[het] = MISSING_CODE
-    codes[:, absent] = MISSING_CODE
-    return Dosages(codes, dosages.unit), (het & among).sum(axis=1, dtype=np.int32)
-
-
-def _low_bits(people: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the packed row in which the lower bit of each of some people is set."""
-    bits = np.zeros((4 * packed_width(len(people)), 2), np.bool_)
-    bits[: len(people), 0] = people
-    return np.packbits(bits, bitorder="little")

@@ -42,7 +42,7 @@ class Source(Protocol):
         People in the order of the calls.
     n_variants : int
     unit : float
-        Of the dosages it may give (:mod:`~hlmm_scan.genotypes.dosages`); 0 where there are only
+        Of the dosages it may give (:mod:`~hlmm_scan.genotypes.blocks`); 0 where there are only
         hard calls.
     guarded : bool
         Whether its reader is native code that a damaged file may crash, so that it has to run in a

@@ -11,9 +11,9 @@ import numpy as np
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.bgen import BgenFile, EffectAllele
+from hlmm_scan.genotypes.blocks import FINEST
 from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
-from hlmm_scan.genotypes.dosages import FINEST
 from hlmm_scan.genotypes.parts import Piece
 from hlmm_scan.genotypes.pgen import PgenFileset
 from hlmm_scan.genotypes.plink import READ_ROWS, PlinkFileset

@@ -24,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError, InputError
+from hlmm_scan.genotypes.blocks import FINEST, Dosages, HardCalls
 from hlmm_scan.genotypes.calls import Calls, WrongValueError, copies_of_alleles, encode_dosages
 from hlmm_scan.genotypes.dosage_fields import CALLS, DOSAGE_FIELDS, Copies, copies_of_variant
-from hlmm_scan.genotypes.dosages import FINEST, Dosages
 from hlmm_scan.genotypes.lines import ByteStream
-from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.genotypes.plink import parse_position
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
 from hlmm_scan.genotypes.source import MARKED_EVERY, changed, needs
@@ -174,7 +173,7 @@ class VcfReader:
         if row != m - 1:
             raise InputError(f"{self.path}: record {start + row + 2} cannot be parsed")
         if codes is None:
-            return Calls(pack(copies), fields=fields)
+            return Calls(HardCalls.of(copies), fields=fields)
         told = None if np.isnan(info).all() else info
         return Calls(Dosages(codes, self.unit), told, fields)
 

@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import DamagedError, InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
+from hlmm_scan.genotypes.blocks import FINEST, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.calls import (
     WrongValueError,
     copies_of_alleles,
-    count_calls,
     encode_dosages,
     information,
 )
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.dosage_fields import Copies, copies_of_variant, probabilities
-from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTable
@@ -170,13 +169,6 @@ class VcfZarrDataset(GenotypeDataset):
             return self._arrays.text("variant_id", start, stop)
         return np.full(stop - start, ".", dtype=object)
 
-    def read_packed(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Read packed calls of variants ``start`` to ``stop`` (exclusive)."""
-        block = self.read_block(start, stop)
-        if isinstance(block, Dosages):
-            raise InputError(f"{self.path}: the store has dosages ({self._field}), not hard calls")
-        return block
-
     def read_block(self, start: int, stop: int) -> GenotypeBlock:
         """Read variants ``start`` to ``stop`` (exclusive) as kernels take them."""
         if self._field != GENOTYPES:
@@ -187,7 +179,7 @@ class VcfZarrDataset(GenotypeDataset):
             packed[:, columns.start // 4 : -(-columns.stop // 4)] = pack(
                 self._said(copies_of_alleles, calls, start, None, columns)
             )
-        return packed
+        return HardCalls(packed, self.n_samples)
 
     def info(self, start: int, stop: int) -> NDArray[np.float64] | None:
         """Return the imputation information, where the store has dosages and probabilities."""
@@ -203,7 +195,7 @@ class VcfZarrDataset(GenotypeDataset):
 
     def genotype_counts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return counts over all people for variants ``start`` to ``stop``, counted here."""
-        return count_calls(self.read_block(start, stop), self.n_samples)[0]
+        return self.read_block(start, stop).counts()[0]
 
     def _read_dosages(self, start: int, stop: int) -> Dosages:
         codes = np.empty((stop - start, self.n_samples), dtype=np.uint16)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock, packed_calls
 from hlmm_scan.kernels import limits, paths
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.classes.fit import powers_needed
@@ -23,7 +23,6 @@ from hlmm_scan.kernels.scores.design import genotype_classes
 from hlmm_scan.kernels.scores.interaction import interaction_neg_log10_p
 from hlmm_scan.kernels.scores.p_values import ScoreTests
 from hlmm_scan.kernels.sums.call_counts import CallCounts
-from hlmm_scan.kernels.sums.dosage_codes import packed_calls, whole_copies
 from hlmm_scan.kernels.variants import Variants, by_left_out
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
@@ -65,7 +64,7 @@ def class_sums_together(
     Parameters
     ----------
     nulls : sequence of NullModel, length P
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
     options : FitOptions
 
     Returns
@@ -74,12 +73,12 @@ def class_sums_together(
         For :func:`fit_block`, bit for bit what it would sum itself for each. None where that takes
         another path.
     """
-    if isinstance(genotypes, Dosages) or any(
-        not paths.path_of(ModelSize.of(null, options.screen)).together for null in nulls
-    ):
+    sizes = [_size(null, genotypes, options) for null in nulls]
+    if not all(paths.path_of(size).together for size in sizes):
         return None
     powers = powers_needed(options.inference)
-    return class_sums_plan(tuple(nulls), genotypes.shape[1], powers).sums(genotypes)
+    packed = packed_calls(genotypes, "variants summed over classes")
+    return class_sums_plan(tuple(nulls), packed.shape[1], powers).sums(packed)
 
 
 def fit_block(
@@ -96,10 +95,9 @@ def fit_block(
     Parameters
     ----------
     null : NullModel
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
-        Codes of all samples of the genotype dataset, PLINK bit order; or their dosages. Dosages
-        that are whole copies in everybody are fitted as hard calls, so that the container does not
-        change a bit.
+    genotypes : HardCalls or Dosages
+        Of all samples of the genotype dataset. Dosages that are whole copies in everybody are
+        fitted as hard calls, so that the container does not change a bit.
     contigs : ndarray of object (str), shape (m,)
         Chromosome of each variant: it chooses the random effects left out.
     options : FitOptions
@@ -119,17 +117,14 @@ def fit_block(
         never raises: its status says what became of it.
     """
     given = np.full(len(genotypes), np.nan) if info is None else info
-    if not isinstance(genotypes, Dosages):
-        return _fit_alike(null, genotypes, contigs, options, given, haploid, sums)
-    whole = whole_copies(genotypes)
+    whole = genotypes.whole()
+    if whole.all():
+        return _fit_alike(null, genotypes.best_guess(), contigs, options, given, haploid, sums)
     if not whole.any():
         return _fit_alike(null, genotypes, contigs, options, given, haploid)
     rows, others = np.flatnonzero(whole), np.flatnonzero(~whole)
-    calls = packed_calls(genotypes, rows)
+    calls, rest = genotypes.take(rows).best_guess(), genotypes.take(others)
     columns = _fit_alike(null, calls, contigs[rows], options, given[rows], haploid)
-    if not len(others):
-        return columns
-    rest = genotypes.take(others)
     found = _fit_alike(null, rest, contigs[others], options, given[others], haploid)
     back = np.argsort(np.concatenate([rows, others]))
     return {name: np.concatenate([columns[name], found[name]])[back] for name in columns}
@@ -145,7 +140,7 @@ def _fit_alike(
     sums: Float | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Fit a block of hard calls, or one of dosages."""
-    size = ModelSize.of(null, options.screen, dosages=isinstance(genotypes, Dosages))
+    size = _size(null, genotypes, options)
     if sums is None:
         together = class_sums_together([null], genotypes, options)
         sums = None if together is None else together[0]
@@ -184,9 +179,13 @@ def _fit_alike(
         of_product = np.full(len(genotypes), np.nan)
         rows = np.flatnonzero(np.isfinite(estimates.interaction))
         design = score_design(null, ALL_RANDOM_EFFECTS)
-        of_product[rows] = interaction_neg_log10_p(null, design, take(genotypes, rows))
+        of_product[rows] = interaction_neg_log10_p(null, design, genotypes.take(rows))
         quality["interaction_neg_log10_p"] = of_product
     return _columns(null, estimates, tests, counts, quality, options.inference)
+
+
+def _size(null: NullModel, genotypes: GenotypeBlock, options: FitOptions) -> ModelSize:
+    return ModelSize.of(null, options.screen, dosages=genotypes.unit > 0)
 
 
 def _room_for_counts(null: NullModel, m: int) -> CallCounts | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.packing import count_genotypes
 from hlmm_scan.kernels.sums.dosage_codes import count_dosages
 from hlmm_scan.schema import Status
@@ -83,13 +83,13 @@ class GenotypeCounts:
     @classmethod
     def of(cls, genotypes: GenotypeBlock, samples: Int) -> GenotypeCounts:
         """Count a block of either kind."""
-        if isinstance(genotypes, Dosages):
-            found = count_dosages(genotypes, samples)
-            called, codes, squares = found.T[:3]
-            nearest, ranges = found[:, 3:6], found[:, 6:]
-            return cls(len(samples), genotypes.steps, called, codes, squares, nearest, ranges)
-        width = genotypes.shape[1]
-        return cls.of_calls(count_genotypes(genotypes, 4 * width, samples)[:, :3], len(samples))
+        if isinstance(genotypes, HardCalls):
+            found = count_genotypes(genotypes.packed, genotypes.n_samples, samples)
+            return cls.of_calls(found[:, :3], len(samples))
+        found = count_dosages(genotypes, samples)
+        called, codes, squares = found.T[:3]
+        nearest, ranges = found[:, 3:6], found[:, 6:]
+        return cls(len(samples), genotypes.steps, called, codes, squares, nearest, ranges)
 
     @classmethod
     def of_calls(cls, genotypes: Int, people: int) -> GenotypeCounts:

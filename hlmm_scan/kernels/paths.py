@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.classes import dosages as class_dosages
@@ -147,9 +146,9 @@ def _mean_and_variance(fit: NullFit) -> tuple[float, float]:
 
 
 def _scoring_genotypes(v: Variants) -> PackedCalls | DosageCodes:
-    if isinstance(v.genotypes, Dosages):
-        return DosageCodes(v.genotypes, v.samples, v.counts)
-    return PackedCalls(v.genotypes, v.samples)
+    if v.size.dosages:
+        return DosageCodes(v.dosages, v.samples, v.counts)
+    return PackedCalls(v.packed, v.samples)
 
 
 CLASS_SUMS = Path(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock, take
+from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, packed_calls
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
@@ -26,7 +26,7 @@ class Variants:
     null : NullModel
     size : ModelSize
         Of the null model.
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
         Of everybody in the dataset.
     counts : GenotypeCounts
         Of them in the people analysed.
@@ -60,7 +60,7 @@ class Variants:
             return self
         return replace(
             self,
-            genotypes=take(self.genotypes, rows),
+            genotypes=self.genotypes.take(rows),
             counts=self.counts.take(rows),
             contigs=self.contigs[rows],
             sums=None if self.sums is None else self.sums[rows],
@@ -87,8 +87,7 @@ class Variants:
     @property
     def packed(self) -> NDArray[np.uint8]:
         """Hard calls."""
-        assert not isinstance(self.genotypes, Dosages)
-        return self.genotypes
+        return packed_calls(self.genotypes, "variants fitted by class")
 
     @property
     def dosages(self) -> Dosages:

@@ -17,8 +17,7 @@ from numba import njit
 from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, MISSING_CODE, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
@@ -86,9 +85,11 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     rng = np.random.default_rng(_SEED)
     null = _made_up(rng, model)
     calls = _variants(rng, null.y)
-    blocks: list[GenotypeBlock] = [pack(calls)]
+    packed = HardCalls.of(calls)
+    blocks: list[GenotypeBlock] = [packed]
+    dosages = _dosages(rng, calls)
     if model.dosages:
-        blocks.append(_dosages(rng, calls))
+        blocks.append(dosages)
     contigs = np.full(len(calls), "1", dtype=object)
     # What is screened may be refitted.
     options = replace(
@@ -97,18 +98,18 @@ def warm_up(options: FitOptions, model: ModelSize) -> None:
     )  # fmt: skip
     # With everything that may be asked for, too: single variants take those ways without asking.
     everything = replace(options.inference, sandwich=True, likelihood_ratio=True)
-    unpack_samples(pack(calls), null.samples)  # of a strong effect under covariates alone
+    packed.copies(null.samples)  # of a strong effect under covariates alone
     for inference in (options.inference, everything):
         for block in blocks:
             fit_block(null, block, contigs, replace(options, inference=inference))
-        _exactly_after_second_order(null, blocks[0], contigs, inference)
-    if isinstance(blocks[-1], Dosages):  # of a trait that one person has most of the variance of
-        ranges = count_dosages(blocks[-1], null.samples)[:, 6:]
-        dosage_classes(blocks[-1], np.arange(_VARIANTS), null.samples, ranges, FINE)
+        _exactly_after_second_order(null, packed, contigs, inference)
+    if model.dosages:  # of a trait that one person has most of the variance of
+        ranges = count_dosages(dosages, null.samples)[:, 6:]
+        dosage_classes(dosages, np.arange(_VARIANTS), null.samples, ranges, FINE)
 
 
 def _exactly_after_second_order(
-    null: NullModel, calls: GenotypeBlock, contigs: NDArray[np.object_], inference: Inference
+    null: NullModel, calls: HardCalls, contigs: NDArray[np.object_], inference: Inference
 ) -> None:
     """Fit what a bound of second order may leave, though nothing here has so large a one."""
     size = ModelSize.of(null)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.calls import decode_samples, join_blocks
+from hlmm_scan.genotypes.blocks import GenotypeBlock, joined
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
-from hlmm_scan.genotypes.dosages import FINEST, Dosages, GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
@@ -33,7 +32,7 @@ class RandomEffectSource:
 
     Attributes
     ----------
-    genotypes : ndarray of uint8, shape (l, bytes), or Dosages
+    genotypes : HardCalls or Dosages
         Variants in the order of their dataset; packed hard calls or dosages.
     variant_ids : tuple of str, length l
     contigs : tuple of str, length l
@@ -87,7 +86,7 @@ class RandomEffectSource:
         InputError
             If every column is constant among them.
         """
-        columns = decode_samples(self.genotypes, self.rows[samples])
+        columns = self.genotypes.copies(self.rows[samples])
         missing = np.isnan(columns)
         called = np.maximum((~missing).sum(axis=1, keepdims=True), 1)
         columns[missing] = 0.0
@@ -196,11 +195,8 @@ def _gather(
         start = int(index) * chunk
         stop = min(start + chunk, dataset.n_variants)
         chosen = positions[positions // chunk == index] - start
-        block = dataset.read_block(start, stop)
-        blocks.append(block.take(chosen) if isinstance(block, Dosages) else block[chosen])
+        blocks.append(dataset.read_block(start, stop).take(chosen))
         table = dataset.variants(start, stop)
         ids.extend(str(v) for v in table.variant_id[chosen])
         contigs.extend(str(c) for c in table.contig[chosen])
-    units = [block.unit for block in blocks if isinstance(block, Dosages)]
-    joined = join_blocks(blocks, dataset.n_samples, units[0] if units else FINEST)
-    return joined, tuple(ids), tuple(contigs)
+    return joined(blocks), tuple(ids), tuple(contigs)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.kernels.block import FitOptions, class_sums_together, fit_block
@@ -49,7 +49,7 @@ def fit_chunk(
     Parameters
     ----------
     traits : sequence of TraitModels
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
         Of all people of the genotype dataset.
     variants : VariantTable
         The m variants.
@@ -135,7 +135,7 @@ def _fit(
     block = genotypes
     if len(rows) < len(contigs):
         contigs, info = contigs[rows], None if info is None else info[rows]
-        block = take(genotypes, rows)
+        block = genotypes.take(rows)
     haploid, heterozygous = None, np.zeros(len(rows), np.int32)
     if served.ploidy is not Ploidy.DIPLOID:
         assert serving.sex is not None

@@ -22,8 +22,7 @@ from hlmm_scan.analysis.permuted import (
 )
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, Dosages
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, Dosages, HardCalls
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.results.inputs import scanned_genotypes
@@ -244,7 +243,9 @@ def test_the_observed_tests_are_those_of_any_model(random):
     key = null.random_effect_set("1")
     found = statistic_of(null, key, copies).observed()
     contigs = np.array(["1"] * len(copies), dtype=object)
-    stored = fit_block(null, pack(copies), contigs, FitOptions(min_maf=0, min_mac=1, screen=True))
+    stored = fit_block(
+        null, HardCalls.of(copies), contigs, FitOptions(min_maf=0, min_mac=1, screen=True)
+    )
     for k, test in enumerate(TESTS):
         # The scan's products are of single precision, and of covariates it takes what matters.
         tolerance = 1e-6 if random else 1e-4

@@ -14,7 +14,7 @@ from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.linkage import ChosenGenotypes
 from hlmm_scan.analysis.refits import Refits
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages
+from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.inputs import scanned_genotypes, stored_null_model
 from hlmm_scan.results.store import ResultStore

@@ -20,9 +20,9 @@ from container_files import (
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.bgen import BgenFile
 from hlmm_scan.genotypes.bgen_probabilities import decode_any
+from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.sources import SourceOptions
 
 pytest.importorskip("bgen")

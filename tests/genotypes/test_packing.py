@@ -58,6 +58,20 @@ def test_fast_kernels_equal_the_references(calls, data):
         assert (counts.sum(axis=1) == (n if chosen is None else len(samples))).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(codes=hnp.arrays(np.uint16, st.tuples(st.integers(0, 4), st.integers(1, 9))), data=st.data())
+def test_dosages_are_packed_as_the_references_pack_them(codes, data):
+    steps = data.draw(st.sampled_from([510, 32_768, 65_534]))
+    special = [0, steps // 4, steps // 2, steps, steps + 1, 65_535]
+    whole = data.draw(hnp.arrays(np.uint16, (2, codes.shape[1]), elements=st.sampled_from(special)))
+    codes = np.concatenate([codes, whole])
+    found = packing.whole_rows(codes, steps)
+    np.testing.assert_array_equal(found, packing.whole_rows_reference(codes, steps))
+    plink = data.draw(hnp.arrays(np.uint8, 1 << 16, elements=st.integers(0, 3), fill=st.just(2)))
+    packed = packing.pack_coded(codes, plink)
+    np.testing.assert_array_equal(packed, packing.pack_coded_reference(codes, plink))
+
+
 COUNTS = [packing.count_genotypes, packing.count_genotypes_reference]
 DOSAGES = [packing.unpack_samples, packing.unpack_samples_reference]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, MISSING_CODE, PGEN, Dosages
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, MISSING_CODE, PGEN, Dosages, HardCalls
 from hlmm_scan.genotypes.packing import pack, unpack
 from hlmm_scan.genotypes.ploidy import (
     HaploidRegions,
@@ -85,12 +85,12 @@ def test_recoding_equals_the_plain_reference(data, n, m, ploidy):
     counted = np.flatnonzero(rng.random(n) < 0.7)
     packed = pack(copies)
     before = packed.copy()
-    block, heterozygous = recode(packed, ploidy, sex, counted)
+    block, heterozygous = recode(HardCalls(packed, n), ploidy, sex, counted)
     expected, count = recode_reference(packed, ploidy, sex, counted)
-    assert np.array_equal(block, expected)
+    assert np.array_equal(block.packed, expected)
     assert np.array_equal(heterozygous, count)
     assert np.array_equal(packed, before)
-    after = unpack(block, n)
+    after = unpack(block.packed, n)
     free = ~haploid_people(ploidy, sex)
     assert np.array_equal(after[:, free], copies[:, free])
     assert not (after[:, ~free] == 1).any()
@@ -108,11 +108,9 @@ def test_whole_dosages_are_calls_and_uncertain_ones_stay(unit, ploidy):
     counted = np.arange(0, n, 2)
     codes = np.where(copies < 0, MISSING_CODE, copies.astype(np.int64) * one).astype(np.uint16)
     block, heterozygous = recode(Dosages(codes, unit), ploidy, sex, counted)
-    packed, count = recode(pack(copies), ploidy, sex, counted)
-    calls = unpack(packed, n).astype(float)
-    calls[calls < 0] = np.nan
+    calls, count = recode(HardCalls.of(copies), ploidy, sex, counted)
     assert isinstance(block, Dosages)
-    assert np.array_equal(block.copies(), calls, equal_nan=True)
+    assert np.array_equal(block.copies(), calls.copies(), equal_nan=True)
     assert np.array_equal(heterozygous, count)
     # One person's dosage between the calls: the variant was imputed, and nothing is an error.
     codes[:, 0] = one // 3

@@ -11,9 +11,9 @@ import pytest
 import zarr
 
 from hlmm_scan.errors import DamagedError
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, Dosages
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, Dosages
 
 N = 12
 

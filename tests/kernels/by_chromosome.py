@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hlmm_scan.genotypes.dosages import take
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates
 from hlmm_scan.kernels.exact import gram_fit
 from hlmm_scan.kernels.exact.fit import fit_exact as fit_exact_set
@@ -26,7 +25,7 @@ from hlmm_scan.schema import Status
 def _by_set(null, genotypes, contigs, fit: Callable[..., Estimates]) -> Estimates:
     found = Estimates.empty(len(genotypes))
     for key, rows in by_left_out(null, contigs):
-        found.put(rows, fit(key, take(genotypes, rows)))
+        found.put(rows, fit(key, genotypes.take(rows)))
     return found
 
 
@@ -41,22 +40,24 @@ def fit_exact(null, genotypes, contigs, inference=DEFAULT_INFERENCE) -> Estimate
     return _by_set(null, genotypes, contigs, fit)
 
 
-def fit_grams(null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, bases=None):
+def fit_grams(null, calls, contigs, eigen, inference=DEFAULT_INFERENCE, *, bases=None):
     def fit(key, some):
         basis = bases[key] if bases else GramBasis.of(eigen[key], null.y, null.fits[key])
-        return gram_fit.fit_grams(basis, some, null.samples, inference)
+        return gram_fit.fit_grams(basis, some.packed, null.samples, inference)
 
-    return _by_set(null, packed, contigs, fit)
+    return _by_set(null, calls, contigs, fit)
 
 
 def fit_second_order(
-    null, packed, contigs, eigen, inference=DEFAULT_INFERENCE, *, tolerance=None, bases=None
+    null, calls, contigs, eigen, inference=DEFAULT_INFERENCE, *, tolerance=None, bases=None
 ) -> Estimates:
     def fit(key, some):
         basis = (bases or second_order_bases(null, eigen, [key]))[key]
-        return second_order.fit_second_order(null, basis, some, inference, tolerance=tolerance)
+        return second_order.fit_second_order(
+            null, basis, some.packed, inference, tolerance=tolerance
+        )
 
-    return _by_set(null, packed, contigs, fit)
+    return _by_set(null, calls, contigs, fit)
 
 
 def fit_random_screen(null, genotypes, contigs, designs) -> Estimates:
@@ -75,7 +76,7 @@ def fit_weighted(null, genotypes, contigs, bases, inference=DEFAULT_INFERENCE, *
     found = _by_set(null, genotypes, contigs, fit)
     left = np.flatnonzero(found.status == Status.PENDING)
     if len(left):
-        found.put(left, fit_exact(null, take(genotypes, left), contigs[left], inference))
+        found.put(left, fit_exact(null, genotypes.take(left), contigs[left], inference))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from by_chromosome import fit_exact
 
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
 from hlmm_scan.kernels.estimates import Estimates, Inference
@@ -32,7 +33,7 @@ def run_joint(null: NullModel, calls: np.ndarray, observed: bool = False) -> Est
 
 
 def run_exact(null: NullModel, calls: np.ndarray, observed: bool = False) -> Estimates:
-    return fit_exact(null, pack(calls), contigs_of(len(calls)), Inference(observed))
+    return fit_exact(null, HardCalls.of(calls), contigs_of(len(calls)), Inference(observed))
 
 
 def fit_plainly(null: NullModel, calls: np.ndarray, contig: str = "1", observed=False) -> Fit:

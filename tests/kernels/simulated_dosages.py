@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, FINEST, MISSING_CODE, PGEN, Dosages
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, MISSING_CODE, PGEN, Dosages
 
 UNITS = {"8 bit": BGEN_8_BIT, "pgen": PGEN, "finest": FINEST}
 

@@ -7,6 +7,7 @@ import pytest
 from cohorts_by_hand import null_model_of
 from test_call_lattice import standardised
 
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import block, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
@@ -109,11 +110,12 @@ def scanned(n: int = 6_001) -> tuple[NullModel, np.ndarray, np.ndarray]:
     calls[::3] = np.abs(calls[::3])
     contigs = np.array(["1", "2"], dtype=object)[np.arange(70) % 2]
     effects = RandomEffects(columns, ("2",) * 5 + ("3",) * 7, tuple(f"r{k}" for k in range(12)))
-    return null_model_of(y, effects=effects, left_out=["2"]), pack(calls), contigs
+    return null_model_of(y, effects=effects, left_out=["2"]), HardCalls.of(calls), contigs
 
 
 def test_fits_leave_the_counts_that_scores_would_make():
-    null, packed, contigs = scanned()
+    null, calls, contigs = scanned()
+    packed = calls.packed
     lattice = prepared.call_lattice(null)
     assert lattice is not None
     keys = {null.random_effect_set(str(contig)) for contig in contigs}
@@ -131,10 +133,10 @@ def test_fits_leave_the_counts_that_scores_would_make():
 
 
 def test_what_a_block_counts_once_changes_no_bit(monkeypatch):
-    null, packed, contigs = scanned()
-    once = fit_block(null, packed, contigs, FitOptions())
+    null, calls, contigs = scanned()
+    once = fit_block(null, calls, contigs, FitOptions())
     monkeypatch.setattr(block, "_room_for_counts", lambda *_: None)
-    twice = fit_block(null, packed, contigs, FitOptions())
+    twice = fit_block(null, calls, contigs, FitOptions())
     assert np.isfinite(once["add_neg_log10_p"]).sum() > 50
     for name, values in once.items():
         np.testing.assert_array_equal(values, twice[name])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_dosages import UNITS, of_calls, simulated_dosages
 
-from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages, copies, joined, take
+from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages, HardCalls, joined
 from hlmm_scan.genotypes.packing import pack, unpack
 from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.sums.dosage_codes import (
@@ -16,9 +16,6 @@ from hlmm_scan.kernels.sums.dosage_codes import (
     count_dosages_reference,
     dosage_classes,
     dosage_classes_reference,
-    packed_calls,
-    whole_copies,
-    whole_copies_reference,
 )
 from hlmm_scan.schema import Status
 
@@ -39,8 +36,6 @@ def blocks(draw):
 @given(dosages=blocks(), data=st.data())
 def test_passes_are_their_plain_references(dosages, data):
     n = dosages.codes.shape[1]
-    whole = whole_copies(dosages)
-    np.testing.assert_array_equal(whole, whole_copies_reference(dosages))
     chosen = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n))
     samples = np.array(chosen, np.int64)
     found = count_dosages(dosages, samples)
@@ -85,25 +80,25 @@ def test_more_people_than_a_strip(unit):
 def test_whole_copies_are_packed_as_calls_are(n, unit):
     calls = np.random.default_rng(n).integers(-1, 3, (9, n)).astype(np.int8)
     dosages = of_calls(calls, unit)
-    assert whole_copies(dosages).all()
+    assert dosages.whole().all()
     rows = np.array([7, 0, 3])
-    packed = packed_calls(dosages, rows)
+    packed = dosages.take(rows).best_guess().packed
     np.testing.assert_array_equal(packed, pack(calls[rows]))
     np.testing.assert_array_equal(unpack(packed, n), calls[rows])
     # Both kinds of a block are read alike.
     people = np.arange(n)[::-1].copy()
-    for block in (pack(calls), dosages):
+    for block in (HardCalls.of(calls), dosages):
         wanted = np.where(calls < 0, np.nan, calls)[rows][:, people]
-        np.testing.assert_array_equal(copies(take(block, rows), people), wanted)
-        both = joined([take(block, slice(0, 4)), take(block, slice(4, 9))])
-        np.testing.assert_array_equal(copies(both, people), copies(block, people))
+        np.testing.assert_array_equal(block.take(rows).copies(people), wanted)
+        both = joined([block.take(slice(0, 4)), block.take(slice(4, 9))])
+        np.testing.assert_array_equal(both.copies(people), block.copies(people))
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_frequencies_info_and_calls_of_both_kinds_agree(unit):
     calls = np.random.default_rng(0).integers(-1, 3, (40, 203)).astype(np.int8)
     samples = np.arange(0, 203, 2)
-    hard = GenotypeCounts.of(pack(calls), samples)
+    hard = GenotypeCounts.of(HardCalls.of(calls), samples)
     soft = GenotypeCounts.of(of_calls(calls, unit), samples)
     np.testing.assert_array_equal(hard.called, soft.called)
     np.testing.assert_array_equal(hard.genotypes, soft.genotypes)

@@ -10,8 +10,7 @@ import pytest
 from cohorts_by_hand import null_model_of, random_effects_of
 from simulated_dosages import UNITS, of_calls, simulated_dosages
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, PGEN, Dosages
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, MISSING_CODE, PGEN, Dosages, HardCalls
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.cost import task_bytes
@@ -241,7 +240,7 @@ def test_whole_copies_are_hard_calls_whatever_the_container_and_the_neighbours(k
     calls[::2][rng.random((m // 2, n + 10)) < 0.03] = -1
     null = make_null(of_calls(calls, PGEN), n, **model)
     options = replace(options, info=True, hwe=True, inference=ALL)
-    wanted = fit_block(null, pack(calls), contigs(m), options)
+    wanted = fit_block(null, HardCalls.of(calls), contigs(m), options)
     for unit in UNITS.values():
         whole = of_calls(calls, unit)
         uncertain = simulated_dosages(m, n + 10, unit)

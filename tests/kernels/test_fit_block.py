@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain_reference import fit_plainly
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.cost import task_bytes
@@ -62,7 +62,7 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
     options = FitOptions(0, 0, 1, Inference(observed))
     null, calls = make_null(kind, n=702 if kind == "joint" else 307)
     m = 24 if kind == "exact" else 256
-    packed, names = pack(calls[:m]), contigs(m)
+    packed, names = HardCalls.of(calls[:m]), contigs(m)
     whole = fit_block(null, packed, names, options)
     assert (whole["status"] == Status.OK).all()
     # In blocks of 1 to 256, and in another order: every variant gets other neighbours.
@@ -72,7 +72,7 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
             if size == 1 and order is permuted:
                 continue
             rows = [order[k : k + size] for k in range(0, m, size)]
-            parts = [fit_block(null, packed[r], names[r], options) for r in rows]
+            parts = [fit_block(null, packed.take(r), names[r], options) for r in rows]
             place = np.concatenate(rows)
             for name, values in whole.items():
                 again = np.concatenate([part[name] for part in parts])
@@ -88,7 +88,7 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind, observed):
 def test_the_chromosome_of_a_variant_chooses_its_random_effects():
     null, calls = make_null("exact")
     assert list(null.fits) == ["", "1", "2"]
-    packed = pack(np.repeat(calls[:1], 6, axis=0))
+    packed = HardCalls.of(np.repeat(calls[:1], 6, axis=0))
     names = np.array(["1", "chr1", "2", "CHR2", "3", "chrUn"], dtype=object)
     rows = fit_block(null, packed, names, EVERYTHING)["log_likelihood"]
     assert rows[0] == rows[1]
@@ -116,7 +116,7 @@ def test_frequencies_and_filters_count_the_people_of_the_phenotype_only():
     calls[5, :n] = -1
     calls[6, :95] = 2  # as much of the other allele
     calls[7, :95] = -1  # one allele among those called
-    found = fit_block(null, pack(calls), contigs(8), FitOptions(0.02, 20, 0.05))
+    found = fit_block(null, HardCalls.of(calls), contigs(8), FitOptions(0.02, 20, 0.05))
     assert [Status(s).label for s in found["status"]] == [
         "ok",
         "monomorphic",
@@ -183,7 +183,7 @@ def test_every_variable_of_the_registry_is_there_and_fits_its_dtype(kind):
     null, calls = make_null(kind)
     calls[:2] = [[0], [-1]]
     for rows in (slice(0, 5), slice(0, 2), slice(0, 0)):
-        found = fit_block(null, pack(calls[rows]), contigs(300)[rows], FitOptions())
+        found = fit_block(null, HardCalls.of(calls[rows]), contigs(300)[rows], FitOptions())
         variables = result_variables(random_effects=kind == "exact")
         assert list(found) == [v.name for v in variables]
         for variable in variables:
@@ -199,7 +199,9 @@ def test_every_variable_of_the_registry_is_there_and_fits_its_dtype(kind):
 def test_effects_errors_and_likelihoods_follow_the_unit_of_the_phenotype(kind, scale):
     (null, calls), (other, _) = make_null(kind), make_null(kind, scale=scale)
     m = 6 if kind == "exact" else 40
-    one, two = (fit_block(x, pack(calls[:m]), contigs(m), EVERYTHING) for x in (null, other))
+    one, two = (
+        fit_block(x, HardCalls.of(calls[:m]), contigs(m), EVERYTHING) for x in (null, other)
+    )
     powers = {"add": 1, "add_se": 1, "add_var_cov": 1, "random_variance": 2}
     powers["random_variance_se"] = 2
     for name, values in one.items():
@@ -216,7 +218,7 @@ def test_the_joint_test_uses_the_covariance_that_is_reported(kind, observed):
     null, calls = make_null(kind, scale=20.0)
     m = 6 if kind == "exact" else 60
     options = FitOptions(0, 0, 1, Inference(observed))
-    found = fit_block(null, pack(calls[:m]), contigs(m), options)
+    found = fit_block(null, HardCalls.of(calls[:m]), contigs(m), options)
     theta = np.column_stack([found["add"], found["var"]])
     C = np.empty((m, 2, 2))
     C[:, 0, 0], C[:, 1, 1] = found["add_se"] ** 2, found["var_se"] ** 2
@@ -230,7 +232,7 @@ def test_the_joint_test_uses_the_covariance_that_is_reported(kind, observed):
 
 def test_the_fraction_is_of_the_variance_of_the_average_person():
     null, calls = make_null("exact", scale=3.0)
-    found = fit_block(null, pack(calls[3:4]), contigs(1), EVERYTHING)
+    found = fit_block(null, HardCalls.of(calls[3:4]), contigs(1), EVERYTHING)
     plain = fit_plainly(null, calls[3])
     g = calls[3, null.samples]
     called = g >= 0
@@ -259,7 +261,7 @@ def test_nothing_a_variant_holds_raises(kind):
     bad[6, 3:8] = [0, 1, 2, 1, 0]
     bad[7, ::2] = 2
     bad[8:] = np.where(rng.random((4, n)) < 0.9, -1, rng.integers(0, 3, (4, n)))
-    found = fit_block(null, pack(bad), contigs(12), EVERYTHING)
+    found = fit_block(null, HardCalls.of(bad), contigs(12), EVERYTHING)
     status = found["status"]
     assert status[0] == Status.HIGH_MISSING
     assert (status[[1]] == Status.MONOMORPHIC).all()
@@ -280,7 +282,9 @@ def test_seed_mode_reports_in_units_of_the_prepared_phenotype():
     )
     assert null.intercept_only
     assert null.y_scale == other.y_scale == 1.0
-    one, two = (fit_block(x, pack(calls[:20]), contigs(20), EVERYTHING) for x in (null, other))
+    one, two = (
+        fit_block(x, HardCalls.of(calls[:20]), contigs(20), EVERYTHING) for x in (null, other)
+    )
     np.testing.assert_allclose(one["add"], two["add"], rtol=1e-8, atol=1e-11)
     np.testing.assert_allclose(one["log_likelihood"], two["log_likelihood"], rtol=1e-10)
 
@@ -313,9 +317,9 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
         effects = random_effects_of(n, ["1", "2"] * (n_random // 2), seed=0)
         y += effects.design("") @ rng.standard_normal(n_random)
     null = null_model_of(y, mean, variance, effects=effects, left_out=["1", "2"])
-    packed = pack(calls)
+    packed = HardCalls.of(calls)
     options = FitOptions(max_missing=0.1)
-    fit_block(null, packed[:1], contigs(1), options)  # compiled before it is measured
+    fit_block(null, packed.take(slice(1)), contigs(1), options)  # compiled before it is measured
     held = sum(
         array.nbytes for array in (null.y, null.samples, null.mean_design, null.variance_design)
     )
@@ -336,7 +340,7 @@ def test_products_of_covariates_are_held_for_a_strip_of_people_only():
     rng = np.random.default_rng(0)
     n, pairs = 20_000, 30 * 31 // 2
     null = null_model_of(rng.standard_normal(n), rng.standard_normal((n, 29)))
-    packed = pack(rng.binomial(2, 0.3, (2, n)).astype(np.int8))
+    packed = HardCalls.of(rng.binomial(2, 0.3, (2, n)).astype(np.int8))
     tracemalloc.start()
     fit_block(null, packed, contigs(2), EVERYTHING)
     peak = tracemalloc.get_traced_memory()[1]

@@ -11,6 +11,7 @@ from by_chromosome import fit_exact, fit_grams, fit_second_order, second_order_b
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import assert_same, contigs_of, degenerate, fit_plainly
 
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
@@ -46,17 +47,19 @@ def eigenstructures(null: NullModel) -> dict:
 
 def run_plain(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_exact(null, pack(calls), contigs, Inference(observed))
+    return fit_exact(null, HardCalls.of(calls), contigs, Inference(observed))
 
 
 def run_grams(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_grams(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
+    return fit_grams(null, HardCalls.of(calls), contigs, eigenstructures(null), Inference(observed))
 
 
 def run_second_order(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
-    return fit_second_order(null, pack(calls), contigs, eigenstructures(null), Inference(observed))
+    return fit_second_order(
+        null, HardCalls.of(calls), contigs, eigenstructures(null), Inference(observed)
+    )
 
 
 def lattice_of(null: NullModel) -> CallLattice | None:
@@ -69,14 +72,16 @@ def run_counted_grams(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
     eigen, lattice = eigenstructures(null), lattice_of(null)
     bases = {k: GramBasis.of(eigen[k], null.y, null.fits[k], lattice=lattice) for k in eigen}
-    return fit_grams(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
+    return fit_grams(null, HardCalls.of(calls), contigs, eigen, Inference(observed), bases=bases)
 
 
 def run_counted_second_order(null, calls, contigs=None, observed=False) -> Estimates:
     contigs = contigs_of(len(calls)) if contigs is None else contigs
     eigen = eigenstructures(null)
     bases = second_order_bases(null, eigen, eigen, lattice_of(null))
-    return fit_second_order(null, pack(calls), contigs, eigen, Inference(observed), bases=bases)
+    return fit_second_order(
+        null, HardCalls.of(calls), contigs, eigen, Inference(observed), bases=bases
+    )
 
 
 RUN = {
@@ -283,13 +288,13 @@ def large_null(n, l_random, rng, structured=False):
 @pytest.mark.parametrize("structured", [False, True], ids=["unstructured", "two_populations"])
 def test_the_second_order_kernel_keeps_within_its_own_bound(structured):
     null, calls = large_null(4001, 80, np.random.default_rng(9), structured)
-    eigen, packed = eigenstructures(null), pack(calls)
+    eigen, packed = eigenstructures(null), HardCalls.of(calls)
     exact = fit_grams(null, packed, contigs_of(len(calls)), eigen)
     basis = second_order_bases(null, eigen, [""])[""]
-    sums = second_order_sums(basis, packed, null.samples)
+    sums = second_order_sums(basis, packed.packed, null.samples)
     first = fit_second_order_sums(basis, sums)
     again = fit_second_order_sums(
-        basis, refine_sums(basis, sums, first.shift, packed, null.samples)
+        basis, refine_sums(basis, sums, first.shift, packed.packed, null.samples)
     )
     for fits in (first, again):
         deviations = np.abs(
@@ -348,11 +353,11 @@ def test_second_order_fits_are_the_same_bit_for_bit_in_any_block(counted):
     eigen = eigenstructures(null)
     bases = second_order_bases(null, eigen, [""], lattice_of(null) if counted else None)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(12)])
-    packed, asked = pack(many), Inference(sandwich=True, likelihood_ratio=True)
+    packed, asked = HardCalls.of(many), Inference(sandwich=True, likelihood_ratio=True)
     whole = fit_second_order(null, packed, contigs_of(len(many)), eigen, asked, bases=bases)
     for rows in (np.arange(143, -1, -1), np.arange(50, 60), np.array([70])):
         part = fit_second_order(
-            null, packed[rows], contigs_of(len(rows)), eigen, asked, bases=bases
+            null, packed.take(rows), contigs_of(len(rows)), eigen, asked, bases=bases
         )
         for name in [*COLUMNS, "status"]:
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
@@ -362,8 +367,8 @@ def test_a_tolerance_of_zero_is_the_exact_kernel_from_a_nearer_start():
     null, calls = large_null(9001, 20, np.random.default_rng(2))
     eigen, contigs = eigenstructures(null), contigs_of(len(calls))
     asked = Inference(sandwich=True, likelihood_ratio=True)
-    second_order = fit_second_order(null, pack(calls), contigs, eigen, asked, tolerance=0.0)
-    exact = fit_grams(null, pack(calls), contigs, eigen, asked)
+    second_order = fit_second_order(null, HardCalls.of(calls), contigs, eigen, asked, tolerance=0.0)
+    exact = fit_grams(null, HardCalls.of(calls), contigs, eigen, asked)
     assert (second_order.status == exact.status).all()
     units = {
         "add": exact.add_variance,
@@ -410,8 +415,8 @@ def test_of_some_thousand_people_the_interesting_variants_are_fitted_exactly():
     null, calls = large_null(5_003, 40, np.random.default_rng(8))
     assert path_of(ModelSize.of(null)) is SECOND_ORDER
     contigs = contigs_of(len(calls))
-    found = fit_block(null, pack(calls), contigs, FitOptions())
-    exact = fit_grams(null, pack(calls), contigs, eigenstructures(null))
+    found = fit_block(null, HardCalls.of(calls), contigs, FitOptions())
+    exact = fit_grams(null, HardCalls.of(calls), contigs, eigenstructures(null))
     strongest = np.maximum(found["add_neg_log10_p"], found["var_neg_log10_p"])
     interesting = np.maximum(strongest, found["av_neg_log10_p"]) > 4
     assert 0 < interesting.sum() < len(calls)

@@ -10,7 +10,7 @@ from by_chromosome import fit_exact, fit_grams, fit_second_order
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import contigs_of
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.exact.fit import studentised
 from hlmm_scan.models import HLMM
@@ -65,7 +65,7 @@ def make_case(kind):
 
 
 def run(kernel, null, calls, inference=EVERYTHING):
-    contigs, packed = contigs_of(len(calls)), pack(calls)
+    contigs, packed = contigs_of(len(calls)), HardCalls.of(calls)
     if kernel == "plain":
         return fit_exact(null, packed, contigs, inference)
     shared = SharedEigenstructure(null.random_effects.columns, null.random_effects.contigs)

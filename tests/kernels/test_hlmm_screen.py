@@ -10,6 +10,7 @@ from by_chromosome import fit_exact, fit_random_screen
 from cohorts_by_hand import null_model_of, random_effects_of
 from screened_cohorts import dense_model, gaps, screened_cohort, z_scores
 
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import Estimates
@@ -31,7 +32,7 @@ def designs_of(null) -> dict[str, RandomScreenDesign]:
 
 def run_fast(null, calls, contig="3") -> Estimates:
     contigs = np.full(len(calls), contig, dtype=object)
-    return fit_random_screen(null, pack(calls), contigs, designs_of(null))
+    return fit_random_screen(null, HardCalls.of(calls), contigs, designs_of(null))
 
 
 def run_plain(null, calls, contig="3") -> Estimates:
@@ -149,14 +150,14 @@ def test_a_variant_does_not_know_its_block(people, monkeypatch):
     monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", people)
     null, calls = screened_cohort(n=603, c=2, v=2, l_random=40, m=150, missing=0.01)
     rng = np.random.default_rng(4)
-    packed, contigs = pack(calls), rng.choice(np.array(["1", "2", "3"], object), 150)
+    packed, contigs = HardCalls.of(calls), rng.choice(np.array(["1", "2", "3"], object), 150)
     designs = designs_of(null)
     whole = fit_random_screen(null, packed, contigs, designs)
     for width in (1, 7, 100):
         order = rng.permutation(150)[: 10 * width]
         for start in range(0, len(order), width):
             rows = order[start : start + width]
-            part = fit_random_screen(null, packed[rows], contigs[rows], designs)
+            part = fit_random_screen(null, packed.take(rows), contigs[rows], designs)
             for name in ("add", "var"):
                 se = np.sqrt(getattr(whole, f"{name}_variance")[rows])
                 moved = np.abs(getattr(part, name) - getattr(whole, name)[rows]) / se
@@ -166,7 +167,7 @@ def test_a_variant_does_not_know_its_block(people, monkeypatch):
 def test_agrees_with_exact_fits_where_effects_are_small():
     null, calls = screened_cohort(n=1500, c=1, v=1, m=12, l_random=20, correlation=0.3)
     contigs = np.full(len(calls), "3", dtype=object)
-    exact, found = fit_exact(null, pack(calls), contigs), run_fast(null, calls)
+    exact, found = fit_exact(null, HardCalls.of(calls), contigs), run_fast(null, calls)
     largest = np.maximum(1, np.abs(z_scores(exact)).max(axis=0))
     for one, other in zip(z_scores(found), z_scores(exact), strict=True):
         assert (np.abs(one - other) < 1.5 * largest**3 / np.sqrt(null.n)).all()
@@ -211,7 +212,7 @@ def test_memory_formula_is_a_bound_and_not_a_loose_one(people, monkeypatch):
     monkeypatch.setattr(limits, "WRITTEN_OUT_PEOPLE", people)
     null, calls = screened_cohort(n=2000, c=3, v=2, m=64, l_random=200)
     run_fast(null, calls[:2])
-    effects, packed = null.random_effects, pack(calls)
+    effects, packed = null.random_effects, HardCalls.of(calls)
     eigen = SharedEigenstructure(effects.columns, effects.contigs).without("")
     contigs = np.full(64, "3", dtype=object)
     tracemalloc.start()

@@ -8,7 +8,7 @@ from by_chromosome import fit_exact, fit_weighted
 from cohorts_by_hand import null_model_of, random_effects_of
 from plain_reference import contigs_of
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.weighted.basis import LeverageTerms, WeightedBasis
 from hlmm_scan.kernels.weighted.exact import ExactDeterminant
@@ -66,7 +66,7 @@ def fitted(request):
     null, calls = make_null(*KINDS[request.param])
     contigs = np.array(["1", "2", "1", "2", "1"], dtype=object)
     inference = Inference(sandwich=True, likelihood_ratio=True)
-    return null, calls, contigs, fit_exact(null, pack(calls), contigs, inference)
+    return null, calls, contigs, fit_exact(null, HardCalls.of(calls), contigs, inference)
 
 
 def deviations(found: Estimates, exact: Estimates) -> np.ndarray:
@@ -85,7 +85,9 @@ def deviations(found: Estimates, exact: Estimates) -> np.ndarray:
 def test_fits_are_as_near_to_the_plain_ones_as_promised(fitted, tolerance, distance):
     null, calls, contigs, exact = fitted
     inference = Inference(sandwich=True, likelihood_ratio=True)
-    found = fit_weighted(null, pack(calls), contigs, bases_of(null), inference, tolerance=tolerance)
+    found = fit_weighted(
+        null, HardCalls.of(calls), contigs, bases_of(null), inference, tolerance=tolerance
+    )
     assert (found.status == exact.status).all()
     assert (exact.status == Status.OK).all()
     away = deviations(found, exact)
@@ -130,7 +132,7 @@ def test_fits_of_families_keep_to_the_tolerance(size):
     y += np.exp(0.3 * z[:, 0] + 0.4 * g) * rng.standard_normal(n)
     null = null_model_of(y, z, z, effects=effects)
     calls[m // 2 :][rng.random((m - m // 2, n)) < 0.04] = -1
-    packed, contigs, bases = pack(calls), contigs_of(m), bases_of(null)
+    packed, contigs, bases = HardCalls.of(calls), contigs_of(m), bases_of(null)
     found = fit_weighted(null, packed, contigs, bases, exact_beyond=np.inf)
     exact = fit_weighted(null, packed, contigs, bases, tolerance=0.0)
     assert (found.status == Status.OK).all()
@@ -142,7 +144,11 @@ def test_fits_of_families_keep_to_the_tolerance(size):
 @pytest.mark.parametrize("kind", ["few", "more_than_people"])
 def test_the_observed_information(kind):
     null, calls = make_null(*KINDS[kind])
-    packed, contigs, inference = pack(calls), contigs_of(len(calls)), Inference(observed=True)
+    packed, contigs, inference = (
+        HardCalls.of(calls),
+        contigs_of(len(calls)),
+        Inference(observed=True),
+    )
     exact = fit_exact(null, packed, contigs, inference)
     found = fit_weighted(null, packed, contigs, bases_of(null), inference, tolerance=0.0)
     assert (deviations(found, exact)[:2] <= 1e-5).all()
@@ -170,8 +176,8 @@ def test_a_random_variance_of_zero(contigs):
     y = noise - axes @ (axes.T @ noise)
     null = null_model_of(y, z, z, effects=effects)
     calls = make_calls(rng, n)
-    exact = fit_exact(null, pack(calls), contigs_of(len(calls)))
-    found = fit_weighted(null, pack(calls), contigs_of(len(calls)), bases_of(null))
+    exact = fit_exact(null, HardCalls.of(calls), contigs_of(len(calls)))
+    found = fit_weighted(null, HardCalls.of(calls), contigs_of(len(calls)), bases_of(null))
     assert (found.status == Status.RANDOM_VARIANCE_AT_ZERO).all()
     assert (exact.status == Status.RANDOM_VARIANCE_AT_ZERO).all()
     assert (deviations(found, exact)[:2] <= 2e-3).all()
@@ -184,11 +190,11 @@ def test_a_random_variance_of_zero(contigs):
 def test_a_variant_has_the_same_numbers_in_any_block(contigs):
     null, calls = make_null(203, contigs, 1, 0.4)
     many = np.concatenate([np.roll(calls, k, axis=1) for k in range(30)])
-    bases, packed = bases_of(null), pack(many)
+    bases, packed = bases_of(null), HardCalls.of(many)
     inference = Inference(likelihood_ratio=True)
     whole = fit_weighted(null, packed, contigs_of(len(many)), bases, inference)
     for rows in (np.arange(149, -1, -1), np.arange(60, 71), np.array([7])):
-        part = fit_weighted(null, packed[rows], contigs_of(len(rows)), bases, inference)
+        part = fit_weighted(null, packed.take(rows), contigs_of(len(rows)), bases, inference)
         for name in [*COLUMNS, "status"]:
             there = getattr(whole, name)[rows]
             np.testing.assert_allclose(getattr(part, name), there, rtol=1e-9, atol=1e-9)
@@ -206,7 +212,7 @@ def test_what_cannot_be_estimated_is_as_the_plain_estimator_says(kind):
     elif kind == "covariate":
         g[:] = calls[0]
         null = null_model_of(null.y, g[:, None], g[:, None], effects=null.random_effects)
-    packed = pack(np.array([g, calls[3]]))
+    packed = HardCalls.of(np.array([g, calls[3]]))
     exact = fit_exact(null, packed, contigs_of(2))
     found = fit_weighted(null, packed, contigs_of(2), bases_of(null))
     assert (found.status == exact.status).all()
@@ -223,7 +229,9 @@ def test_single_precision_is_safe(monkeypatch, contigs):
     assert single[""].columns.dtype == np.float32
     inference = Inference(sandwich=True, observed=True)
     results = [
-        fit_weighted(null, pack(calls), contigs_of(len(calls)), bases, inference, tolerance=0.0)
+        fit_weighted(
+            null, HardCalls.of(calls), contigs_of(len(calls)), bases, inference, tolerance=0.0
+        )
         for bases in (double, single)
     ]
     assert (results[0].status == results[1].status).all()
@@ -238,7 +246,7 @@ def test_dosages_are_fitted_as_calls_are():
     basis = bases_of(null)[""]
     dosages = np.where(calls < 0, np.nan, calls.astype(float))
     found = fit_genotypes(basis, lambda rows: dosages[rows], len(calls))
-    called = fit_weighted(null, pack(calls), contigs_of(len(calls), "9"), {"": basis})
+    called = fit_weighted(null, HardCalls.of(calls), contigs_of(len(calls), "9"), {"": basis})
     np.testing.assert_array_equal(found.var, called.var)
     halves = fit_genotypes(basis, lambda rows: 0.5 * dosages[rows], len(calls))
     np.testing.assert_allclose(halves.var, 2 * called.var, rtol=1e-4)
@@ -338,7 +346,7 @@ def test_the_series_of_leverages_follow_them_however_small_they_become(contigs, 
 
 def test_fits_made_exact_have_exact_standard_errors_where_random_effects_explain_most():
     null, calls = make_null(203, MORE, 2, 0.9)
-    packed, contigs = pack(calls), contigs_of(len(calls))
+    packed, contigs = HardCalls.of(calls), contigs_of(len(calls))
     exact = fit_exact(null, packed, contigs)
     found = fit_weighted(null, packed, contigs, bases_of(null), tolerance=0.0)
     np.testing.assert_array_equal(found.status, exact.status)

@@ -8,7 +8,8 @@ import pytest
 
 from hlmm_scan.cohort.cohort import CohortBuilder
 from hlmm_scan.cohort.tables import read_table
-from hlmm_scan.genotypes.packing import MISSING, pack, unpack
+from hlmm_scan.genotypes.blocks import HardCalls
+from hlmm_scan.genotypes.packing import MISSING, unpack
 from hlmm_scan.genotypes.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.models import HLM, HLMM
@@ -63,7 +64,7 @@ def test_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice, covariat
     tables = {name: read_table(path) for name, path in used.items()}
     builder = CohortBuilder(samples, tables["pheno"], tables.get("mean"), tables.get("variance"))
     null, _ = fit_null(builder.build("trait1"), None, seed_mode=False, left_out=())
-    found = fit_block(null, pack(calls), contig, OPTIONS)
+    found = fit_block(null, HardCalls.of(calls), contig, OPTIONS)
     frame = aligned(samples, used)
     np.testing.assert_array_equal(null.samples, frame["row"])
     y = frame["trait1"].to_numpy()
@@ -93,7 +94,7 @@ def test_mixed_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice):
     builder = CohortBuilder(samples, read_table(paths["pheno"]))
     cohort = builder.build("trait1")
     source = RandomEffectSource(
-        genotypes=pack(calls[::3]),
+        genotypes=HardCalls.of(calls[::3]),
         variant_ids=tuple(f"v{k}" for k in range(len(calls[::3]))),
         contigs=tuple(str(c) for c in contig[::3]),
         rows=np.arange(len(samples)),
@@ -103,7 +104,7 @@ def test_mixed_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice):
     effects = source.for_people(cohort.samples, "trait1")
     null, _ = fit_null(cohort, effects, seed_mode=False, left_out=sorted(set(effects.contigs)))
     chosen = np.arange(1, len(calls), 21)
-    found = fit_block(null, pack(calls[chosen]), contig[chosen], FitOptions(0.05, 20, 0.06))
+    found = fit_block(null, HardCalls.of(calls[chosen]), contig[chosen], FitOptions(0.05, 20, 0.06))
     frame = aligned(samples, {"pheno": paths["pheno"]})
     y = frame["trait1"].to_numpy()
     copies = np.where(calls == MISSING, np.nan, calls.astype(float))[:, frame["row"]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels import paths, warm_up
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
@@ -97,7 +97,7 @@ def test_a_new_way_to_fit_is_a_row(toy):
     rng = np.random.default_rng(3)
     calls = rng.binomial(2, 0.4, (9, 77)).astype(np.int8)
     null = null_model_of(rng.standard_normal(77), rng.standard_normal((77, 1)))
-    packed, contigs = pack(calls), np.full(9, "1", object)
+    packed, contigs = HardCalls.of(calls), np.full(9, "1", object)
     found = fit_block(null, packed, contigs, FitOptions(0, 0))
     assert toy == [(null.phenotype, "")]
     assert (found["status"] == Status.OK).all()

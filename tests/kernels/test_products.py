@@ -19,7 +19,7 @@ from test_hlmm_eigen import eigenstructures
 from test_hlmm_screen import designs_of
 from test_hlmm_weighted import FEW, MORE, bases_of, make_null
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.sums import products
@@ -153,35 +153,35 @@ def scoring() -> Any:
 
 def screened(**kind: Any) -> Any:
     null, calls = screened_cohort(c=2, v=2, l_random=40, m=70, missing=0.01, **kind)
-    packed, contigs, designs = pack(calls), np.full(70, "3", object), designs_of(null)
+    packed, contigs, designs = HardCalls.of(calls), np.full(70, "3", object), designs_of(null)
     for design in designs.values():
         by_place(design)
-    return lambda rows: fit_random_screen(null, packed[rows], contigs[rows], designs)
+    return lambda rows: fit_random_screen(null, packed.take(rows), contigs[rows], designs)
 
 
 def second_order() -> Any:
     null, calls = make_null(603, FEW, 0, 0.3)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(14)])
-    packed, contigs, eigen = pack(many), np.full(70, "3", object), eigenstructures(null)
+    packed, contigs, eigen = HardCalls.of(many), np.full(70, "3", object), eigenstructures(null)
     bases = second_order_bases(null, eigen, [""])
     by_place(bases[""])
     inference = Inference(sandwich=True)
     return lambda rows: fit_second_order(
-        null, packed[rows], contigs[rows], eigen, inference, tolerance=1.0, bases=bases
+        null, packed.take(rows), contigs[rows], eigen, inference, tolerance=1.0, bases=bases
     )
 
 
 def weighted(random_effects: list[str]) -> Any:
     null, calls = make_null(303, random_effects, 1, 0.4)
     many = np.concatenate([np.roll(calls, shift, axis=1) for shift in range(14)])
-    packed, contigs, bases = pack(many), np.full(70, "3", object), bases_of(null)
+    packed, contigs, bases = HardCalls.of(many), np.full(70, "3", object), bases_of(null)
     for basis in bases.values():
         # Worked out at first sight.
         _ = basis.rows, basis.series_rows, basis.start, basis.null_across, basis.null_fitted
         by_place(basis)
         by_place(basis.leverage)
     return lambda rows: fit_weighted(
-        null, packed[rows], contigs[rows], bases, tolerance=1.0, exact_beyond=np.inf
+        null, packed.take(rows), contigs[rows], bases, tolerance=1.0, exact_beyond=np.inf
     )
 
 

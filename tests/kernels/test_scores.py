@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of, random_effects_of
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT, MISSING_CODE, Dosages
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, MISSING_CODE, Dosages, HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels import limits, paths, prepared
 from hlmm_scan.kernels.block import FitOptions, fit_block
@@ -56,7 +56,7 @@ def dosages_of(calls: np.ndarray, seed: int = 2) -> Dosages:
 @pytest.mark.parametrize(("covariates", "random"), [(0, 0), (3, 0), (0, 12), (2, 12)])
 def test_maximum_likelihood_and_one_step_have_the_same_tests(covariates, random, kind):
     null, calls = cohort(300, covariates, random)
-    block = pack(calls) if kind == "calls" else dosages_of(calls)
+    block = HardCalls.of(calls) if kind == "calls" else dosages_of(calls)
     options = {"min_maf": 0.0, "min_mac": 5.0}
     exact = fit_block(null, block, contigs(40), FitOptions(**options))
     step = fit_block(null, block, contigs(40), FitOptions(**options, screen=True))
@@ -71,7 +71,7 @@ def test_maximum_likelihood_and_one_step_have_the_same_tests(covariates, random,
 def test_scores_of_class_sums_are_the_plain_ones():
     null, calls = cohort(301, 0, 0)
     plain = fit_screen_plain(null, np.where(calls < 0, np.nan, calls).T)
-    found = fit_block(null, pack(calls), contigs(40), FitOptions(0, 0))
+    found = fit_block(null, HardCalls.of(calls), contigs(40), FitOptions(0, 0))
     sums = prepared.class_sums_plan((null,), pack(calls).shape[1]).sums(pack(calls))[0]
     scores, (fit,) = np.empty((40, 3)), null.fits.values()
     all_class_scores(
@@ -90,7 +90,7 @@ def test_scores_by_class_with_random_effects_are_those_of_the_screen(missing, mo
     calls = calls[:6] if missing else calls[6:]
     prepared.random_screen_design.cache_clear()
     design = prepared.random_screen_design(null, ALL_RANDOM_EFFECTS)
-    screen = fit_random_screen(design, pack(calls))
+    screen = fit_random_screen(design, HardCalls.of(calls))
     packed = pack(calls)
     by_class = paths.CLASS_SCORES.made(null, ALL_RANDOM_EFFECTS, packed.shape[1])
     found = class_scores(by_class, packed)
@@ -104,7 +104,7 @@ def test_scores_with_random_effects_are_the_dense_ones():
     null, calls = cohort(200, 2, 9)
     plain = fit_hlmm_screen_plain(null, np.where(calls < 0, np.nan, calls).T, ALL_RANDOM_EFFECTS)
     design = prepared.random_screen_design(null, ALL_RANDOM_EFFECTS)
-    found = fit_random_screen(design, pack(calls))
+    found = fit_random_screen(design, HardCalls.of(calls))
     np.testing.assert_allclose(found.scores, plain.scores, rtol=1e-4, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_scores_with_random_effects_are_the_dense_ones():
 def test_a_trait_of_two_values_has_no_variance_test(covariates, random, share):
     null, calls = cohort(400, covariates, random, trait="binary", share=share)
     null = replace(null, two_valued=True)
-    found = fit_block(null, pack(calls), contigs(40), FitOptions(0, 20))
+    found = fit_block(null, HardCalls.of(calls), contigs(40), FitOptions(0, 20))
     tested = np.isfinite(found["add_neg_log10_p"])
     assert tested.any()
     assert np.isnan(found["var_neg_log10_p"]).all()
@@ -129,7 +129,7 @@ def test_rare_carriers_who_are_alike_are_no_discovery():
     calls = np.zeros((1, 3_000), np.int8)
     calls[0, rng.choice(near[:600], 20, replace=False)] = 1
     null = null_model_of(y, np.empty((3_000, 0)), np.empty((3_000, 0)), np.arange(3_000))
-    found = fit_block(null, pack(calls), contigs(1), FitOptions(0, 20))
+    found = fit_block(null, HardCalls.of(calls), contigs(1), FitOptions(0, 20))
     wald = abs(found["add"] / found["add_se"])[0]
     assert wald > 5
     assert found["add_neg_log10_p"][0] < 3

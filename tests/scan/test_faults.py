@@ -71,7 +71,7 @@ def test_waits_double_up_to_a_limit_and_half_of_each_is_chance():
 PLACES = {
     "opening genotypes": (GenotypeDataset, "open"),
     "reading variants": (GenotypeDataset, "variants"),
-    "reading genotypes": (GenotypeDataset, "read_packed"),
+    "reading genotypes": (GenotypeDataset, "read_block"),
     "opening the store": (ResultStore, "open"),
     "reading null models": (task_module, "read_null_model"),
     "writing chunks": (ResultStore, "write_partition"),
@@ -103,14 +103,14 @@ def test_an_error_that_never_passes_fails_one_partition_after_the_last_try(
     bench, tmp_path, monkeypatch, waited
 ):
     store = run.prepare(bench.config(tmp_path / "r"))
-    read = GenotypeDataset.read_packed
+    read = GenotypeDataset.read_block
 
     def bad_sector(self, start, stop):
         if start == 24:
             raise os_error(errno.EIO)
         return read(self, start, stop)
 
-    monkeypatch.setattr(GenotypeDataset, "read_packed", bad_sector)
+    monkeypatch.setattr(GenotypeDataset, "read_block", bad_sector)
     run.run(store, SerialExecutor())
     state = scan_state(store)
     assert list(state.failed) == [6, 7, 8]

@@ -10,9 +10,9 @@ import xarray as xr
 from hlmm_scan.cohort.condition import Conditioning, read_conditioning
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.blocks import Dosages, HardCalls
 from hlmm_scan.genotypes.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosages import Dosages
 from hlmm_scan.genotypes.packing import pack_reference
 from hlmm_scan.genotypes.plink import PlinkWriter
 from hlmm_scan.genotypes.ploidy import HaploidRegions
@@ -142,7 +142,7 @@ def test_calls_that_haploid_people_cannot_have_are_missing():
             return np.arange(len(ids))
 
         def read_block(self, start, stop):
-            return pack_reference(copies)[start:stop]
+            return HardCalls(pack_reference(copies)[start:stop], 6)
 
         def variants(self, start, stop):
             one = np.array(["A"], object)

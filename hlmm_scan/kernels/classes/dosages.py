@@ -1,6 +1,6 @@
 """HLM without covariates, on dosages: class sums with as many classes as a variant has values.
 
-Dosages are whole steps (:mod:`hlmm_scan.genotypes.dosages`): an 8-bit BGEN has at most 511 values,
+Dosages are whole steps (:mod:`hlmm_scan.genotypes.blocks`): an 8-bit BGEN has at most 511 values,
 PGEN 32,769. People of one value form a class, and everything the fits need are their sums
 (:mod:`hlmm_scan.kernels.classes.fit`); finer dosages only make more classes, never as many as there
 are people. So there is one path for all of them, and nothing is rounded.
@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.kernels.classes.fit import COLUMNS, fit_one, powers_needed
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.scores.design import class_scores

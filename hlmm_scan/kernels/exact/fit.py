@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import EXACT_ERROR, likelihood_ratio, put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.exact.robust import between, person_scores
@@ -36,7 +36,7 @@ def fit_exact(
         With random effects.
     left_out : str
         Key into `null.fits`.
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
     inference : Inference, optional
         Which standard errors and tests to give.
 
@@ -50,7 +50,7 @@ def fit_exact(
     estimates = Estimates.empty(len(genotypes))
     G, fit = null.random_effects.design(left_out), null.fits[left_out]
     for row in range(len(genotypes)):
-        genotype = copies(take(genotypes, slice(row, row + 1)), null.samples)[0]
+        genotype = genotypes.take(slice(row, row + 1)).copies(null.samples)[0]
         _fit_one(null, fit, G, genotype, inference, estimates, row)
     return estimates
 

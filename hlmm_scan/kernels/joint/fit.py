@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import RESTRICTIONS, likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, put_covariances
@@ -97,7 +97,7 @@ def fit_tiles(
     Parameters
     ----------
     design : JointDesign
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
     samples : ndarray of int64, shape (n,)
         The people of the design among those of the genotypes.
     inference : Inference, optional
@@ -105,7 +105,7 @@ def fit_tiles(
     estimates = Estimates.empty(len(genotypes))
     for start in range(0, len(genotypes), TILE):
         rows = np.arange(start, min(start + TILE, len(genotypes)))
-        g = copies(take(genotypes, rows), samples).T
+        g = genotypes.take(rows).copies(samples).T
         estimates.put(rows, fit_joint(design, g, inference))
     return estimates
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, covariances
@@ -150,7 +150,7 @@ def fit_interaction(
     Parameters
     ----------
     design : InteractionDesign
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
         People without a call are left out for that variant.
     samples : ndarray of int64, shape (n,)
         The people of the design among those of the genotypes.
@@ -167,7 +167,7 @@ def fit_interaction(
     estimates = Estimates.empty(m)
     for start in range(0, m, step):
         rows = np.arange(start, min(start + step, m))
-        g = np.ascontiguousarray(copies(take(genotypes, rows), samples).T)
+        g = np.ascontiguousarray(genotypes.take(rows).copies(samples).T)
         estimates.put(rows, _fit_tile(design, g, inference))
     return estimates
 

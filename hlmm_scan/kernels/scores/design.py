@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
+from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.p_values import ScoreTests, score_tests
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
@@ -109,7 +109,7 @@ def genotype_classes(
 
     Parameters
     ----------
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
     rows : ndarray of intp, shape (k,)
         Variants wanted.
     counts : GenotypeCounts
@@ -123,7 +123,7 @@ def genotype_classes(
     -------
     people, copies : ndarrays, shapes (k, 3) or (k, classes + 1)
     """
-    if not isinstance(genotypes, Dosages):
+    if isinstance(genotypes, HardCalls):
         people = counts.genotypes[rows].astype(np.float64)
         return people, np.broadcast_to(np.arange(3.0), people.shape)
     assert counts.ranges is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.kernels.scores.design import ScoreDesign, with_all_squares
 from hlmm_scan.kernels.scores.p_values import score_tests
@@ -33,7 +33,7 @@ def interaction_neg_log10_p(
         With an environment, without random effects.
     design : ScoreDesign
         Of the null model.
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
         People without a call are left out for that variant.
 
     Returns
@@ -44,7 +44,7 @@ def interaction_neg_log10_p(
     z = np.full(len(genotypes), np.nan)
     people, values = np.zeros((2, len(genotypes), design.classes + 1))
     for start in range(0, len(genotypes), _AT_ONCE):
-        part = copies(take(genotypes, slice(start, start + _AT_ONCE)), null.samples)
+        part = genotypes.take(slice(start, start + _AT_ONCE)).copies(null.samples)
         for j, g in enumerate(part, start):
             z[j], x = _standardised(null, g)
             if len(x):

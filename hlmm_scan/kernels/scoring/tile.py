@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scoring.lanes import MISSING, WIDTH

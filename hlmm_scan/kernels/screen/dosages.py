@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages
+from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED

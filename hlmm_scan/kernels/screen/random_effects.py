@@ -28,7 +28,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, joined, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock, joined
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
@@ -112,7 +112,7 @@ class _Variants:
 
     Attributes
     ----------
-    genotypes : ndarray of uint8, shape (m, width), or Dosages
+    genotypes : HardCalls or Dosages
     middle : ndarray, shape (m,)
         Mean genotype of the people called.
     gamma, delta : ndarray, shapes (m, c) and (m, q)
@@ -136,7 +136,7 @@ class _Variants:
 
     def take(self, rows: NDArray[np.intp]) -> _Variants:
         others = (getattr(self, f.name)[rows] for f in fields(self)[1:])
-        return _Variants(take(self.genotypes, rows), *others)
+        return _Variants(self.genotypes.take(rows), *others)
 
     @staticmethod
     def join(parts: list[_Variants]) -> _Variants:
@@ -146,7 +146,7 @@ class _Variants:
 
     def centred(self, samples: NDArray[np.int64]) -> Float:
         """Return h = g − ḡ, 0 where missing."""
-        h = copies(self.genotypes, samples)
+        h = self.genotypes.copies(samples)
         _centre(h, self.middle)
         return h
 
@@ -162,7 +162,7 @@ def fit_random_screen(
     ----------
     design : RandomScreenDesign
         Of the null model and a left-out chromosome.
-    genotypes : ndarray of uint8, shape (m, width), or Dosages
+    genotypes : HardCalls or Dosages
     inference : Inference, optional
         As for :func:`hlmm_scan.kernels.screen.fit.fit_screen`.
 
@@ -178,7 +178,7 @@ def fit_random_screen(
     n = len(design.samples)
     for start in range(0, len(genotypes), _TILE):
         part = np.arange(start, min(start + _TILE, len(genotypes)))
-        variants = _first_product(design, take(genotypes, _filled(part)))
+        variants = _first_product(design, genotypes.take(_filled(part)))
         _put(design, variants, out, part, exactly=design.squares is not None)
         with np.errstate(invalid="ignore"):
             z = variants.a**2 * variants.I_a

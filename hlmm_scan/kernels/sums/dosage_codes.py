@@ -1,4 +1,4 @@
-"""Passes over the codes of dosages: which variants are hard calls after all, counts, classes."""
+"""Passes over the codes of dosages: counts and classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import MISSING_CODE, Dosages
-from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
+from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.kernels.sums.code_lanes import CLASSES, CODES, STRIP, class_codes, describe_codes
 
 Float = NDArray[np.float64]
@@ -21,30 +20,6 @@ what is written to in the meantime stays in the first-level cache."""
 
 TABLE_BYTES = 3 * 8 * (MISSING_CODE + 1)
 """Bound on the memory of :func:`copies_by_code`, in the making or beside a copy."""
-
-
-@njit(nogil=True, cache=True)
-def _whole(codes: Any, steps: int, whole: Any) -> None:  # pragma: no cover
-    for j in range(len(codes)):
-        whole[j] = True
-        for i in range(codes.shape[1]):
-            code = np.int64(codes[j, i])
-            if code != 0 and code < steps and 2 * code != steps:
-                whole[j] = False
-                break
-
-
-@njit(nogil=True, cache=True)
-def _pack(codes: Any, rows: Any, steps: int, packed: Any) -> None:  # pragma: no cover
-    for k in range(len(rows)):
-        j = rows[k]
-        for i in range(codes.shape[1]):
-            code = np.int64(codes[j, i])
-            if code <= steps:  # there is 01, missing, already
-                bits = 3 if code == 0 else (0 if code == steps else 2)
-                shift = 2 * (i & 3)
-                byte = packed[k, i >> 2] & ~np.uint8(3 << shift)
-                packed[k, i >> 2] = byte | np.uint8(bits << shift)
 
 
 @njit(nogil=True, cache=True)
@@ -143,24 +118,6 @@ def copies_by_code(steps: int) -> Float:
     return np.arange(steps + 1) * 2.0 / steps
 
 
-def whole_copies(dosages: Dosages) -> NDArray[np.bool_]:
-    """Return which variants hold whole copies only, shape (m,), whoever is analysed.
-
-    Codes beyond two copies count as missing, here and everywhere.
-    """
-    whole = np.empty(len(dosages), np.bool_)
-    _whole(dosages.codes, dosages.steps, whole)
-    return whole
-
-
-def packed_calls(dosages: Dosages, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Return variants of whole copies as packed hard calls, shape (len(rows), ⌈n/4⌉)."""
-    width = packed_width(dosages.codes.shape[1])
-    packed = np.full((len(rows), width), MISSING_BYTE, np.uint8)
-    _pack(dosages.codes, rows, dosages.steps, packed)
-    return packed
-
-
 def count_dosages(dosages: Dosages, samples: Int) -> Int:
     """Count and add up the dosages of chosen people.
 
@@ -212,12 +169,6 @@ def dosage_classes(
 
 
 # ----------------------------------------------------------------------------- plain references
-
-
-def whole_copies_reference(dosages: Dosages) -> NDArray[np.bool_]:
-    """Do what `whole_copies` does, in plain numpy."""
-    codes, steps = dosages.codes.astype(np.int64), dosages.steps
-    return np.asarray(((codes == 0) | (2 * codes == steps) | (codes >= steps)).all(axis=1))
 
 
 def count_dosages_reference(dosages: Dosages, samples: Int) -> Int:

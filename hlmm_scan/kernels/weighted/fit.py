@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import GenotypeBlock, copies, take
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.covariances import (
     EXACT_ERROR,
@@ -57,7 +57,7 @@ def fit_weighted(
     ----------
     basis : WeightedBasis
         Of the null model and a left-out chromosome.
-    genotypes : ndarray of uint8, shape (m, bytes), or Dosages
+    genotypes : HardCalls or Dosages
     samples : ndarray of int64, shape (n,)
         The people of the basis among those of the genotypes.
     inference, tolerance, exact_beyond
@@ -70,7 +70,7 @@ def fit_weighted(
     """
 
     def read(rows: Rows) -> Float:
-        return copies(take(genotypes, rows), samples)
+        return genotypes.take(rows).copies(samples)
 
     m = len(genotypes)
     return fit_genotypes(basis, read, m, inference, tolerance=tolerance, exact_beyond=exact_beyond)
