@@ -19,7 +19,7 @@ import numpy as np
 from commands import run
 from simulated import draw_genotypes
 
-from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 

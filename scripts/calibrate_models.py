@@ -20,7 +20,7 @@ from simulated import CONTIG, draw_genotypes, null_model, random_effects, standa
 
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.genotypes.plink import PlinkFileset
+from hlmm_scan.genotypes.readers.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import NullModel
 

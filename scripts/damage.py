@@ -38,7 +38,7 @@ from hlmm_scan.analysis.dispersion import write_dispersion
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import HlmmScanError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.null import host_cache
 from hlmm_scan.report.page import write_report

@@ -13,8 +13,8 @@ from engine_work import Sampler
 from simulated import draw_genotypes
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.results.store import ResultStore

@@ -14,7 +14,7 @@ import pandas as pd
 from engine_work import Sampler, Timed, nothing, resident
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.records import PartitionRecord, encode
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import executors, run

@@ -32,7 +32,7 @@ from commands import stop
 from tables import table, write
 
 from hlmm_scan.errors import HlmmScanError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset, summary
 from hlmm_scan.simulate import simulate_cohort
 

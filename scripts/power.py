@@ -158,10 +158,10 @@ def lose(folder: Path, chance: random.Random) -> int:
 
 
 def convert_beds(folder: Path) -> None:
-    from hlmm_scan.genotypes import dataset_writer
-    from hlmm_scan.genotypes.convert import convert
+    from hlmm_scan.genotypes.conversion import writer
+    from hlmm_scan.genotypes.conversion.convert import convert
 
-    dataset_writer.PART_VARIANTS = dataset_writer.LEAST_PART_VARIANTS = 20
+    writer.PART_VARIANTS = writer.LEAST_PART_VARIANTS = 20
     beds = sorted((folder.parent / "cohort").glob("*.bed"))
     convert(beds, folder / "genotypes.zarr", chunk_variants=10, workers=0)
 
@@ -186,7 +186,7 @@ KINDS: dict[str, Callable[[Path], None]] = {"convert": convert_beds, "scan": sca
 
 def cut_power(folder: Path, number: int, seed: int) -> list[str]:
     """Cut the power so many times; return for each ``identical``, or what was wrong after it."""
-    from hlmm_scan.genotypes.convert import convert
+    from hlmm_scan.genotypes.conversion.convert import convert
     from hlmm_scan.simulate import simulate_cohort
 
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tables import table, write
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run

@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.genotypes.plink import PlinkFileset
+from hlmm_scan.genotypes.readers.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.model import RandomEffects
 

@@ -26,8 +26,9 @@ from scipy.stats import chi2
 from tables import table, write
 
 from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.open import open_dataset
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.null.random_effects import load_random_effects
 from hlmm_scan.schema import Status
@@ -105,7 +106,7 @@ def convert(folder: Path, mouse: Path, quick: bool) -> tuple[Path, Path]:
     run([*hlmm_scan, "convert", str(mouse / "mouse_hs1940.bed"), "-o", str(everything)])
     if not quick:
         return everything, everything
-    dataset = GenotypeDataset.open(everything)
+    dataset = open_dataset(everything)
     people = np.arange(len(dataset.samples))
     contigs, beds = dataset.variant_contig(), []
     for contig, variants in QUICK.items():
@@ -219,7 +220,7 @@ def main() -> int:
         tests["without"] = additive(unrelated)["add_neg_log10_p"]
         tests["gemma"] = np.nan
         if shutil.which("gemma"):
-            dataset = GenotypeDataset.open(genotypes)
+            dataset = open_dataset(genotypes)
             tests["gemma"] = gemma_tests(folder, dataset, relationship, options.mouse)
     lines = inflations(tests)
     misses = required(lines)

@@ -35,7 +35,7 @@ import psutil
 import zarr
 from tables import table, write
 
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.scan.state import standing, verify

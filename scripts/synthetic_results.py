@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import HlmmScanError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore

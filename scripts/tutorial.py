@@ -33,7 +33,7 @@ from tables import table, write
 
 from hlmm_scan.analysis.dispersion import dispersion_effects, write_dispersion
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.simulate import simulate_cohort

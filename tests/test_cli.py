@@ -23,8 +23,8 @@ from hlmm_scan import __version__
 from hlmm_scan.cli import main
 from hlmm_scan.config import ScanConfig, compose, load_config
 from hlmm_scan.errors import HlmmScanError, InfrastructureError
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.sources import SourceOptions
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.open import SourceOptions
 from hlmm_scan.results.export import Export
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.store import ResultStore

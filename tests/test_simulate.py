@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.simulate import SimulatedCohort, draws, simulate_cohort

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes import duplicates
-from hlmm_scan.genotypes.duplicates import RepeatedIds
+from hlmm_scan.genotypes.conversion import duplicates
+from hlmm_scan.genotypes.conversion.duplicates import RepeatedIds
 from hlmm_scan.staging import staged_folder, sweep
 
 

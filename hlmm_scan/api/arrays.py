@@ -24,7 +24,7 @@ from hlmm_scan.config import (
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.blocks import FINEST, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.calls import encode_dosages
-from hlmm_scan.genotypes.convert import default_chunk_variants
+from hlmm_scan.genotypes.conversion.convert import default_chunk_variants
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.kernels.block import fit_block
 from hlmm_scan.null.fit import CovariateFit

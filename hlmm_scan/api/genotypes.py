@@ -14,11 +14,11 @@ import pandas as pd
 from hlmm_scan import storage
 from hlmm_scan.cohort.frames import is_labelled
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert as convert_files
+from hlmm_scan.genotypes.conversion.convert import convert as convert_files
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.joined import JoinedGenotypes
-from hlmm_scan.genotypes.joined import open_genotypes as open_paths
-from hlmm_scan.genotypes.sources import SourceOptions
+from hlmm_scan.genotypes.open import SourceOptions
+from hlmm_scan.genotypes.open import open_genotypes as open_paths
 from hlmm_scan.genotypes.vcf_zarr import DESCRIBING, FIELDS
 from hlmm_scan.scan.clusters import Cluster, GivenClient, RunningScheduler
 from hlmm_scan.scan.conversion import DaskPool

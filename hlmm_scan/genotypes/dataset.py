@@ -44,7 +44,8 @@ _IDS_AT_ONCE = 65_536
 class GenotypeDataset:
     """Hard calls or dosages of n people at m variants, as `convert` wrote them.
 
-    Made by `GenotypeDataset.open`. Instances are read-only and cheap to pickle.
+    Opened by :func:`hlmm_scan.genotypes.open.open_dataset`. Instances are read-only and cheap to
+    pickle.
 
     Attributes
     ----------
@@ -66,7 +67,7 @@ class GenotypeDataset:
     def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self._arrays = StoredArrays(path, group)
-        self.fingerprint = str(_mark(group)["fingerprint"])
+        self.fingerprint = str(mark_of(group)["fingerprint"])
         self._dosages = DOSAGES in group
         self._hard_calls = CALLS in group
         calls = self._arrays[CALLS if self._hard_calls else DOSAGES]
@@ -83,34 +84,24 @@ class GenotypeDataset:
 
     @classmethod
     def open(cls, path: Place | str) -> GenotypeDataset:
-        """Open a dataset, or a VCF-Zarr store of another program.
-
-        Parameters
-        ----------
-        path : Path, ObjectPath or str
-
-        Returns
-        -------
-        GenotypeDataset
+        """Open a dataset of this package; others are opened by `hlmm_scan.genotypes.open`.
 
         Raises
         ------
         InputError
-            If nothing is there, or it is neither a genotype dataset of this package and version
-            nor a VCF-Zarr store that can be read as one.
+            If nothing is there, or no genotype dataset of this package and version.
         InfrastructureError
             If an object store does not answer.
         """
         path = place(path)
-        group = open_group(path)
+        return cls.of(path, open_group(path))
+
+    @classmethod
+    def of(cls, path: Place, group: zarr.Group | None) -> GenotypeDataset:
+        """Return the dataset whose group was opened; see :meth:`open`."""
         if group is None:
             raise InputError(f"{path}: not a genotype dataset: no Zarr group there")
-        mark = _mark(group)
-        if "kind" not in mark:
-            from hlmm_scan.genotypes.vcf_zarr import VcfZarrDataset, is_vcf_zarr
-
-            if is_vcf_zarr(group):
-                return VcfZarrDataset.of(path)
+        mark = mark_of(group)
         if mark.get("kind") != KIND:
             raise InputError(f"{path}: not a genotype dataset: {_what_it_is(group)}")
         if mark.get("format") != DATASET_FORMAT:
@@ -128,7 +119,7 @@ class GenotypeDataset:
             ) from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return GenotypeDataset.open, (self.path,)
+        return type(self).open, (self.path,)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -350,15 +341,7 @@ def summary(dataset: GenotypeDataset) -> str:
 def is_genotype_dataset(path: Place) -> bool:
     """Return whether the store at a place carries our mark, of whatever format version."""
     group = open_group(path)
-    return group is not None and _mark(group).get("kind") == KIND
-
-
-def holds_genotypes(path: Place) -> bool:
-    """Return whether `GenotypeDataset.open` knows what a place holds."""
-    from hlmm_scan.genotypes.vcf_zarr import is_vcf_zarr
-
-    group = open_group(path)
-    return group is not None and (_mark(group).get("kind") == KIND or is_vcf_zarr(group))
+    return group is not None and mark_of(group).get("kind") == KIND
 
 
 def variable(name: str) -> schema.Variable:
@@ -366,13 +349,14 @@ def variable(name: str) -> schema.Variable:
     return schema.find(name, schema.GENOTYPES)
 
 
-def _mark(group: zarr.Group) -> dict[str, Any]:
+def mark_of(group: zarr.Group) -> dict[str, Any]:
+    """Return what a store of this package says it is; nothing of others."""
     mark = group.attrs.get(MARK)
     return dict(mark) if isinstance(mark, dict) else {}
 
 
 def _what_it_is(group: zarr.Group) -> str:
-    kind = _mark(group).get("kind")
+    kind = mark_of(group).get("kind")
     if kind is not None:
         return f"the store holds {kind}"
     return "the Zarr group does not carry this package's mark"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hlmm_scan.errors import InputError, StoreHeldError
-from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes, open_genotypes
+from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
+from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.storage import Place, place
 from hlmm_scan.storage.locks import identity, locked, root_file
 

@@ -52,7 +52,7 @@ class JoinedGenotypes:
     Parameters
     ----------
     parts : sequence of GenotypeDataset
-        At least one; see :meth:`open`, which looks whether their people are the same.
+        At least one; see :meth:`of`, which looks whether their people are the same.
     rows : array of int, shape (m,), optional
         Chosen variants, counted along all parts, ascending. Read piece by piece. Default: all.
 
@@ -89,18 +89,14 @@ class JoinedGenotypes:
         self._decoded: tuple[tuple[int, int], GenotypeBlock] | None = None
 
     @classmethod
-    def open(cls, paths: Sequence[Place | str]) -> JoinedGenotypes:
-        """Open datasets of the same people, in the same order.
+    def of(cls, parts: Sequence[GenotypeDataset]) -> JoinedGenotypes:
+        """Return datasets of the same people, in the same order, as one.
 
         Raises
         ------
         InputError
-            If a dataset cannot be opened or is given twice, or people differ: the first who does
-            is named.
-        InfrastructureError
-            If an object store does not answer.
+            If a dataset is given twice, or people differ: the first who does is named.
         """
-        parts = [GenotypeDataset.open(path) for path in paths]
         for k, part in enumerate(parts):
             for earlier in parts[:k]:
                 if part.fingerprint == earlier.fingerprint:
@@ -311,11 +307,6 @@ class JoinedGenotypes:
 
 Genotypes = GenotypeDataset | JoinedGenotypes
 """What a scan reads."""
-
-
-def open_genotypes(paths: Sequence[Place | str]) -> Genotypes:
-    """Open one dataset, or several as one; see :meth:`JoinedGenotypes.open`."""
-    return GenotypeDataset.open(paths[0]) if len(paths) == 1 else JoinedGenotypes.open(paths)
 
 
 def chosen_variants(genotypes: Genotypes, rows: Rows | None) -> Genotypes:

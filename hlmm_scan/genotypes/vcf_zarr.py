@@ -25,11 +25,11 @@ from hlmm_scan.genotypes.calls import (
     information,
 )
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dosage_fields import Copies, copies_of_variant, probabilities
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
+from hlmm_scan.genotypes.readers.dosage_fields import Copies, copies_of_variant, probabilities
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTable
-from hlmm_scan.storage import ObjectPath, Place
+from hlmm_scan.storage import ObjectPath, Place, place
 
 GENOTYPES = "call_genotype"
 DOSAGES = ("call_DS", "call_dosage")
@@ -69,7 +69,7 @@ class VcfZarrDataset(GenotypeDataset):
     """
 
     @classmethod
-    def of(cls, path: Place) -> VcfZarrDataset:
+    def open(cls, path: Place | str) -> VcfZarrDataset:
         """Open a store for which :func:`is_vcf_zarr` holds.
 
         Raises
@@ -77,6 +77,7 @@ class VcfZarrDataset(GenotypeDataset):
         InputError
             If it cannot be read as biallelic calls of one or two chromosomes a person.
         """
+        path = place(path)
         group = open_group(path, whole=False, remedy=REMEDY)
         assert group is not None
         return cls(path, group)

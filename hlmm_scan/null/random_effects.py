@@ -14,8 +14,8 @@ from hlmm_scan.cohort.align import match
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import GenotypeBlock, joined
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
-from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.genotypes.open import holds_genotypes, open_dataset
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
 from hlmm_scan.null.model import RandomEffects
@@ -151,7 +151,7 @@ def load_random_effects(
             raise InputError(
                 f"{path}: neither a genotype dataset made by hlmm-scan convert nor a VCF-Zarr store"
             )
-        dataset: Genotypes = GenotypeDataset.open(path)
+        dataset: Genotypes = open_dataset(path)
         positions = np.arange(dataset.n_variants, dtype=np.int64)
         rows, fingerprint, own = match(samples, dataset.samples), dataset.fingerprint, None
     else:

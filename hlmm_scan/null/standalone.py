@@ -14,7 +14,7 @@ from hlmm_scan.cohort.join import join
 from hlmm_scan.cohort.options import read_options
 from hlmm_scan.cohort.study import StudyColumns, read_study
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.open import open_dataset
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.models.fit import Information
 from hlmm_scan.null.fit import CovariateFit, fit_covariates
@@ -95,7 +95,7 @@ def fit_tables(
     mean, variance = (join(samples, of) for of in (study.mean, study.variance))
     source = None
     if random_effects is not None:
-        dataset = GenotypeDataset.open(genotypes) if genotypes else None
+        dataset = open_dataset(genotypes) if genotypes else None
         source = load_random_effects(random_effects, dataset, samples)
     wishes = read_options(samples, (mean, variance), categorical=categorical, **options)
     if source is not None:

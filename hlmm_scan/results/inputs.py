@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
-from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
+from hlmm_scan.genotypes.joined import Genotypes, chosen_variants
+from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects

@@ -1,4 +1,4 @@
-"""Conversion on a Dask cluster: the parts of :mod:`hlmm_scan.genotypes.parts` as its tasks."""
+"""Conversion on a Dask cluster: :mod:`hlmm_scan.genotypes.conversion.parts` as its tasks."""
 
 # distributed is typed in part only.
 # mypy: disallow-untyped-calls=False
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
-from hlmm_scan.genotypes.parts import Part, PartRecord, convert_part
+from hlmm_scan.genotypes.conversion.parts import Part, PartRecord, convert_part
 from hlmm_scan.scan.clusters import Cluster, RunningScheduler
 from hlmm_scan.scan.executors import LEAST_IN_FLIGHT, TASKS_IN_FLIGHT_PER_WORKER
 

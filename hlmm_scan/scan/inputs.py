@@ -27,7 +27,8 @@ from hlmm_scan.config.people import People
 from hlmm_scan.config.traits import Traits
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group, unknown_names
-from hlmm_scan.genotypes.joined import Genotypes, chosen_variants, open_genotypes
+from hlmm_scan.genotypes.joined import Genotypes, chosen_variants
+from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, genome_build
 from hlmm_scan.genotypes.selection import Selection, VariantChoice
 from hlmm_scan.null.chromosomes import variant_kinds

@@ -13,7 +13,6 @@ from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.genotypes.arrays import CHECKSUMS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, KIND, GenotypeDataset
 from hlmm_scan.genotypes.fingerprint import fingerprint_of
-from hlmm_scan.genotypes.vcf_zarr import VcfZarrDataset
 from hlmm_scan.results import in_use as results_in_use
 from hlmm_scan.results.recorded import checksums_by_key, chunk_key, chunk_place
 from hlmm_scan.results.records import PartitionRecord
@@ -111,7 +110,6 @@ def _verify_dataset(where: Place, *, checked: bool) -> Verdict:
     if not damage:
         try:
             dataset = GenotypeDataset.open(where)
-            assert not isinstance(dataset, VcfZarrDataset)
             if fingerprint_of(dataset) != dataset.fingerprint:
                 damage = ["its content is not what its fingerprint was made of"]
         except HlmmScanError as error:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.simulate.draws import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hlmm_scan.genotypes.plink import PlinkWriter
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 

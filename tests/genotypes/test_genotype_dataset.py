@@ -12,8 +12,9 @@ import pytest
 import zarr
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.open import open_dataset
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.storage.checksums import sealed
 
@@ -114,29 +115,29 @@ def unseal(path: Path) -> None:
 
 def test_what_is_not_a_dataset(dataset, tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
-        GenotypeDataset.open(tmp_path / "absent.zarr")
+        open_dataset(tmp_path / "absent.zarr")
     with pytest.raises(InputError, match="no Zarr group there"):
-        GenotypeDataset.open(tmp_path)
+        open_dataset(tmp_path)
     with pytest.raises(InputError, match="no Zarr group there"):
-        GenotypeDataset.open(tmp_path / "data.bed")
+        open_dataset(tmp_path / "data.bed")
     broken = tmp_path / "broken.zarr"
     broken.mkdir()
     for content in ("{", "[]", '{"zarr_format": 2}', '{"zarr_format": 3, "node_type": "array"}'):
         (broken / "zarr.json").write_text(content)
         with pytest.raises(InputError, match="not a genotype dataset"):
-            GenotypeDataset.open(broken)
+            open_dataset(broken)
     zarr.create_group(tmp_path / "foreign.zarr", zarr_format=3)
     with pytest.raises(InputError, match="does not carry this package's mark"):
-        GenotypeDataset.open(tmp_path / "foreign.zarr")
+        open_dataset(tmp_path / "foreign.zarr")
     edit_mark(dataset.path, kind="results")
     with pytest.raises(InputError, match="the store holds results"):
-        GenotypeDataset.open(dataset.path)
+        open_dataset(dataset.path)
 
 
 def test_other_format_version(dataset):
     edit_mark(dataset.path, format=1)
     with pytest.raises(InputError, match="of format 1, this version reads 2"):
-        GenotypeDataset.open(dataset.path)
+        open_dataset(dataset.path)
 
 
 @pytest.mark.parametrize("name", ["call_genotype_packed", "sample_id"])
@@ -150,7 +151,7 @@ def test_missing_array(dataset, name):
     root.unlink()
     zarr.open_group(dataset.path, mode="a", zarr_format=3, attributes=attributes)
     with pytest.raises(InputError, match=f"has no {name}; convert again"):
-        GenotypeDataset.open(dataset.path)
+        open_dataset(dataset.path)
 
 
 def test_calls_of_another_number_of_people(dataset, copies):
@@ -164,4 +165,4 @@ def test_calls_of_another_number_of_people(dataset, copies):
     text.unlink()
     zarr.open_group(dataset.path, mode="a", zarr_format=3, attributes=attributes)
     with pytest.raises(InputError, match="6 bytes a variant do not fit 40 people"):
-        GenotypeDataset.open(dataset.path)
+        open_dataset(dataset.path)

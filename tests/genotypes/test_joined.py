@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, PGEN, Dosages, joined
 from hlmm_scan.genotypes.chromosomes import chromosome
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.joined import (
     FEWEST_VARIANTS,
     JoinedGenotypes,
     chosen_variants,
-    open_genotypes,
 )
+from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.genotypes.ploidy import HaploidRegions
 from hlmm_scan.genotypes.selection import Region, VariantChoice

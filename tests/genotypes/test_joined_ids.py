@@ -9,9 +9,9 @@ from vcf_by_hand import write_vcf
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.open import SourceOptions
 from hlmm_scan.genotypes.samples import SampleIds, halves
-from hlmm_scan.genotypes.sources import SourceOptions
 
 PEOPLE = ["f1_i1", "0_i2", "a_b_a_b", "i4_i4"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.joined import open_genotypes
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.genotypes.selection import IdList, Region, VariantChoice
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hlmm_scan.cohort.condition import read_conditioning
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.joined import chosen_variants
 from hlmm_scan.genotypes.selection import VariantChoice
 from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names

@@ -10,7 +10,7 @@ from hlmm_scan.cohort.cohort import CohortBuilder
 from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import MISSING, unpack
-from hlmm_scan.genotypes.plink import PlinkFileset
+from hlmm_scan.genotypes.readers.plink import PlinkFileset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.null.fit import fit_null

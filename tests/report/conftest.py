@@ -10,7 +10,7 @@ import pytest
 from report_results import NASTY_TRAIT, NASTY_VARIANT
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.simulate import SimulatedCohort, simulate_cohort

@@ -11,9 +11,9 @@ import pytest
 from container_files import plink2
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes import dataset_writer
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.parts import Part, Piece
+from hlmm_scan.genotypes.conversion import writer
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.conversion.parts import Part, Piece
 from hlmm_scan.scan.clusters import EmbeddedCluster
 from hlmm_scan.scan.conversion import DaskPool, pool_of
 
@@ -22,7 +22,7 @@ pytest.importorskip("bgen")
 
 @pytest.fixture
 def bgen(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 20)
+    monkeypatch.setattr(writer, "PART_VARIANTS", 20)
     plink2("--dummy", 31, 70, 0.05, "acgt", "dosage-freq=0.5", "--make-pgen", "--out",
            tmp_path / "d")  # fmt: skip
     plink2("--pfile", tmp_path / "d", "--export", "bgen-1.2", "bits=8", "ref-first", "--out",

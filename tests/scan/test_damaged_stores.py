@@ -13,7 +13,7 @@ import pytest
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import DamagedError, IncompleteError, InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.records import PartitionRecord, Standing, decode, encode

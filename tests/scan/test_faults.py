@@ -17,7 +17,8 @@ from scan_helpers import assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InfrastructureError, InputError, StoreHeldError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes import open as opening
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
@@ -69,7 +70,7 @@ def test_waits_double_up_to_a_limit_and_half_of_each_is_chance():
 
 
 PLACES = {
-    "opening genotypes": (GenotypeDataset, "open"),
+    "opening genotypes": (opening, "open_dataset"),
     "reading variants": (GenotypeDataset, "variants"),
     "reading genotypes": (GenotypeDataset, "read_block"),
     "opening the store": (ResultStore, "open"),

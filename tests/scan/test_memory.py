@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.scan import memory, run
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.simulate import simulate_cohort

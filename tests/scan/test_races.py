@@ -16,7 +16,7 @@ from scan_helpers import assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError, StoreHeldError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.in_use import Opened, being_read
 from hlmm_scan.results.export import Export, export
 from hlmm_scan.results.store import ResultStore

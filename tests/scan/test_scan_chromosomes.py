@@ -13,7 +13,7 @@ from plink_by_hand import Fileset
 
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.prepare import fit_options

@@ -11,11 +11,11 @@ from hlmm_scan.cohort.condition import Conditioning, read_conditioning
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import Dosages, HardCalls
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import pack_reference
-from hlmm_scan.genotypes.plink import PlinkWriter
 from hlmm_scan.genotypes.ploidy import HaploidRegions
+from hlmm_scan.genotypes.readers.plink import PlinkWriter
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.models import HLM

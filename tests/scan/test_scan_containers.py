@@ -8,7 +8,7 @@ import xarray as xr
 from container_files import VCF_ZARR, blank, plink2, without_families, write_containers
 
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.scan import run
 
 pytest.importorskip("bgen")
@@ -17,7 +17,7 @@ pytest.importorskip("cyvcf2")
 pytest.importorskip("bio2zarr")
 
 OPENED = ("bed.bed", "bgen8.bgen", "pgen.pgen", *VCF_ZARR)
-"""The rest has the same fingerprint as one of these: tests/genotypes/test_containers.py."""
+"""The rest has the same fingerprint as one of these: tests/genotypes/readers/test_containers.py."""
 
 
 @pytest.mark.parametrize("blanked", [False, True])

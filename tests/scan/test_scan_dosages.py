@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hlmm_scan.cli import cli
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.open import open_dataset
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.null.store import read_null_model
 from hlmm_scan.results.store import ResultStore
@@ -93,7 +93,7 @@ def test_info_and_hardy_weinberg_are_reported_and_filter(folder):
     plain = xr.open_zarr(store.path)
     assert "hwe_neg_log10_p" not in plain
     assert (plain["status"].values[:, 4] == Status.OK).all()
-    dataset = GenotypeDataset.open(folder / "imputed.vcz")
+    dataset = open_dataset(folder / "imputed.vcz")
     assert dataset.unit > 0
     filtered = xr.open_zarr(scan_of(folder, "filtered.zarr", min_info=0.3, hwe=1e-6).path)
     for k, name in enumerate(TRAITS):
@@ -139,7 +139,7 @@ def test_partitions_and_phenotypes_beside_it_change_nothing(folder, kind):
 def test_the_scan_fits_what_the_kernel_does(folder):
     store = scan_of(folder, "again.zarr")
     null = read_null_model(store.null_group("two"), None)
-    dataset = GenotypeDataset.open(folder / "imputed.vcz")
+    dataset = open_dataset(folder / "imputed.vcz")
     contigs = dataset.variants(0, M).contig
     found = fit_block(null, dataset.read_block(0, M), contigs, FitOptions(info=True))
     for name, values in store.read_partition(1, 0, M).items():

@@ -16,7 +16,7 @@ from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import chosen_tests
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.inputs import scanned_genotypes

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from scan_helpers import assert_identical
 
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.state import scan_state, verify
 from hlmm_scan.signals import GRACE_SECONDS, SAME_SECONDS

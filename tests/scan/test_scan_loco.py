@@ -11,7 +11,7 @@ import plink_by_hand as plink
 import pytest
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.models import HLMM
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run

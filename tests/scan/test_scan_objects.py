@@ -14,7 +14,7 @@ from scan_helpers import ShuffledExecutor, assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run

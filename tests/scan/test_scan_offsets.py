@@ -10,7 +10,7 @@ from plink_by_hand import Fileset
 
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.results.store import ResultStore

@@ -15,7 +15,7 @@ from scan_helpers import ShuffledExecutor, assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results import store as store_module
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module

@@ -12,7 +12,7 @@ from scan_helpers import ShuffledExecutor, assert_identical
 
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.joined import JoinedGenotypes
 from hlmm_scan.results.inputs import scanned_genotypes, stored_null_model

@@ -14,7 +14,7 @@ import pytest
 from scan_helpers import assert_identical
 
 from hlmm_scan.cli import main
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.state import scan_state, verify
 from hlmm_scan.simulate import simulate_cohort

@@ -21,7 +21,7 @@ import pytest
 
 from hlmm_scan.cli import main
 from hlmm_scan.config import ScanConfig
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.kernels import warm_up
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize

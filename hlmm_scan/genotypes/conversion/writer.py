@@ -29,6 +29,9 @@ from zarr.errors import ZarrUserWarning
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import CHECKSUMS, missing_chunk
+from hlmm_scan.genotypes.conversion.duplicates import RepeatedIds
+from hlmm_scan.genotypes.conversion.parts import COUNTS, OF_DOSAGES, Part, PartRecord, Pool
+from hlmm_scan.genotypes.conversion.sources import JoinedSources
 from hlmm_scan.genotypes.dataset import (
     CALLS,
     DATASET_FORMAT,
@@ -38,11 +41,8 @@ from hlmm_scan.genotypes.dataset import (
     KIND,
     variable,
 )
-from hlmm_scan.genotypes.duplicates import RepeatedIds
 from hlmm_scan.genotypes.fingerprint import Fingerprint
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
-from hlmm_scan.genotypes.parts import COUNTS, OF_DOSAGES, Part, PartRecord, Pool
-from hlmm_scan.genotypes.sources import JoinedSources
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, UnfinishedPath, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray, compressors, get_bytes, put_bytes

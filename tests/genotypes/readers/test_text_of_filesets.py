@@ -13,13 +13,13 @@ import zstandard
 
 from hlmm_scan import packed
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes import vcf
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.lines import ByteStream, text_lines
-from hlmm_scan.genotypes.oxford_samples import made_up, people_of, read_sample_file
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.packing import pack
-from hlmm_scan.genotypes.pgen import read_psam
-from hlmm_scan.genotypes.plink import PlinkFileset, read_fam
+from hlmm_scan.genotypes.readers import vcf
+from hlmm_scan.genotypes.readers.lines import ByteStream, text_lines
+from hlmm_scan.genotypes.readers.oxford_samples import made_up, people_of, read_sample_file
+from hlmm_scan.genotypes.readers.pgen import read_psam
+from hlmm_scan.genotypes.readers.plink import PlinkFileset, read_fam
 from hlmm_scan.genotypes.samples import sex_code
 from hlmm_scan.genotypes.selection import IdList
 

@@ -10,14 +10,15 @@ from pathlib import Path
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import CHECKSUMS
+from hlmm_scan.genotypes.conversion.parts import Pool, ThisProcess
+from hlmm_scan.genotypes.conversion.processes import ReaderProcesses
+from hlmm_scan.genotypes.conversion.sources import JoinedSources, open_sources
+from hlmm_scan.genotypes.conversion.writer import DatasetWriter, Progress
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset, is_genotype_dataset
-from hlmm_scan.genotypes.dataset_writer import DatasetWriter, Progress
 from hlmm_scan.genotypes.in_use import being_replaced
+from hlmm_scan.genotypes.open import SourceOptions
 from hlmm_scan.genotypes.packing import packed_width
-from hlmm_scan.genotypes.parts import Pool, ThisProcess
-from hlmm_scan.genotypes.reader_processes import ReaderProcesses
-from hlmm_scan.genotypes.source import FinerDosagesError
-from hlmm_scan.genotypes.sources import JoinedSources, SourceOptions, open_sources
+from hlmm_scan.genotypes.readers.source import FinerDosagesError
 from hlmm_scan.staging import refuse_link, staged_store, stands
 from hlmm_scan.storage import Place, place
 

@@ -1,52 +1,21 @@
-"""What may be converted: which files a source means, and several of them read as one."""
+"""Several genotype files of the same people, read as one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.bgen import BgenFile, EffectAllele
 from hlmm_scan.genotypes.blocks import FINEST
-from hlmm_scan.genotypes.calls import Calls
-from hlmm_scan.genotypes.dataset import GenotypeDataset, holds_genotypes
-from hlmm_scan.genotypes.parts import Piece
-from hlmm_scan.genotypes.pgen import PgenFileset
-from hlmm_scan.genotypes.plink import READ_ROWS, PlinkFileset
+from hlmm_scan.genotypes.conversion.parts import Piece
+from hlmm_scan.genotypes.open import SourceOptions, file_meant, open_source
+from hlmm_scan.genotypes.readers.plink import READ_ROWS
+from hlmm_scan.genotypes.readers.source import Reader, Source
 from hlmm_scan.genotypes.samples import SampleIds, parted
-from hlmm_scan.genotypes.source import Reader, Source
 from hlmm_scan.genotypes.variants import VariantTable, reblock
-from hlmm_scan.genotypes.vcf import VcfFile
-
-VCF_EXTENSIONS = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
-ZARR_EXTENSIONS = (".vcz", ".zarr")
-KINDS = "PLINK .bed, BGEN, PGEN, VCF, BCF and VCF-Zarr"
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """What files do not say themselves.
-
-    Attributes
-    ----------
-    sample_file : Path or None
-        The .sample of BGEN files, where it does not lie beside.
-    bgen_effect_allele : {"second", "first"}
-    id_delim : str or None
-        What parts FID and IID in ids of people that are both.
-    finest : bool
-        Keep the dosages of BGEN files in the finest unit: those of some variants have more bits
-        than those of the first.
-    """
-
-    sample_file: Path | None = None
-    bgen_effect_allele: EffectAllele = "second"
-    id_delim: str | None = None
-    finest: bool = False
 
 
 class JoinedSources:
@@ -96,57 +65,6 @@ class JoinedSources:
         return [s.reader() for s in self.sources]
 
 
-@dataclass(frozen=True)
-class ZarrSource:
-    """A VCF-Zarr store or a genotype dataset: a :class:`~hlmm_scan.genotypes.source.Source`."""
-
-    path: Path
-    dataset: GenotypeDataset
-    guarded: bool = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file of its metadata."""
-        return tuple(f for f in (self.path / "zarr.json", self.path / ".zgroup") if f.exists())
-
-    @property
-    def samples(self) -> SampleIds:
-        """People in the order of the calls."""
-        return self.dataset.samples
-
-    @property
-    def n_variants(self) -> int:
-        """Variants."""
-        return self.dataset.n_variants
-
-    @property
-    def unit(self) -> float:
-        """Of its dosages; 0 where there are only hard calls."""
-        return self.dataset.unit
-
-    def variants(self, rows: int) -> Iterator[VariantTable]:
-        """Yield the variant table."""
-        for start in range(0, self.n_variants, rows):
-            yield self.dataset.variants(start, min(start + rows, self.n_variants))
-
-    def reader(self) -> ZarrReader:
-        """Return what reads the calls."""
-        return ZarrReader(self.dataset)
-
-
-@dataclass(frozen=True)
-class ZarrReader:
-    """Reads a Zarr store: a :class:`~hlmm_scan.genotypes.source.Reader`."""
-
-    dataset: GenotypeDataset
-
-    def read_block(self, start: int, stop: int) -> Calls:
-        """Read calls or dosages, and the information where it is there."""
-        block = self.dataset.read_block(start, stop)
-        fields = {self.dataset.taken_from: stop - start}
-        return Calls(block, self.dataset.info(start, stop), fields)
-
-
 def open_sources(sources: Sequence[Path], options: SourceOptions | None = None) -> JoinedSources:
     """Open one file or several of the same people.
 
@@ -170,54 +88,15 @@ def open_sources(sources: Sequence[Path], options: SourceOptions | None = None) 
     if not sources:
         raise InputError("no genotype files given")
     options = options or SourceOptions()
-    paths = [_meant(source) for source in sources]
+    paths = [file_meant(source) for source in sources]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise InputError(f"{path}: given twice")
     if options.sample_file is not None and not any(p.suffix == ".bgen" for p in paths):
         raise InputError(f"{options.sample_file}: only BGEN files have a .sample file")
-    opened = [_open(path, options) for path in paths]
+    opened = [open_source(path, options) for path in paths]
     _check_same_samples(opened)
     return JoinedSources(opened, options.id_delim)
-
-
-def _open(path: Path, options: SourceOptions) -> Source:
-    name = path.name.lower()
-    if name.endswith(ZARR_EXTENSIONS):
-        return ZarrSource(path, GenotypeDataset.open(path))
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if name.endswith(".bgen"):
-        bgen = BgenFile.open(path, options.sample_file, options.bgen_effect_allele)
-        bgen.unit = FINEST if options.finest else bgen.unit
-        return bgen
-    if name.endswith(".pgen"):
-        return PgenFileset.open(path)
-    if name.endswith(VCF_EXTENSIONS):
-        return VcfFile.open(path)
-    return PlinkFileset.open(path)
-
-
-def _meant(source: Path) -> Path:
-    """Return the file that a source means, or raise InputError on another kind of file."""
-    name = source.name.lower()
-    if name.endswith((".bed", ".bgen", ".pgen", *VCF_EXTENSIONS, *ZARR_EXTENSIONS)):
-        return source
-    for main, beside in (
-        (".bed", (".bim", ".fam")),
-        (".pgen", (".pvar", ".pvar.zst", ".psam")),
-        (".bgen", (".sample", ".bgi")),
-    ):
-        if name.endswith(beside):
-            raise InputError(f"{source}: name the {main}; {' and '.join(beside)} go with it")
-    for extension in (".bed", ".pgen"):
-        if (whole := Path(f"{source}{extension}")).exists():
-            return whole
-    if source.is_dir() and holds_genotypes(source):
-        return source
-    if source.exists():
-        raise InputError(f"{source}: unknown kind of genotype file; {KINDS} are converted")
-    raise InputError(f"{source}: no such file, nor {source}.bed or {source.name}.pgen")
 
 
 def _check_same_samples(sources: Sequence[Source]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hlmm_scan.genotypes.blocks import DIGEST_BITS, HardCalls, joined
 from hlmm_scan.genotypes.calls import Calls
 from hlmm_scan.genotypes.dataset import CALLS, DOSAGES, HAS_DOSAGES, INFO
-from hlmm_scan.genotypes.source import Reader
+from hlmm_scan.genotypes.readers.source import Reader
 from hlmm_scan.storage import Place, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
 from hlmm_scan.storage.checksums import CHUNK

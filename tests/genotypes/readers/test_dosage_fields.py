@@ -9,10 +9,10 @@ from vcf_by_hand import write_vcf
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.calls import WrongValueError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import summary
-from hlmm_scan.genotypes.dosage_fields import PHRED, copies_of_variant, probabilities
-from hlmm_scan.genotypes.vcf import VcfFile
+from hlmm_scan.genotypes.readers.dosage_fields import PHRED, copies_of_variant, probabilities
+from hlmm_scan.genotypes.readers.vcf import VcfFile
 
 DS = ["0.1", "0.9", "1.95", "0", "1"]
 GT = ["0/0", "0/1", "1/1", "0/0", "0/1"]

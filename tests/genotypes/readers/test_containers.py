@@ -18,12 +18,12 @@ from container_files import (
 )
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.bgen import BgenFile
-from hlmm_scan.genotypes.bgen_probabilities import decode_any
 from hlmm_scan.genotypes.blocks import Dosages
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.sources import SourceOptions
+from hlmm_scan.genotypes.open import SourceOptions, open_dataset
+from hlmm_scan.genotypes.readers.bgen import BgenFile
+from hlmm_scan.genotypes.readers.bgen_probabilities import decode_any
 
 pytest.importorskip("bgen")
 pytest.importorskip("pgenlib")
@@ -87,7 +87,7 @@ def test_every_container_gives_the_same_dataset(mice, tmp_path):
 @pytest.mark.parametrize("name", VCF_ZARR)
 def test_vcf_zarr_is_read_as_it_is(mice, name, tmp_path):
     files, bed = mice
-    dataset = GenotypeDataset.open(files[name])
+    dataset = open_dataset(files[name])
     assert dataset.chunk_variants == 50
     same_content(bed, dataset)
     np.testing.assert_array_equal(dataset.read_packed(43, 101), bed.read_packed(43, 101))
@@ -287,8 +287,8 @@ def test_pgen_and_vcf_dosages(tmp_path):
     # plink2 writes no DS where it is that of the call; and GP alone is no dosage to VCF-Zarr.
     pysam.tabix_compress(str(tmp_path / "ds.vcf"), str(tmp_path / "ds.vcf.gz"))
     write_vcf_zarr(tmp_path / "ds.vcf.gz", tmp_path / "ds.vcz")
-    opened = GenotypeDataset.open(tmp_path / "ds.vcz")
-    converted = GenotypeDataset.open(tmp_path / "ds.vcf.zarr")
+    opened = open_dataset(tmp_path / "ds.vcz")
+    converted = open_dataset(tmp_path / "ds.vcf.zarr")
     assert opened.unit == converted.unit
     # Its numbers are of single precision, as are those of htslib, in other operations.
     both = [dataset.read_block(5, 60).codes.astype(int) for dataset in (opened, converted)]
@@ -352,7 +352,7 @@ def test_vcf_zarr_counts_the_alternative_allele(small_vcf, tmp_path):
     pysam.tabix_compress(str(small_vcf), str(tmp_path / "small.vcf.gz"))
     write_vcf_zarr(tmp_path / "small.vcf.gz", tmp_path / "small.vcz")
     converted = convert([small_vcf], tmp_path / "vcf.zarr", workers=0)
-    opened = GenotypeDataset.open(tmp_path / "small.vcz")
+    opened = open_dataset(tmp_path / "small.vcz")
     assert told(opened) == told(converted)
     assert opened.variants(3, 4).variant_id.tolist() == ["."]
 
@@ -373,7 +373,7 @@ def test_records_of_more_alleles_are_refused_with_their_count(tmp_path):
     pysam.tabix_compress(str(vcf), str(tmp_path / "more.vcf.gz"))
     write_vcf_zarr(tmp_path / "more.vcf.gz", tmp_path / "more.vcz")
     with pytest.raises(InputError, match=r"2 of 4 records .*first: variant 1: ACG/T/TT"):
-        GenotypeDataset.open(tmp_path / "more.vcz")
+        open_dataset(tmp_path / "more.vcz")
     plink2("--vcf", vcf, "--vcf-half-call", "m", "--exclude-snp", "haploid", "--make-pgen",
            "--out", tmp_path / "more")  # fmt: skip
     with pytest.raises(InputError, match=r"more\.pvar: 2 of 3 records"):

@@ -10,7 +10,7 @@ import pytest
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.packing import pack, unpack
-from hlmm_scan.genotypes.plink import PlinkFileset
+from hlmm_scan.genotypes.readers.plink import PlinkFileset
 from hlmm_scan.genotypes.variants import concatenate, reblock
 
 

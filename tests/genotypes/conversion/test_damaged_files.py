@@ -14,10 +14,10 @@ import pytest
 from container_files import plink2, write_containers
 
 from hlmm_scan.errors import InfrastructureError, InputError
-from hlmm_scan.genotypes import dataset_writer, reader_processes
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.parts import Part, Piece
-from hlmm_scan.genotypes.reader_processes import ReaderProcesses
+from hlmm_scan.genotypes.conversion import processes, writer
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.conversion.parts import Part, Piece
+from hlmm_scan.genotypes.conversion.processes import ReaderProcesses
 
 pytest.importorskip("bgen")
 pytest.importorskip("pgenlib")
@@ -30,7 +30,7 @@ DAMAGE = """
 import json, random, sys
 from pathlib import Path
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.convert import convert
+from hlmm_scan.genotypes.conversion.convert import convert
 
 folder, files, cuts, flips = Path(sys.argv[1]), json.loads(sys.argv[2]), *map(int, sys.argv[3:])
 for kind, (main, damaged) in files.items():
@@ -208,7 +208,7 @@ def test_a_crash_ends_the_conversion_alone(tmp_path, monkeypatch, number, error,
 
 
 def test_processes_write_what_this_one_writes(containers, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 30)
+    monkeypatch.setattr(writer, "PART_VARIANTS", 30)
     here = convert([containers / "bgen8.bgen"], tmp_path / "0.zarr", workers=0, chunk_variants=10)
     seen: list[tuple[int, int]] = []
     there = convert(
@@ -228,4 +228,4 @@ def test_processes_write_what_this_one_writes(containers, tmp_path, monkeypatch)
     Path(damaged).write_bytes(data)
     with pytest.raises(InputError, match=r"d\.bgen: variant \d+"):
         convert([Path(damaged)], tmp_path / "d.zarr", workers=1)
-    assert reader_processes.__name__ in sys.modules
+    assert processes.__name__ in sys.modules

@@ -19,13 +19,13 @@ import zarr
 
 from hlmm_scan import __version__, schema
 from hlmm_scan.errors import InfrastructureError, InputError
-from hlmm_scan.genotypes import dataset_writer, duplicates
-from hlmm_scan.genotypes.convert import convert, default_chunk_variants
+from hlmm_scan.genotypes.conversion import duplicates, writer
+from hlmm_scan.genotypes.conversion.convert import convert, default_chunk_variants
+from hlmm_scan.genotypes.conversion.parts import OF_DOSAGES, ThisProcess
+from hlmm_scan.genotypes.conversion.sources import open_sources
+from hlmm_scan.genotypes.conversion.writer import DatasetWriter
 from hlmm_scan.genotypes.dataset import GenotypeDataset
-from hlmm_scan.genotypes.dataset_writer import DatasetWriter
 from hlmm_scan.genotypes.packing import unpack
-from hlmm_scan.genotypes.parts import OF_DOSAGES, ThisProcess
-from hlmm_scan.genotypes.sources import open_sources
 
 
 def size_on_disk(path: Path) -> int:
@@ -47,7 +47,7 @@ def left_beside(out: Path) -> list[str]:
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64, 1000])
 def test_what_goes_in_comes_out(make_fileset, copies, out, chunk, monkeypatch):
-    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 20)
+    monkeypatch.setattr(writer, "PART_VARIANTS", 20)
     seen: list[tuple[int, int]] = []
     bed = make_fileset(copies)
     dataset = convert([bed], out, chunk_variants=chunk, progress=lambda *p: seen.append(p))
@@ -215,8 +215,8 @@ def test_incompressible_calls_cost_no_more_than_framing(make_fileset, tmp_path, 
 
 
 def test_memory_does_not_grow_with_variants(make_fileset, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_writer, "TABLE_CHUNK_VARIANTS", 512)
-    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 512)
+    monkeypatch.setattr(writer, "TABLE_CHUNK_VARIANTS", 512)
+    monkeypatch.setattr(writer, "PART_VARIANTS", 512)
     monkeypatch.setattr(duplicates, "HASHES_AT_ONCE", 512)
     monkeypatch.setattr(duplicates, "_READ", 256)
     peaks = []
@@ -381,9 +381,9 @@ def test_too_many_chromosomes(make_fileset, out):
 
 KILLED = """
 import os, signal, sys
-from hlmm_scan.genotypes import dataset_writer
-from hlmm_scan.genotypes.convert import convert
-dataset_writer.PART_VARIANTS = 10
+from hlmm_scan.genotypes.conversion import writer
+from hlmm_scan.genotypes.conversion.convert import convert
+writer.PART_VARIANTS = 10
 def kill(done, total):
     if done >= 50: os.kill(os.getpid(), signal.SIGKILL)
 convert([sys.argv[1]], sys.argv[2], chunk_variants=5, progress=kill)
@@ -399,7 +399,7 @@ def files_of(store: Path) -> dict[str, bytes]:
 def test_killed_conversion_goes_on_with_the_same_bytes(
     make_fileset, copies, out, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(dataset_writer, "PART_VARIANTS", 10)
+    monkeypatch.setattr(writer, "PART_VARIANTS", 10)
     bed = make_fileset(copies)
     ended = subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
@@ -424,15 +424,15 @@ def test_conversion_killed_at_its_end_gives_the_same_bytes(make_fileset, copies,
     last = {"the manifest": 1, "the root": 2}[writes]
     killed = f"""
 import os, signal, sys
-from hlmm_scan.genotypes import dataset_writer
-from hlmm_scan.genotypes.convert import convert
-put, calls = dataset_writer.put_bytes, 0
+from hlmm_scan.genotypes.conversion import writer
+from hlmm_scan.genotypes.conversion.convert import convert
+put, calls = writer.put_bytes, 0
 def kill(*arguments):
     global calls
     calls += 1
     if calls == {last}: os.kill(os.getpid(), signal.SIGKILL)
     put(*arguments)
-dataset_writer.put_bytes = kill
+writer.put_bytes = kill
 convert([sys.argv[1]], sys.argv[2], chunk_variants=5)
 """
     ended = subprocess.run([sys.executable, "-c", killed, bed, out], check=False, timeout=60)

@@ -20,13 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.bgen_probabilities import decode_any, decode_usual, flipped, unit_of
 from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.calls import Calls
-from hlmm_scan.genotypes.oxford_samples import people_of
+from hlmm_scan.genotypes.readers.bgen_probabilities import (
+    decode_any,
+    decode_usual,
+    flipped,
+    unit_of,
+)
+from hlmm_scan.genotypes.readers.oxford_samples import people_of
+from hlmm_scan.genotypes.readers.source import MARKED_EVERY, FinerDosagesError, needs, unreadable
+from hlmm_scan.genotypes.readers.spans import as_file
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.source import MARKED_EVERY, FinerDosagesError, needs, unreadable
-from hlmm_scan.genotypes.spans import as_file
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
 EffectAllele = Literal["first", "second"]
@@ -136,7 +141,7 @@ class _Walker:
 
 @dataclass
 class BgenFile:
-    """A BGEN file with its people: a :class:`~hlmm_scan.genotypes.source.Source`.
+    """A BGEN file with its people: a :class:`~hlmm_scan.genotypes.readers.source.Source`.
 
     Made by :meth:`open`.
     """
@@ -251,7 +256,7 @@ def _allele(record: _Record, number: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class BgenReader:
-    """Reads probabilities of a BGEN file: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+    """Reads probabilities of a BGEN file: a :class:`~hlmm_scan.genotypes.readers.source.Reader`."""
 
     path: Path
     n_samples: int

@@ -26,12 +26,17 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.genotypes.blocks import FINEST, Dosages, HardCalls
 from hlmm_scan.genotypes.calls import Calls, WrongValueError, copies_of_alleles, encode_dosages
-from hlmm_scan.genotypes.dosage_fields import CALLS, DOSAGE_FIELDS, Copies, copies_of_variant
-from hlmm_scan.genotypes.lines import ByteStream
-from hlmm_scan.genotypes.plink import parse_position
+from hlmm_scan.genotypes.readers.dosage_fields import (
+    CALLS,
+    DOSAGE_FIELDS,
+    Copies,
+    copies_of_variant,
+)
+from hlmm_scan.genotypes.readers.lines import ByteStream
+from hlmm_scan.genotypes.readers.plink import parse_position
+from hlmm_scan.genotypes.readers.source import MARKED_EVERY, changed, needs
+from hlmm_scan.genotypes.readers.spans import as_file
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
-from hlmm_scan.genotypes.source import MARKED_EVERY, changed, needs
-from hlmm_scan.genotypes.spans import as_file
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 from hlmm_scan.textfiles import MARK, not_utf_8
 
@@ -46,10 +51,11 @@ _INTEGERS = {1: "b", 2: "<h", 3: "<i"}
 
 @dataclass
 class VcfFile:
-    """A VCF or BCF file: a :class:`~hlmm_scan.genotypes.source.Source`.
+    """A VCF or BCF file: a :class:`~hlmm_scan.genotypes.readers.source.Source`.
 
     Made by :meth:`open`. The alternative allele is the effect allele. Which of its fields say how
-    many copies there are, :mod:`~hlmm_scan.genotypes.dosage_fields` decides, record by record.
+    many copies there are, :mod:`~hlmm_scan.genotypes.readers.dosage_fields` decides, record by
+    record.
     """
 
     path: Path
@@ -126,7 +132,7 @@ class VcfFile:
 
 @dataclass(frozen=True, eq=False)
 class VcfReader:
-    """Reads calls of a VCF or BCF file: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+    """Reads calls of a VCF or BCF file: a :class:`~hlmm_scan.genotypes.readers.source.Reader`."""
 
     path: Path
     kind: Kind

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
-from hlmm_scan.genotypes.parts import Part, PartRecord, convert_part
+from hlmm_scan.genotypes.conversion.parts import Part, PartRecord, convert_part
 
 _OF_DAMAGED_FILES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _ONE_THREAD = dict.fromkeys(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.lines import split_cells
+from hlmm_scan.genotypes.readers.lines import split_cells
 from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
 from hlmm_scan.genotypes.variants import text_column
 from hlmm_scan.textfiles import read_lines

@@ -12,8 +12,8 @@ import zarr
 
 from hlmm_scan.errors import DamagedError
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, Dosages
-from hlmm_scan.genotypes.convert import convert
-from hlmm_scan.genotypes.dataset import GenotypeDataset
+from hlmm_scan.genotypes.conversion.convert import convert
+from hlmm_scan.genotypes.open import open_dataset
 
 N = 12
 
@@ -91,7 +91,7 @@ CALLS = np.array([[[0, 0], [0, 1]], [[1, 1], [0, 1]], [[0, 0], [1, 1]]], dtype="
 def test_text_stored_as_bytes_is_text(tmp_path, old):
     ids = np.array(["Zo\u00eb".encode(), b"p1"], dtype="S4")
     path = write_vcf_zarr(tmp_path / "a.vcz", ids, old=old, call_genotype=CALLS)
-    dataset = GenotypeDataset.open(path)
+    dataset = open_dataset(path)
     assert dataset.samples.individual_id.tolist() == ["Zo\u00eb", "p1"]
     table = dataset.variants(0, 3)
     assert (table.contig.tolist(), table.variant_id.tolist()) == (
@@ -105,7 +105,7 @@ def test_text_stored_as_bytes_is_text(tmp_path, old):
 def test_bytes_that_are_no_utf_8_are_refused(tmp_path):
     ids = np.array([b"Zo\xeb", b"p1"], dtype="S4")
     with pytest.raises(DamagedError, match="sample_id is not text in UTF-8"):
-        GenotypeDataset.open(write_vcf_zarr(tmp_path / "a.vcz", ids, call_genotype=CALLS))
+        open_dataset(write_vcf_zarr(tmp_path / "a.vcz", ids, call_genotype=CALLS))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_vcf_zarr_is_read_as_the_vcf_would_be(tmp_path, field, values, with_call
     if with_calls:
         arrays["call_genotype"] = np.where(np.arange(3)[:, None, None] == 2, -1, CALLS)
     path = write_vcf_zarr(tmp_path / "a.vcz", np.array(["a", "b"], "S1"), **arrays)
-    block = GenotypeDataset.open(path).read_block(0, 3)
+    block = open_dataset(path).read_block(0, 3)
     np.testing.assert_allclose(block.copies(), [[0.1, 1], [2, 1], [0, 1.5]], atol=1e-4)
 
 
@@ -133,4 +133,4 @@ def test_a_wrong_value_in_vcf_zarr_names_variant_and_person(tmp_path):
     arrays = {"call_DS": np.array([[0, 1], [0, 2.5], [0, 0]], dtype="f4")}
     path = write_vcf_zarr(tmp_path / "a.vcz", np.array(["a", "b"], "S1"), **arrays)
     with pytest.raises(DamagedError, match=r"call_DS at variant 2, person b: DS is 2\.5, outside"):
-        GenotypeDataset.open(path).read_block(0, 3)
+        open_dataset(path).read_block(0, 3)

@@ -19,11 +19,11 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import MISSING_CODE, PGEN, Dosages, HardCalls
 from hlmm_scan.genotypes.calls import HARD_CALLS as HARD_CALL_RECORDS
 from hlmm_scan.genotypes.calls import Calls
-from hlmm_scan.genotypes.lines import text_lines
 from hlmm_scan.genotypes.packing import packed_width
-from hlmm_scan.genotypes.plink import MAGIC, parse_position
+from hlmm_scan.genotypes.readers.lines import text_lines
+from hlmm_scan.genotypes.readers.plink import MAGIC, parse_position
+from hlmm_scan.genotypes.readers.source import changed, needs, unreadable
 from hlmm_scan.genotypes.samples import SEX_COLUMNS, SampleIds, SexWords, repeated_id
-from hlmm_scan.genotypes.source import changed, needs, unreadable
 from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable, text_column
 
 HARD_CALLS, DOSAGES_8, DOSAGES_16, VARIABLE = 0x02, 0x03, 0x04, 0x10
@@ -40,7 +40,7 @@ _Columns = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True)
 class PgenFileset:
-    """One .pgen with its .pvar and .psam: a :class:`~hlmm_scan.genotypes.source.Source`.
+    """One .pgen with its .pvar and .psam: a :class:`~hlmm_scan.genotypes.readers.source.Source`.
 
     Made by :meth:`open`. The alternative allele is the effect allele.
     """
@@ -145,7 +145,7 @@ class PgenFileset:
 
 @dataclass(frozen=True)
 class PgenReader:
-    """Reads a .pgen: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+    """Reads a .pgen: a :class:`~hlmm_scan.genotypes.readers.source.Reader`."""
 
     path: Path
     n_samples: int

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.calls import HARD_CALLS, Calls
-from hlmm_scan.genotypes.lines import text_lines
 from hlmm_scan.genotypes.packing import pack, packed_width, set_padding
+from hlmm_scan.genotypes.readers.lines import text_lines
 from hlmm_scan.genotypes.samples import SampleIds, SexWords
 from hlmm_scan.genotypes.variants import VariantTable
 
@@ -191,7 +191,7 @@ class PlinkFileset:
 
 @dataclass(frozen=True)
 class PlinkReader:
-    """Reads a .bed whose size was checked: a :class:`~hlmm_scan.genotypes.source.Reader`."""
+    """Reads a .bed of a known size: a :class:`~hlmm_scan.genotypes.readers.source.Reader`."""
 
     bed: Path
     n_samples: int

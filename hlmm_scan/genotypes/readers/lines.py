@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.source import needs, unreadable
+from hlmm_scan.genotypes.readers.source import needs, unreadable
 from hlmm_scan.packed import most_text, too_much
 from hlmm_scan.textfiles import decoded
 

@@ -1,0 +1,1 @@
+"""Genotype files made into a Zarr dataset."""

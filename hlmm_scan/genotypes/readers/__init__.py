@@ -1,0 +1,1 @@
+"""Readers of genotype files: one contract, a module for each container."""
