@@ -23,7 +23,6 @@ from hlmm_scan.genotypes.packing import (
     lower_bits,
     pack,
     pack_coded,
-    plink_codes,
     unpack,
     unpack_samples,
     whole_rows,
@@ -287,12 +286,12 @@ def packed_calls(block: GenotypeBlock, where: str) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=8)
-def _nearest(steps: int) -> NDArray[np.uint8]:
-    """Return PLINK's code of the nearest number of copies for every code of a dosage."""
+def _nearest(steps: int) -> NDArray[np.int8]:
+    """Return the nearest number of copies for every code; −1 for a missing one."""
     codes = np.arange(1 << 16)
     copies = np.rint(np.minimum(codes, steps) * 2.0 / steps).astype(np.int8)
     copies[codes > steps] = -1
-    return plink_codes(copies)
+    return copies
 
 
 def _frequency(copies: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -174,27 +174,22 @@ def pack(copies: NDArray[np.int8]) -> NDArray[np.uint8]:
     return packed
 
 
-def plink_codes(copies: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Return the two bits that stand for copies of A1, -1 being a missing call."""
-    return _CODE_OF_COPIES[copies]
-
-
-def pack_coded(codes: NDArray[np.uint16], plink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pack_coded(codes: NDArray[np.uint16], copies: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Pack dosages into two bits each.
 
     Parameters
     ----------
     codes : ndarray of uint16, shape (m, n)
         Whole steps of a unit, as :class:`~hlmm_scan.genotypes.blocks.Dosages` has them.
-    plink : ndarray of uint8, shape (65536,)
-        Two bits for every code.
+    copies : ndarray of int8, shape (65536,)
+        Copies of A1 for every code: 0, 1, 2, or -1 for a missing call.
 
     Returns
     -------
     ndarray of uint8, shape (m, ⌈n/4⌉)
     """
     packed = np.empty((codes.shape[0], packed_width(codes.shape[1])), np.uint8)
-    _pack(codes, plink, packed)
+    _pack(codes, _CODE_OF_COPIES[copies], packed)
     return packed
 
 
@@ -392,9 +387,9 @@ def count_genotypes_reference(
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def pack_coded_reference(codes: NDArray[np.uint16], plink: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pack_coded_reference(codes: NDArray[np.uint16], copies: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Do what `pack_coded` does, in plain numpy."""
-    return pack_reference(_COPIES_OF_CODE[plink[codes]])
+    return pack_reference(copies[codes])
 
 
 def whole_rows_reference(codes: NDArray[np.uint16], steps: int) -> NDArray[np.bool_]:
