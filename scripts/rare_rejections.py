@@ -38,7 +38,7 @@ from splitting import Variant, rejected
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.dosages import BGEN_8_BIT
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT
 
 IMPUTED = ("normal", "gamma(2)", "t5", "log-normal")
 """Traits that dosages are looked at with."""

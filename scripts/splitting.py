@@ -16,8 +16,7 @@ from null_traits import Float
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.dosages import Dosages, GenotypeBlock
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.design import ScoreDesign, classes_for, genotype_classes
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
@@ -101,7 +100,7 @@ class Variant:
         self.x = copies[order] - copies.mean()
         self.own = int(n - common.sum())
         self.G2, self.G3 = float(self.x @ self.x), float((self.x**3).sum())
-        block: GenotypeBlock = pack(copies.astype(np.int8)[None])
+        block: GenotypeBlock = HardCalls.of(copies.astype(np.int8)[None])
         if step is not None:
             block = Dosages(np.round(copies / step).astype(np.uint16)[None], step)
         samples = np.arange(n)
