@@ -1,8 +1,10 @@
 """Score screen of the HLM on dosages, a tile of variants abreast (:mod:`.plain`).
 
 A dosage has no few values whose sums would decide, so people are gone over twice: once for what
-covariates explain of the genotype and for a_g, once for the residuals that b_g is made of. Nothing
-is approximated; where people have no dosage the covariates' Gram matrices are those of the others.
+covariates explain of the genotype and for a_g, once for the residuals that b_g is made of. No term
+is left out; where people have no dosage the covariates' Gram matrices are those of the others.
+Products are in single precision (:mod:`~hlmm_scan.kernels.sums.products`): a score is off by some
+1e-7 of its standard deviation.
 """
 
 from __future__ import annotations
@@ -19,16 +21,17 @@ from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.screen.plain import put_screened
+from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.dosage_codes import CODES_AHEAD, TABLE_BYTES, copies_by_code
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
+Single = NDArray[np.float32]
 Int = NDArray[np.int64]
 
-_TILE = 64  # variants in one product; fewer are filled up, since rounding depends on the shape
-_PEOPLE_PER_STRIP = 1024
-_SECOND_STRIP = 256  # of the second pass, which has four arrays to keep near
+_TILE = 64  # variants abreast
+_STRIP = 512  # people whose rows of the tile stay in cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,10 @@ class DosageScreenDesign:
         1/D₀ and the null residuals.
     density : ndarray, shape (n,)
         Log-likelihood of each person under the null model.
-    linear : ndarray, shape (n, c + v + 1)
-        wX, V and wr.
+    linear : ndarray of float32, shape (n, c + v)
+        wX and V.
+    explaining : tuple of ndarray of float32
+        X and V.
     mean, variance : ndarray, shapes (c, c) and (v, v)
         XᵀwX and VᵀV.
     moments : tuple of float
@@ -57,7 +62,8 @@ class DosageScreenDesign:
     w: Float
     r: Float
     density: Float
-    linear: Float
+    linear: Single
+    explaining: tuple[Single, Single]
     mean: Float
     variance: Float
     moments: tuple[float, float]
@@ -78,7 +84,8 @@ class DosageScreenDesign:
             w=w,
             r=r,
             density=-0.5 * (np.log(2 * np.pi) + log_variance + w * r * r),
-            linear=np.column_stack([wX, V, w * r]),
+            linear=np.column_stack([wX, V]).astype(np.float32),
+            explaining=(X.astype(np.float32), V.astype(np.float32)),
             mean=X.T @ wX,
             variance=V.T @ V,
             moments=fit.moments,
@@ -87,12 +94,9 @@ class DosageScreenDesign:
 
 @njit(nogil=True, cache=True)
 def _centred(
-    codes: Any, samples: Any, copies: Any, centre: Any, h: Any, there: Any
+    codes: Any, samples: Any, copies: Any, centre: Any, h: Any
 ) -> None:  # pragma: no cover
-    """Fill h, (people, variants), with copies less their mean, 0 without any.
-
-    Say who has them in `there`, unless it has no rows.
-    """
+    """Fill h, (people, variants), with copies less their mean, 0 without any."""
     n, beyond = len(samples), np.uint64(len(copies))
     for start in range(0, n, CODES_AHEAD):
         stop = min(start + CODES_AHEAD, n)
@@ -101,21 +105,27 @@ def _centred(
             for i in range(start, stop):
                 code: Any = np.uint64(row[np.uint64(samples[i])])
                 h[i, j] = copies[code] - mean if code < beyond else 0.0
-        for j in range(len(codes) if len(there) else 0):
-            row = codes[j]
-            for i in range(start, stop):
-                code = np.uint64(row[np.uint64(samples[i])])
-                there[i, j] = 1.0 if code < beyond else 0.0
 
 
 @njit(nogil=True, cache=True)
-def _squares(h: Any, w: Any, sums: Any) -> None:  # pragma: no cover
-    """Add Σwh² and Σh² of each variant."""
+def _find(codes: Any, samples: Any, beyond: int, there: Any) -> None:  # pragma: no cover
+    """Fill `there`, (people, variants), with 1 for those who have a dosage, else 0."""
+    for j in range(len(codes)):
+        row = codes[j]
+        for i in range(len(samples)):
+            there[i, j] = 1.0 if row[samples[i]] < beyond else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _first_pass(h: Any, w: Any, r: Any, sums: Any) -> None:  # pragma: no cover
+    """Add Σwh², Σh² and Σwr·h of each variant; the score itself is not for single precision."""
     for i in range(len(h)):
+        weight, residual = w[i], w[i] * r[i]
         for j in range(h.shape[1]):
-            square = h[i, j] * h[i, j]
-            sums[0, j] += w[i] * square
-            sums[1, j] += square
+            x = np.float64(h[i, j])
+            sums[0, j] += weight * x * x
+            sums[1, j] += x * x
+            sums[2, j] += residual * x
 
 
 @njit(nogil=True, cache=True)
@@ -180,47 +190,44 @@ def _screen(
     centre, a = np.zeros(_TILE), np.zeros(_TILE)
     centre[:m] = counts.mean_copies
     copies, missing = copies_by_code(dosages.steps), bool((counts.called < n).any())
-    work = np.zeros((2, min(n, _PEOPLE_PER_STRIP), _TILE))
-    explained = np.empty((2, min(n, _SECOND_STRIP), _TILE))
-
-    def strips(length: int, missing: bool) -> Any:
-        for start in range(0, n, length):
-            s = slice(start, start + length)
-            h, there = work[:, : len(design.w[s])]
-            there = there if missing else there[:0]
-            _centred(dosages.codes, design.samples[s], copies, centre, h, there)
-            yield s, h, there
-
-    linear, squares, second = (
-        np.zeros((c + v + 1, _TILE)),
-        np.zeros((2, _TILE)),
-        np.zeros((3, _TILE)),
-    )
-    for s, h, _ in strips(_PEOPLE_PER_STRIP, False):
-        linear += design.linear[s].T @ h
-        _squares(h, design.w[s], squares)
-    wXh, Vh = linear[:c], linear[c : c + v]
+    h, size = np.zeros((n, _TILE), np.float32), min(n, _STRIP)
+    _centred(dosages.codes, design.samples, copies, centre, h)
+    strips = [slice(start, min(start + _STRIP, n)) for start in range(0, n, _STRIP)]
+    linear, first, second = np.zeros((c + v, _TILE)), *np.zeros((2, 3, _TILE))
+    for s in strips:
+        products.add_product(design.linear[s].T, h[s], linear)
+        _first_pass(h[s], design.w[s], design.r[s], first)
+    wXh, Vh = linear[:c], linear[c:]
     with np.errstate(all="ignore"):
-        # Products of whole tiles only, and whoever lacks a dosage on their own.
+        # Whoever lacks a dosage on their own.
         gamma = np.linalg.inv(design.mean) @ wXh
         delta = np.linalg.inv(design.variance) @ Vh
         density = np.full(m, design.density.sum())
-        score = linear[-1].copy()
+        score = first[2].copy()
         for j in np.flatnonzero(counts.called < n).tolist():
             absent = np.flatnonzero(dosages.codes[j, design.samples] > dosages.steps)
             density[j] -= design.density[absent].sum()
             gamma[:, j], delta[:, j] = _solved(design, absent, wXh[:, j], Vh[:, j])
             # Their covariates are not quite orthogonal to the null residuals of the others.
             score[j] += gamma[:, j] @ (design.X[absent].T @ (design.w * design.r)[absent])
-        I_a = squares[0] - (gamma * wXh).sum(axis=0)
-        I_b = 0.5 * (squares[1] - (delta * Vh).sum(axis=0))
-        rest = np.minimum(I_a / squares[0], 2 * I_b / squares[1])[:m]
+        I_a = first[0] - (gamma * wXh).sum(axis=0)
+        I_b = 0.5 * (first[1] - (delta * Vh).sum(axis=0))
+        rest = np.minimum(I_a / first[0], 2 * I_b / first[1])[:m]
         a[:] = np.where(I_a > 0, score / I_a, 0.0)
-        for s, h, there in strips(_SECOND_STRIP, missing):
-            Xg, Vd = explained[:, : len(h)]
-            np.matmul(design.X[s], gamma, out=Xg)
-            np.matmul(design.V[s], delta, out=Vd)
-            _second_pass(h, there, Xg, Vd, design.w[s], design.r[s], a, second)
+        of_mean, of_variance = (
+            np.ascontiguousarray(coefficients, np.float32) for coefficients in (gamma, delta)
+        )
+        explained = np.empty((2, size, _TILE), np.float32)
+        there = np.zeros((size if missing else 0, _TILE), np.float32)
+        for s in strips:
+            Xg, Vd = explained[:, : len(design.w[s])]
+            X, V = (columns[s] for columns in design.explaining)
+            products.multiply(X, of_mean, Xg)
+            products.multiply(V, of_variance, Vd)
+            present = there[: len(Xg)]
+            if missing:
+                _find(dosages.codes, design.samples[s], len(copies), present)
+            _second_pass(h[s], present, Xg, Vd, design.w[s], design.r[s], a, second)
         b, plain = 0.5 * second[0] / I_b, 0.5 * second[2] / I_b
     unique = (counts.called >= c + v + 3) & (rest > COLLINEAR_SCREENED)
     out.status[rows] = Status.NOT_UNIQUE
@@ -253,6 +260,6 @@ def work_bytes(n: int, c: int, v: int) -> int:
     n, c, v : int
         People, columns of the designs.
     """
-    kept = 8 * n * (c + v + 6) + 8 * 2 * n * c
-    strips = 2 * _PEOPLE_PER_STRIP + 2 * _SECOND_STRIP
-    return kept + 8 * _TILE * (strips + 4 * (c + v)) + 2 * n * _TILE + TABLE_BYTES
+    kept = 8 * n * (c + v + 4) + 8 * n * (c + v)
+    made = 8 * n * (2 * c + v)
+    return kept + made + _TILE * (4 * (n + 3 * _STRIP) + 32 * (c + v)) + 2 * n * _TILE + TABLE_BYTES
