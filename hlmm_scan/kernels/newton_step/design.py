@@ -50,13 +50,16 @@ class NewtonDesign:
         mean = X.T @ (X * w[:, None])
         both = X.T @ (V * (w * r)[:, None])
         variance = 0.5 * (V.T @ (V * (w * r * r)[:, None]))
-        whiten_mean = _whiten(mean)
+        whiten_mean = whitening(mean)
         assert whiten_mean is not None  # a null model's designs have full rank
-        return cls(screen, _whiten(np.block([[mean, both], [both.T, variance]])), whiten_mean)
+        return cls(screen, whitening(np.block([[mean, both], [both.T, variance]])), whiten_mean)
 
 
-def _whiten(information: Float) -> Float | None:
-    """Return F, upper triangular with FFᵀ the inverse; None where that is next to singular."""
+def whitening(information: Float) -> Float | None:
+    """Return F, upper triangular with FFᵀ the inverse of an information.
+
+    None where the latter is not safely positive definite.
+    """
     diagonal = np.diag(information)
     if not (diagonal > 0).all():
         return None

@@ -12,8 +12,8 @@ weights and residuals of the null model, two steps (math.md §4 ``newton``):
    between covariates and the intercepts and genotype. That among covariates is the null model's.
 
 What is left is of the order of the step times what is not known of the information: a bound on it
-decides who is fitted by :mod:`~hlmm_scan.kernels.scoring.fit` instead. Scores at the null model come
-from the same sums (:mod:`~hlmm_scan.kernels.screen.fit`). People are passed over once, and nothing
+decides who is fitted by :mod:`~hlmm_scan.kernels.scoring.fit` instead. Scores at the null come from
+the same sums (:mod:`~hlmm_scan.kernels.screen.fit`). People are passed over once, and nothing
 else depends on their number.
 """
 

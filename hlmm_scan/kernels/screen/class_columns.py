@@ -1,4 +1,4 @@
-"""The columns that an HLM with covariates sums within genotype classes, whatever then is made of it.
+"""The columns that an HLM with covariates sums within genotype classes, whatever it makes of them.
 
 With w = 1/D₀, r and k = wr² of the null model, Z the columns of both designs and V those of the
 variance's: wZ, wrZ, kV, V, √w and the density of the null model. The score screen and the Newton
