@@ -117,9 +117,9 @@ def _profile(
 
     With w_c = weight_c·e^{−bg·x_c} the mean is a weighted regression on three class means, free
     of the variance intercept, whose maximum is e^{b0} = Σ q_c/n. So F(bg) = log Σ q_c + bg·Σ n_c
-    x_c/n up to a constant, F' = Σ n_c x_c/n − E_q[x] by the envelope theorem, and F'' = Var_q[x] less the
-    gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·(1,x), of
-    which a level mean has the first element only.
+    x_c/n up to a constant, F' = Σ n_c x_c/n − E_q[x] by the envelope theorem, and F'' = Var_q[x]
+    less the gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·
+    (1,x), of which a level mean has the first element only.
     """
     n = s0 = s1 = s2 = t0 = t1 = mean_x = 0.0
     for c in range(len(n_c)):

@@ -52,6 +52,8 @@ class ClassColumns:
     plan : ColumnSumsPlan
     summed : ndarray of intp, shape (k,)
         Places of the plan's columns among all. Where all weights are equal, counts tell of some.
+    n, c, v, z : int
+        People; columns of the two designs and of both together.
     X, V, Z : ndarray, shapes (n, c), (n, v) and (n, z)
         The designs and the columns of both, those of the mean first.
     v_place : ndarray of intp, shape (v,)
@@ -64,6 +66,10 @@ class ClassColumns:
 
     plan: ColumnSumsPlan
     summed: NDArray[np.intp]
+    n: int
+    c: int
+    v: int
+    z: int
     X: Float
     V: Float
     Z: Float
@@ -93,27 +99,8 @@ class ClassColumns:
             summed = summed[1:-2]
         plan = ColumnSumsPlan.of(width, null.samples, columns[:, summed])
         weight = float(w[0]) if equal else 0.0
-        return cls(plan, summed, X, V, Z, v_place, w, r, weight, null.samples)
-
-    @property
-    def n(self) -> int:
-        """People."""
-        return len(self.X)
-
-    @property
-    def c(self) -> int:
-        """Columns of the mean design."""
-        return self.X.shape[1]
-
-    @property
-    def v(self) -> int:
-        """Columns of the variance design."""
-        return self.V.shape[1]
-
-    @property
-    def z(self) -> int:
-        """Columns of both."""
-        return self.Z.shape[1]
+        sizes = len(X), X.shape[1], V.shape[1], Z.shape[1]
+        return cls(plan, summed, *sizes, X, V, Z, v_place, w, r, weight, null.samples)
 
     def sums(self, packed: NDArray[np.uint8]) -> ClassColumnSums:
         """Pass over the calls of some variants.

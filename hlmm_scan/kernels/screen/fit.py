@@ -2,8 +2,9 @@
 
 Every sum over people in the formulas of :mod:`hlmm_scan.kernels.screen.plain` is made of sums
 Σ g·q and Σ g²·q with columns q that do not depend on the variant, and these of sums of q within the
-genotype classes, which :mod:`~hlmm_scan.kernels.screen.class_columns` has. With h = g − ḡ, ĥ = Xγ and v̂ = Vδ its regressions
-on the covariates, w = 1/D₀, Z the columns of both designs and ζ the sum of γ and δ by column:
+genotype classes, which :mod:`~hlmm_scan.kernels.screen.class_columns` has. With h = g − ḡ, ĥ = Xγ
+and v̂ = Vδ its regressions on the covariates, w = 1/D₀, Z the columns of both designs and ζ the sum
+of γ and δ by column:
 
     I_a = Σh²w − γᵀXᵀwh,          2I_b = Σh² − δᵀVᵀh,
     Σṽ·wr·x̃ = Σh²wr − ζᵀZᵀwr·h + δᵀ(Vᵀwr·X)γ,
