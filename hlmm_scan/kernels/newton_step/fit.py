@@ -41,7 +41,10 @@ Float = NDArray[np.float64]
 _OK = int(Status.OK)
 
 _ALLOWED = 1e-3
-_REMAINDER = 1.0
+"""Standard errors from the maximum that a bound may allow effects to be."""
+
+_REMAINDER = 2.0
+"""What the order of the remainder is multiplied by for a bound: see the math page."""
 
 _ADD, _VAR, _MEAN, _CROSS, _LOG_LIKELIHOOD, _STEP, _RESULTS = 0, 1, 2, 3, 4, 5, 6
 """What a step leaves of a variant: effects, I_a, x̃ᵀD^-½ṽ over its value at the null, the
@@ -365,7 +368,7 @@ def _stepped(
     third, fourth = design.screen.moments
     with np.errstate(all="ignore"):
         n, I_a, I_b = sums.people.sum(axis=1), results[:, _MEAN], projections.variance
-        distance = _distance(results, projections, n)
+        distance = _distance(results, projections, n, of.c + of.v - 2)
         chosen = usable & (I_a > 0) & (distance <= _ALLOWED)
         var = 0.5 * (fourth - 1) / I_b
         both = 0.5 * third * results[:, _CROSS] * projections.cross / (I_a * I_b)
@@ -380,10 +383,17 @@ def _stepped(
     return out
 
 
-def _distance(results: Float, projections: Projections, n: NDArray[np.int64]) -> Float:
-    """Bound the distance from the maximum of effects, in standard errors."""
-    z = np.sqrt(
-        results[:, _ADD] ** 2 * results[:, _MEAN] + results[:, _VAR] ** 2 * projections.variance
-    )
-    explained = np.sqrt(np.maximum(1 - projections.rest, 0.0))
-    return np.asarray(_REMAINDER * z * results[:, _STEP] * explained / np.sqrt(n))
+def _distance(results: Float, projections: Projections, n: NDArray[np.int64], p: int) -> Float:
+    """Bound how far effects are from the maximum, in standard errors, with p covariates.
+
+    Notes
+    -----
+    The step of length s leaves the change of the information on its way from the null model: of the
+    order of (z + s)/√n in units of itself, z the length of the genotype's own effects. It reaches
+    those as far as covariates explain the genotype, R² and what p covariates do by chance. The
+    factor is that of random cohorts (math.md §4).
+    """
+    a, b, step = results[:, _ADD], results[:, _VAR], results[:, _STEP]
+    z = np.sqrt(a**2 * results[:, _MEAN] + b**2 * projections.variance)
+    explained = np.sqrt(np.maximum(1 - projections.rest, 0.0) + p / n)
+    return np.asarray(_REMAINDER * (z + step) * step * explained / np.sqrt(n))
