@@ -14,6 +14,7 @@ from hlmm_scan.kernels.paths import (
     CLASS_GRAMS,
     CLASS_SUMS,
     JOINT,
+    NEWTON_STEP,
     PLAIN,
     RANDOM_SCREEN,
     SCREEN,
@@ -27,8 +28,8 @@ from hlmm_scan.kernels.paths import (
     ("size", "fitted", "screened"),
     [
         ((5_000, 1, 1, 0), CLASS_SUMS, CLASS_SUMS),
-        ((5_000, 4, 1, 0), JOINT, SCREEN),
-        ((5_000, 1, 4, 0), JOINT, SCREEN),
+        ((5_000, 4, 1, 0), NEWTON_STEP, SCREEN),
+        ((5_000, 1, 4, 0), NEWTON_STEP, SCREEN),
         ((4_999, 1, 1, 300), CLASS_GRAMS, RANDOM_SCREEN),
         ((5_000, 1, 1, 300), SECOND_ORDER, RANDOM_SCREEN),
         ((19_999, 1, 1, 5_000), WEIGHTED, RANDOM_SCREEN),
@@ -70,3 +71,7 @@ def test_the_plain_refit_of_what_is_interesting_is_planned_for():
     assert WEIGHTED.then(size) is PLAIN
     columns = 8 * people * random
     assert task_bytes(size, 100) >= 10 * columns
+
+
+def test_dosages_with_covariates_are_fitted_by_scoring():
+    assert path_of(ModelSize(5_000, 4, 1, 0, dosages=True)) is JOINT

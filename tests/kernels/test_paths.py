@@ -55,7 +55,11 @@ def test_a_model_is_scored_once_and_what_is_fitted_again_stays_so(size):
     assert path.scored if scores is None else scores.scored
     assert paths.score_path(replace(size, screen=False)) is scores or path.scored
     for again in (path.rest, path.then(size)):
-        assert again is None or (again.rest is None and again.then(size) is None)
+        for _ in range(2):  # so many at most fit what is doubtful, one after the other
+            if again is not None:
+                assert again.then(size) is None
+                again = again.rest
+        assert again is None
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.name)

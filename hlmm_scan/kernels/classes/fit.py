@@ -98,26 +98,35 @@ def class_sums(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _profile(
-    n_c: Float, x_c: Float, mean_c: Float, within_c: Float, bg: float, level: bool, q_c: Float
+    n_c: Float,
+    weight_c: Float,
+    x_c: Float,
+    mean_c: Float,
+    within_c: Float,
+    bg: float,
+    level: bool,
+    q_c: Float,
 ) -> tuple[float, float, float, float, float, float]:  # pragma: no cover
     """Maximise over the mean and the variance intercept at a fixed variance effect.
 
-    Fills `q_c` with e^{-bg·x}·Σr² of each class, x = copies − mean copies. Returns the intercept
+    People of a class have known weights, of sum `weight_c`: their number where all are alike.
+    `mean_c` and `within_c` are weighted as well. Fills `q_c` with e^{-bg·x}·Σr² of each class, x =
+    copies − mean copies. Returns the intercept
     and slope of the mean, log of the common variance, −2·log L/n − log 2π − 1, and its first and
     second derivatives in bg. Where `level`, the mean has no slope.
 
-    With w_c = n_c·e^{−bg·x_c} the mean is a weighted regression on three class means, free of the
-    variance intercept, whose maximum is e^{b0} = Σ q_c/n. So F(bg) = log Σ q_c + bg·Σ n_c x_c/n up
-    to a constant, F' = Σ n_c x_c/n − E_q[x] by the envelope theorem, and F'' = Var_q[x] less the
-    gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·(1,x), of
-    which a level mean has the first element only.
+    With w_c = weight_c·e^{−bg·x_c} the mean is a weighted regression on three class means, free
+    of the variance intercept, whose maximum is e^{b0} = Σ q_c/n. So F(bg) = log Σ q_c + bg·Σ n_c
+    x_c/n up to a constant, F' = Σ n_c x_c/n − E_q[x] by the envelope theorem, and F'' = Var_q[x]
+    less the gain from letting the mean move: 2·hᵀA⁻¹h/Σq with A = Σ w (1,x)(1,x)ᵀ, h = Σ w·r̄·x·
+    (1,x), of which a level mean has the first element only.
     """
     n = s0 = s1 = s2 = t0 = t1 = mean_x = 0.0
     for c in range(len(n_c)):
         if n_c[c] > 0.0:
             x = x_c[c]
             q_c[c] = math.exp(-bg * x) if bg != 0.0 else 1.0  # kept for the second loop
-            w = n_c[c] * q_c[c]
+            w = weight_c[c] * q_c[c]
             n += n_c[c]
             mean_x += n_c[c] * x
             s0 += w
@@ -135,13 +144,13 @@ def _profile(
             x = x_c[c]
             weight = q_c[c]
             residual = mean_c[c] - intercept - slope * x
-            q = weight * (within_c[c] + n_c[c] * residual * residual)
+            q = weight * (within_c[c] + weight_c[c] * residual * residual)
             q_c[c] = q
             total += q
             first += q * x
             second += q * x * x
-            h0 += n_c[c] * weight * residual * x
-            h1 += n_c[c] * weight * residual * x * x
+            h0 += weight_c[c] * weight * residual * x
+            h1 += weight_c[c] * weight * residual * x * x
         else:
             q_c[c] = 0.0
     if total <= 0.0:
@@ -162,8 +171,9 @@ def _profile(
 
 
 @njit(nogil=True, cache=True)
-def _maximise(
+def maximise(
     n_c: Float,
+    weight_c: Float,
     x_c: Float,
     mean_c: Float,
     within_c: Float,
@@ -185,7 +195,7 @@ def _maximise(
     scale = math.sqrt(spread)
     bg = start
     a0, ag, log_variance, value, gradient, curvature = _profile(
-        n_c, x_c, mean_c, within_c, bg, level, q_c
+        n_c, weight_c, x_c, mean_c, within_c, bg, level, q_c
     )
     status = _NOT_CONVERGED
     for _ in range(_MAX_ITERATIONS):
@@ -203,7 +213,7 @@ def _maximise(
         for _ in range(60):
             trial = bg + step
             b0, bs, log_v, new_value, new_gradient, new_curvature = _profile(
-                n_c, x_c, mean_c, within_c, trial, level, q_c
+                n_c, weight_c, x_c, mean_c, within_c, trial, level, q_c
             )
             # At machine precision the value no longer tells: then the gradient must shrink.
             if new_value < value - 1e-14 * abs(value) or (
@@ -216,7 +226,9 @@ def _maximise(
         if not moved:
             if abs(gradient) <= ACCEPTED * scale:
                 status = _OK
-            _profile(n_c, x_c, mean_c, within_c, bg, level, q_c)  # not of the trial refused
+            _profile(
+                n_c, weight_c, x_c, mean_c, within_c, bg, level, q_c
+            )  # not of the trial refused
             break
         bg = trial
         a0, ag, log_variance, value, gradient, curvature = (
@@ -267,8 +279,8 @@ def fit_one(
     variance = total_y2 / n - (total_y / n) ** 2
     if spread < 1e-12 or variance <= 0.0:
         return _NOT_UNIQUE
-    status, bg, a0, ag, log_variance, value, _ = _maximise(
-        n_c, x_c, mean_c, within_c, spread, variance, False, start, q_c
+    status, bg, a0, ag, log_variance, value, _ = maximise(
+        n_c, n_c, x_c, mean_c, within_c, spread, variance, False, start, q_c
     )
     if status == _UNBOUNDED:
         return status
@@ -312,12 +324,12 @@ def _likelihood_ratios(
     additive effect it is searched for, and the statistic is NaN where none is found.
     """
     n = n_c.sum()
-    without_var = _profile(n_c, x_c, mean_c, within_c, 0.0, False, q_c)[3]
-    without_both = _profile(n_c, x_c, mean_c, within_c, 0.0, True, q_c)[3]
+    without_var = _profile(n_c, n_c, x_c, mean_c, within_c, 0.0, False, q_c)[3]
+    without_both = _profile(n_c, n_c, x_c, mean_c, within_c, 0.0, True, q_c)[3]
     out[_VAR_LRT] = likelihood_ratio(0.5 * n * (without_var - value), EXACT_ERROR)
     out[_AV_LRT] = likelihood_ratio(0.5 * n * (without_both - value), EXACT_ERROR)
-    status, _, _, _, _, without_add, curvature = _maximise(
-        n_c, x_c, mean_c, within_c, spread, variance, True, 0.0, q_c
+    status, _, _, _, _, without_add, curvature = maximise(
+        n_c, n_c, x_c, mean_c, within_c, spread, variance, True, 0.0, q_c
     )
     if status == _OK and curvature > 0.0:
         out[_ADD_LRT] = likelihood_ratio(0.5 * n * (without_add - value), EXACT_ERROR)

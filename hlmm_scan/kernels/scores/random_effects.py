@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
-from hlmm_scan.kernels.sums import powers as screen_sums
+from hlmm_scan.kernels.sums import columns as column_sums
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import (
     PEOPLE_PER_STRIP,
@@ -32,13 +32,15 @@ from hlmm_scan.kernels.sums.call_counts import (
     strips,
 )
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
-from hlmm_scan.kernels.sums.powers import ScreenSumsPlan
+from hlmm_scan.kernels.sums.columns import ColumnSumsPlan
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit, NullModel
 
 Float = NDArray[np.float64]
 
+_COLUMN = np.array([0, 0, 1, 2, 2, 3, 3, 4, 5])
 _POWERS = np.array([1, 2, 1, 1, 2, 1, 2, 1, 1])
+"""Which column of the plan is summed, and with g or g²."""
 _VARIANTS_AT_ONCE = 4096
 
 
@@ -50,7 +52,7 @@ class ClassScoreDesign:
     ----------
     eigen : Eigenstructure
     samples : ndarray of int64, shape (n,)
-    plan : ScreenSumsPlan
+    plan : ColumnSumsPlan
         Of the columns s, q, δ, δ², d and δd, δ the diagonal of M∘M less the mean off it and d that
         of the derivative by h2; s, δ and δ² with g² as well.
     lattice : CallLattice or None
@@ -69,7 +71,7 @@ class ClassScoreDesign:
 
     eigen: Eigenstructure
     samples: NDArray[np.int64]
-    plan: ScreenSumsPlan
+    plan: ColumnSumsPlan
     lattice: CallLattice | None
     columns: NDArray[np.float32] | None
     shrink: Float
@@ -119,15 +121,13 @@ class ClassScoreDesign:
             u.append(second)
             edge, corner = 0.5 * second.sum(), 0.5 * ((values * phi / D) ** 2).sum()
             information = np.array([[information[0, 0], edge], [edge, corner]])
-        columns = np.column_stack(
-            [s, s, q, diagonal, diagonal, diagonal**2, diagonal**2, second, diagonal * second]
-        )
+        columns = np.column_stack([s, q, diagonal, diagonal**2, second, diagonal * second])
         single = eigen.single_columns() if lattice is None else None
         U = np.column_stack(u)
         return cls(
             eigen=eigen,
             samples=null.samples,
-            plan=ScreenSumsPlan.of(width, null.samples, columns, _POWERS),
+            plan=ColumnSumsPlan.of(width, null.samples, columns),
             lattice=lattice,
             columns=single,
             shrink=kappa * phi,
@@ -196,7 +196,8 @@ def _scores(
     people = n - absent
     with np.errstate(all="ignore"):
         mean = (one + 2 * two) / people
-        M, C = sums.multiples.T, sums.called.T
+        M = (sums.one[:, _COLUMN] + 2.0 * _POWERS * sums.two[:, _COLUMN]).T
+        C = sums.called[:, _COLUMN].T
 
         def first(k: int) -> Float:
             return np.asarray(M[k] - mean * C[k])
@@ -307,7 +308,7 @@ def work_bytes(m: int, n_total: int, n: int, n_random: int) -> int:
     m, n_total, n, n_random : int
         Variants per call, people in the packed calls and those analysed, random effects.
     """
-    sums = screen_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, len(_POWERS))
+    sums = column_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, _COLUMN[-1] + 1)
     made = 8 * n * (2 * len(_POWERS) + 12) + 4 * n * n_random
     bits = 4 * 3 * WIDTH * 64 * (3 * n_random // 64 + 2) + 8 * min(m, _VARIANTS_AT_ONCE) * n_random
     counts = 4 * m * 3 * 2 * n_random
