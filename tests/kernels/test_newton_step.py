@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from screened_cohorts import correlated_calls, screened_cohort
 
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels import block, paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
@@ -37,10 +38,10 @@ def stepped(null, calls, inference=DEFAULT_INFERENCE) -> Estimates:
 
 def scanned(null, calls, inference=DEFAULT_INFERENCE) -> Estimates:
     """What a scan gets, with what the bound leaves fitted again."""
-    packed = pack(calls)
-    counts = GenotypeCounts.of(packed, null.samples)
+    calls = HardCalls.of(calls)
+    counts = GenotypeCounts.of(calls, null.samples)
     contigs = np.full(len(calls), "1", object)
-    variants = Variants(null, ModelSize.of(null), packed, counts, contigs, inference)
+    variants = Variants(null, ModelSize.of(null), calls, counts, contigs, inference)
     return block.fit(paths.NEWTON_STEP, variants)
 
 
@@ -230,7 +231,7 @@ def test_neither_the_unit_nor_the_coded_allele_nor_other_people_matter():
         of = copies if people is None else copies[:, samples]
         Z = covariates[samples]
         null = null_model_of(scale * y[samples], Z, Z[:, :1], samples=on)
-        found = fit_block(null, pack(of), np.full(6, "1", object), FitOptions(0, 0))
+        found = fit_block(null, HardCalls.of(of), np.full(6, "1", object), FitOptions(0, 0))
         return found["add"] / scale, found["var"], found["add_neg_log10_p"]
 
     wanted = fitted(1.0, calls)
