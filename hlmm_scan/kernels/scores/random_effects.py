@@ -308,7 +308,7 @@ def work_bytes(m: int, n_total: int, n: int, n_random: int) -> int:
     m, n_total, n, n_random : int
         Variants per call, people in the packed calls and those analysed, random effects.
     """
-    sums = column_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, _COLUMN[-1] + 1)
+    sums = column_sums.work_bytes(min(m, _VARIANTS_AT_ONCE), n_total, int(_COLUMN.max()) + 1)
     made = 8 * n * (2 * len(_POWERS) + 12) + 4 * n * n_random
     bits = 4 * 3 * WIDTH * 64 * (3 * n_random // 64 + 2) + 8 * min(m, _VARIANTS_AT_ONCE) * n_random
     counts = 4 * m * 3 * 2 * n_random
