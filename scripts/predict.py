@@ -33,7 +33,7 @@ WORKERS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 LARGE = {
     "HLM, no covariates": ModelSize(PEOPLE, 1, 1, 0),
     "HLM, score screen, 20 + 20 covariates": ModelSize(PEOPLE, 21, 21, 0, screen=True),
-    "HLM, 20 + 20 covariates refitted": ModelSize(PEOPLE, 21, 21, 0),
+    "HLM, 20 + 20 covariates": ModelSize(PEOPLE, 21, 21, 0),
     "HLMM, 500 random effects": ModelSize(PEOPLE, 1, 1, 500),
 }
 WITHIN = 0.25

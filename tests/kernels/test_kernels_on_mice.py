@@ -74,8 +74,8 @@ def test_scans_of_blanked_mice_agree_with_the_models_in_raw_units(mice, covariat
     fitted = np.flatnonzero(found["status"] == Status.OK)
     assert len(fitted) > 70
     assert set(found["status"]) <= {Status.OK, *range(Status.MONOMORPHIC, Status.LOW_INFO)}
-    # Scoring with covariates ends within about 1e-5 of a standard error of the maximum.
-    effect, error, likelihood = (5e-5, 5e-4, 3e-4) if covariates else (1e-7, 1e-7, 1e-7)
+    # With covariates the Newton step may be 1e-3 of a standard error from the maximum.
+    effect, error, likelihood = (1e-3, 3e-3, 5e-3) if covariates else (1e-7, 1e-7, 1e-7)
     for row in fitted:
         g = calls[row, frame["row"]]
         called = g != MISSING

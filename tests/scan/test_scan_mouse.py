@@ -180,8 +180,9 @@ def designs(mean, variance, genotype):
     return np.column_stack([ones, mean, genotype]), np.column_stack([ones, variance, genotype])
 
 
-JOINT, EXACT = 5e-5, 1e-6
-"""Standard errors from the maximum: what the joint HLM kernel keeps at any n, and the HLMM's."""
+STEP, JOINT, EXACT = 1e-3, 5e-5, 1e-6
+"""Standard errors from the maximum: what the Newton step of the HLM with covariates may be, what
+the iterated joint kernel keeps at any n, and the HLMM's."""
 
 
 def check_variant(
@@ -195,12 +196,13 @@ def check_variant(
     assert got["n"] == called.sum()
     assert abs(got["add"] - fit.alpha[a]) < tolerance * fit.alpha_se[a]
     assert abs(got["var"] - fit.beta[-1]) < tolerance * fit.beta_se[-1]
-    assert got["add_se"] == pytest.approx(fit.alpha_se[a], rel=10 * tolerance)
-    assert got["var_se"] == pytest.approx(fit.beta_se[-1], rel=10 * tolerance)
+    relative = min(10 * tolerance, 3e-3)
+    assert got["add_se"] == pytest.approx(fit.alpha_se[a], rel=relative)
+    assert got["var_se"] == pytest.approx(fit.beta_se[-1], rel=relative)
     scale = fit.alpha_se[a] * fit.beta_se[-1]
-    assert got["add_var_cov"] == pytest.approx(covariance, abs=tolerance * scale)
-    # Scoring sums in single precision.
-    rounding = 3e-4 if tolerance == JOINT else 1e-6
+    assert got["add_var_cov"] == pytest.approx(covariance, abs=3 * tolerance * scale)
+    # Scoring sums in single precision; the log-likelihood of a step is that of its expansion.
+    rounding = {STEP: 5e-3, JOINT: 3e-4, EXACT: 1e-6}[tolerance]
     assert got["log_likelihood"] == pytest.approx(fit.log_likelihood, abs=rounding)
     chi2 = joint_chi2(
         fit.alpha[a], fit.beta[-1], fit.alpha_se[a] ** 2, fit.beta_se[-1] ** 2, covariance
@@ -235,7 +237,8 @@ def test_blanked_reordered_and_absent_mice_are_as_one_variant_at_a_time(disturbe
         called = np.isfinite(genotype)
         assert 0.01 < 1 - called.mean() < 0.06
         X, V = designs(mean[called], variance[called], genotype[called])
-        check_variant(results, variant, HLM(y[called], X, V).fit(information=se), called, JOINT)
+        fit = HLM(y[called], X, V).fit(information=se)
+        check_variant(results, variant, fit, called, STEP if se == "expected" else JOINT)
         frequency = float(results["effect_allele_frequency"].values[0, variant])
         assert frequency == pytest.approx(np.nanmean(genotype) / 2)
 
