@@ -20,6 +20,7 @@ from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.design import ScoreDesign, classes_for, genotype_classes
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
+from hlmm_scan.kernels.sums.code_lanes import CLASSES
 
 KEPT = 0.25
 """Share of permutations kept at a level, unless a level that is asked for comes first."""
@@ -131,15 +132,17 @@ class Lookup:
     """−log10 p of one test of a variant, worked out once wherever permutations come.
 
     Scores are put on a grid, between whose points −log10 p is linear: it is off by 1e-3 at most but
-    where the test itself jumps. Traits of few values, whose scores and p lie on a lattice, are
-    tested themselves, and both scores of the joint test: those of a skew trait's few carriers lie
-    along a curve, beside which no point of a grid can be had.
+    where the test itself jumps. Scores are tested themselves on a lattice, which those of traits of
+    few values are on; where one person has a tenth of the variance, without whom scores lie within
+    a step; and for the joint test: those of a skew trait's few carriers lie along a curve, beside
+    which no point of a grid can be had.
     """
 
     def __init__(self, variant: Variant, test: str) -> None:
         self.variant, self.test = variant, test
         self.column = {"add": 0, "var": 2, "av": -1}[test]
-        self.itself = test == "av" or len(np.unique(variant.s)) <= _FEW
+        outlying = variant.design.classes > CLASSES
+        self.itself = test == "av" or outlying or len(np.unique(variant.s)) <= _FEW
         self.known = np.full(2 * _REACH + 2, np.nan)
 
     def __call__(self, sums: Float) -> Float:
