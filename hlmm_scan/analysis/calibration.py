@@ -31,7 +31,7 @@ COUNT_EDGES = (0.0, 20.0, 50.0, 100.0, 200.0, 500.0, 2000.0, np.inf)
 
 SMOOTH_COUNT = 50.0
 """Minor allele count from which on p-values of a trait of few values are close enough: their sums
-over carriers take few values too, and one p stands for all of a jump (math.md §12)."""
+over carriers take few values too, and one p stands for all of a jump (math.md §7)."""
 
 INFO_EDGES = (0.0, 0.3, 0.6, 0.8, 0.9, np.inf)
 """Bins of the imputation info, alike."""

@@ -158,7 +158,7 @@ def with_all_squares(
     Most people of a rare imputed allele have next to none of it, each their own part. Were they all
     to have their mean, the score of a skew trait's variance would end elsewhere: log-normal traits
     were rejected six times too often at 1e-3. An outermost class is split into people at the end of
-    the range and people of one other dosage, which keeps Σ1, Σg and Σg² (math.md §12); one in the
+    the range and people of one other dosage, which keeps Σ1, Σg and Σg² (math.md §7); one in the
     middle, into halves to both sides of its mean. One whose people are all at the end stays whole,
     and one whose other dosage would be beyond the range.
     """
