@@ -79,11 +79,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rejection of one test in a cell over its nominal rate, by trait drawn and level."""
+    """Rejection of one test in a cell over its nominal rate, by trait drawn and level.
+
+    Attributes
+    ----------
+    cell : Cell
+    test : str
+    rates : tuple of tuple of float
+    walkers : int
+        Permutations that walked for each.
+    """
 
     cell: Cell
     test: str
     rates: tuple[tuple[float, ...], ...]
+    walkers: int = 2_000
 
     @property
     def mean(self) -> Float:
@@ -91,9 +101,13 @@ class Rates:
 
     @property
     def error(self) -> Float:
-        """Standard error of the mean, at least 8% of it: traits may agree by chance."""
+        """Standard error of the mean; traits may agree by chance, so at least that of walking.
+
+        That is 8% of the mean of four traits with 2,000 permutations each.
+        """
         spread = np.std(self.rates, axis=0, ddof=1) / np.sqrt(len(self.rates))
-        return np.asarray(np.maximum(spread, 0.08 * self.mean))
+        least = 0.08 * np.sqrt(8_000 / (self.walkers * len(self.rates)))
+        return np.asarray(np.maximum(spread, least * self.mean))
 
     def misses(self) -> Iterator[str]:
         """Say what is required and not met."""
@@ -111,7 +125,7 @@ class Rates:
 def cells(traits: list[str], minors: list[str], quick: bool) -> list[Cell]:
     """Return what is looked at."""
     if quick:
-        return [Cell(1_000, "gamma(2)", "20"), Cell(1_000, "t5", "common", 0.3)]
+        return [Cell(1_000, "gamma(2)", "20"), Cell(1_000, "normal", "common", 0.3)]
     calls = [Cell(3_000, trait, minor) for minor in minors for trait in traits]
     imputed = [
         Cell(3_000, trait, minor, info)
@@ -135,15 +149,15 @@ def measure(cell: Cell, tests: list[str], draws: int, walkers: int) -> list[Rate
     if cell.trait in TWO_VALUED:
         tests = [test for test in tests if test == "add"]
     found: dict[str, list[tuple[float, ...]]] = {}
+    # The joint test takes as long as ten of the others.
+    each = {test: walkers // 4 if test == "av" else walkers for test in tests}
     for _ in range(draws):
         variant = cell.variant(rng)
         for test in tests:
-            # The joint test takes as long as ten of the others.
-            m = walkers // 4 if test == "av" else walkers
-            shares = rejected(variant, test, LEVELS, m, rng)
+            shares = rejected(variant, test, LEVELS, each[test], rng)
             over = tuple(share / level for share, level in zip(shares, LEVELS, strict=True))
             found.setdefault(test, []).append(over)
-    return [Rates(cell, test, tuple(rates)) for test, rates in found.items()]
+    return [Rates(cell, test, tuple(rates), each[test]) for test, rates in found.items()]
 
 
 def markdown(found: list[Rates], command: str, minutes: float) -> str:

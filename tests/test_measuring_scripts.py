@@ -152,11 +152,12 @@ def test_rates_of_rare_rejections_allow_for_their_spread(script):
     rare = script("rare_rejections")
     cell = rare.Cell(3_000, "t5", "50")
     high = (1.0, 1.0, 1.0, 1.0, 2.5)
-    held = rare.Rates(cell, "var", (high, (1.0, 1.0, 1.0, 1.0, 1.9)))
+    held = rare.Rates(cell, "var", (high, (1.0, 1.0, 1.0, 1.0, 1.9)), 4_000)
     assert not list(held.misses())
-    assert len(list(rare.Rates(cell, "var", (high, high)).misses())) == 1
+    assert len(list(rare.Rates(cell, "var", (high, high), 4_000).misses())) == 1
+    assert not list(rare.Rates(cell, "var", (high, high), 400).misses())  # few walked
     low = (0.5, 1.0, 1.0, 1.0, 1.0)
-    assert len(list(rare.Rates(cell, "var", (low, low)).misses())) == 1
+    assert len(list(rare.Rates(cell, "var", (low, low), 4_000).misses())) == 1
     assert not list(rare.Rates(replace(cell, minor="20"), "var", (low, low)).misses())
 
 
