@@ -9,6 +9,7 @@ projection on the intercept, with weights 1/D for the mean.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -59,6 +60,31 @@ def expected_covariances(
     robust[2] = third_moment * (r2 - s1 / s0 * r1) * model[0] / squares
 
 
+@njit(nogil=True, cache=True)
+def factor_four(S: Any, scale: Any, factor: Any) -> bool:  # pragma: no cover
+    """Fill the Cholesky factor of S, (4, 4), scaled to a unit diagonal; False where it has none.
+
+    The scales of mean and variance parameters differ by the phenotype's. `factor` may be S itself;
+    above the diagonal it is left as it is.
+    """
+    for i in range(4):
+        if not S[i, i] > 0.0:
+            return False
+        scale[i] = 1.0 / math.sqrt(S[i, i])
+    for i in range(4):
+        for j in range(i + 1):
+            left = S[i, j] * scale[i] * scale[j]
+            for k in range(j):
+                left -= factor[i, k] * factor[j, k]
+            if i > j:
+                factor[i, j] = left / factor[j, j]
+            elif left > SINGULAR:
+                factor[i, i] = math.sqrt(left)
+            else:
+                return False
+    return True
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def observed_covariance(
     n_c: Float,
@@ -97,22 +123,9 @@ def observed_covariance(
                     information[1 + i, 1 + j] += k * term
                     term *= x
                 power *= x
-    # The scales of mean and variance parameters differ by the phenotype's: equilibrate first.
-    d = np.empty(4)
-    for i in range(4):
-        d[i] = 1.0 / math.sqrt(information[i, i])
-    factor = np.zeros((4, 4))
-    for i in range(4):
-        for j in range(i + 1):
-            left = information[i, j] * d[i] * d[j]
-            for p in range(j):
-                left -= factor[i, p] * factor[j, p]
-            if i > j:
-                factor[i, j] = left / factor[j, j]
-            elif left > SINGULAR:
-                factor[i, i] = math.sqrt(left)
-            else:
-                return False
+    d, factor = np.empty(4), np.zeros((4, 4))
+    if not factor_four(information, d, factor):
+        return False
     lower = factor[3, 2] / factor[2, 2]
     var_variance = 1.0 / (factor[3, 3] * factor[3, 3])
     model[0] = d[2] * d[2] * (1.0 / (factor[2, 2] * factor[2, 2]) + lower * lower * var_variance)

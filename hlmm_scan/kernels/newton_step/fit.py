@@ -26,10 +26,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.classes.covariances import factor_four
 from hlmm_scan.kernels.classes.fit import maximise
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
-from hlmm_scan.kernels.limits import SINGULAR
 from hlmm_scan.kernels.newton_step.design import NewtonDesign
 from hlmm_scan.kernels.screen import fit as screen
 from hlmm_scan.kernels.screen.class_columns import VARIANTS_AT_ONCE, ClassColumnSums
@@ -78,26 +78,10 @@ def _products(rows: Any, out: Any) -> None:  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def _solve_four(S: Any, x: Any) -> bool:  # pragma: no cover
-    """Solve S·x = x in place by Cholesky's method; False where S is not positive definite.
-
-    S is scaled to a unit diagonal, and overwritten.
-    """
+    """Solve S·x = x in place; False where S, which is overwritten, is not positive definite."""
     scale = np.empty(4)
-    for i in range(4):
-        if not S[i, i] > 0.0:
-            return False
-        scale[i] = 1.0 / math.sqrt(S[i, i])
-    for i in range(4):
-        for j in range(i + 1):
-            left = S[i, j] * scale[i] * scale[j]
-            for k in range(j):
-                left -= S[i, k] * S[j, k]
-            if i > j:
-                S[i, j] = left / S[j, j]
-            elif left > SINGULAR:
-                S[i, i] = math.sqrt(left)
-            else:
-                return False
+    if not factor_four(S, scale, S):
+        return False
     for i in range(4):
         x[i] *= scale[i]
         for k in range(i):
@@ -137,12 +121,6 @@ def _class_fit(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _by_class(T1: Any, T2: Any, C: Any, k: int, out: Any) -> None:  # pragma: no cover
-    """Put the sums of column k over people with none, one and two copies into `out`."""
-    out[0], out[1], out[2] = C[k] - T1[k] - T2[k], T1[k], T2[k]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _step_all(
     one: Any,
     two: Any,
@@ -159,7 +137,8 @@ def _step_all(
     """Fill the results of variants, one after the other; NaN where a variant has none.
 
     `everybody` and `weight` are the people of the null model and the sum of their weights. `S` is
-    the information of (a₀, a_g, b₀, b_g); rows of `B` are that between them and the covariates, and
+    the information of (a₀, a_g, b₀, b_g); rows of `T` are sums over people with none, one and two
+    copies; rows of `B` are that between them and the covariates, and
     the gradient in the latter.
     """
     c, v, z = sizes
@@ -167,11 +146,14 @@ def _step_all(
     B, white, products = np.zeros((5, p)), np.empty((5, p)), np.empty((5, 5))
     M, white_M, products_M = np.zeros((2, c - 1)), np.empty((2, c - 1)), np.empty((2, 2))
     n_c, x_c, a_c, d_c, own = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(4)
-    w, wr, wrr, root = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    T = np.empty((3, one.shape[1]))
+    w, wr, wrr, root = T[:, 0], T[:, z], T[:, 2 * z], T[:, 2 * z + 2 * v - 1]
     S, step, delta = np.empty((4, 4)), np.empty(4), np.empty(v)
-    first_V, at_root = 2 * z + v, 2 * z + 2 * v - 1
+    first_V = 2 * z + v
     for j in range(len(one)):
-        T1, T2, C = one[j], two[j], called[j]
+        C = called[j]
+        for k in range(T.shape[1]):
+            T[0, k], T[1, k], T[2, k] = C[k] - one[j, k] - two[j, k], one[j, k], two[j, k]
         out[j] = np.nan
         n = copies = 0.0
         for g in range(3):
@@ -180,12 +162,9 @@ def _step_all(
             copies += g * n_c[g]
         for g in range(3):
             x_c[g] = g - copies / n
-        _by_class(T1, T2, C, 0, w)
-        _by_class(T1, T2, C, z, wr)
-        _by_class(T1, T2, C, 2 * z, wrr)
         if not _class_fit(n_c, w, wr, wrr, x_c, own):
             continue
-        likelihood = C[at_root + 1]
+        likelihood = C[len(C) - 1]
         S[:] = 0.0
         for g in range(3):
             log_variance = own[1] + own[3] * x_c[g]
@@ -209,27 +188,15 @@ def _step_all(
         for g in range(3):
             x, a, d = x_c[g], a_c[g], d_c[g]
             for i in range(c - 1):
-                k = i + 1
-                if g == 0:
-                    of_w, of_wr = C[k] - T1[k] - T2[k], C[z + k] - T1[z + k] - T2[z + k]
-                elif g == 1:
-                    of_w, of_wr = T1[k], T1[z + k]
-                else:
-                    of_w, of_wr = T2[k], T2[z + k]
+                of_w, of_wr = T[g, i + 1], T[g, z + i + 1]
                 first, second = d * of_w, d * (of_wr - a * of_w)
                 B[0, i] += first
                 B[1, i] += x * first
                 B[2, i] += second
                 B[3, i] += x * second
             for i in range(v - 1):
-                k, q = v_place[i + 1], 2 * z + i + 1
-                if g == 0:
-                    of_w, of_wr = C[k] - T1[k] - T2[k], C[z + k] - T1[z + k] - T2[z + k]
-                    of_k = C[q] - T1[q] - T2[q]
-                elif g == 1:
-                    of_w, of_wr, of_k = T1[k], T1[z + k], T1[q]
-                else:
-                    of_w, of_wr, of_k = T2[k], T2[z + k], T2[q]
+                k = v_place[i + 1]
+                of_w, of_wr, of_k = T[g, k], T[g, z + k], T[g, 2 * z + i + 1]
                 first = d * (of_wr - a * of_w)
                 second = 0.5 * d * (of_k - 2.0 * a * of_wr + a * a * of_w)
                 B[0, c - 1 + i] += first
@@ -266,7 +233,6 @@ def _step_all(
         out[j, _LOG_LIKELIHOOD] = likelihood + 0.5 * gain
         out[j, _STEP] = math.sqrt(max(gain, 0.0))
         # The weights at the estimates, of which I_a is made.
-        _by_class(T1, T2, C, at_root, root)
         M[:] = 0.0
         s0 = s1 = s2 = r1 = r2 = w0 = w1 = q1 = q2 = 0.0
         for g in range(3):
@@ -274,10 +240,7 @@ def _step_all(
             d = math.exp(-b0 - bg * x) if n_c[g] > 0.0 else 0.0
             of_w = w[g]
             for i in range(v - 1):
-                k = v_place[i + 1]
-                of_w -= delta[i] * (
-                    C[k] - T1[k] - T2[k] if g == 0 else (T1[k] if g == 1 else T2[k])
-                )
+                of_w -= delta[i] * T[g, v_place[i + 1]]
             s0 += d * of_w
             s1 += d * of_w * x
             s2 += d * of_w * x * x
@@ -289,8 +252,7 @@ def _step_all(
             q1 += root[g] * x
             q2 += root[g] * x * x
             for i in range(c - 1):
-                k = i + 1
-                of_w = d * (C[k] - T1[k] - T2[k] if g == 0 else (T1[k] if g == 1 else T2[k]))
+                of_w = d * T[g, i + 1]
                 M[0, i] += of_w
                 M[1, i] += x * of_w
         _whitened(whiten_mean, M, white_M)
@@ -333,10 +295,11 @@ def fit_newton_step(
         some = packed[rows[0] : rows[-1] + 1]
         sums = design.screen.columns.sums(some)
         found, projections = screened(design.screen, some, sums)
-        estimates.put_scores(rows, found.scores)
+        out = Estimates.empty(len(rows))
+        out.put_scores(np.arange(len(rows)), found.scores)
         if alone and design.whiten is not None:
-            usable = found.status == Status.SCREENED
-            estimates.put(rows, _stepped(design, sums, projections, found, usable))
+            _put_steps(out, design, sums, projections, found.status == Status.SCREENED)
+        estimates.put(rows, out)
     return estimates
 
 
@@ -351,18 +314,16 @@ def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int) -> in
     return screen.work_bytes(m, n_total, n, n_mean, n_variance) + 8 * 30 * m
 
 
-def _stepped(
+def _put_steps(
+    out: Estimates,
     design: NewtonDesign,
     sums: ClassColumnSums,
     projections: Projections,
-    found: Estimates,
     usable: NDArray[np.bool_],
-) -> Estimates:
-    """Return the estimates of variants whose sums are there, with the scores that were found."""
+) -> None:
+    """Put the estimates of variants that the bound lets pass; say which can have none."""
     of = design.screen.columns
     m = len(usable)
-    out = Estimates.empty(m)
-    out.put_scores(np.arange(m), found.scores)
     results = np.empty((m, _RESULTS))
     _step_all(
         sums.one, sums.two, sums.called, sums.people, (of.c, of.v, of.z), of.v_place,
@@ -384,7 +345,6 @@ def _stepped(
     out.status[rows] = Status.OK
     # Too few people, whatever the genotype: there is nothing to fit.
     out.status[n < of.c + of.v + 3] = Status.NOT_UNIQUE
-    return out
 
 
 def _distance(results: Float, projections: Projections, n: NDArray[np.int64], p: int) -> Float:
