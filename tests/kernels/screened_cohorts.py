@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,28 @@ def screened_cohort(
     variance = rng.standard_normal((n, v)) if own else covariates[:, :v]
     left_out = ["1", "2"] if l_random else []
     return null_model_of(y, covariates[:, :c], variance, effects=effects, left_out=left_out), calls
+
+
+def without_estimate(good, covariate) -> np.ndarray:
+    """Overwrite variants 1 to 6 of some calls by such as have no estimate, each in its own way."""
+    calls = good.copy()
+    calls[1] = 0  # monomorphic
+    calls[2] = 1  # heterozygous
+    calls[3] = -1  # nobody called
+    calls[4] = covariate
+    calls[5] = -1
+    calls[5, :5] = [0, 1, 2, 1, 0]  # fewer people than coefficients
+    calls[6] = 2 - covariate
+    return calls
+
+
+def blocks_of_other_sizes(m) -> Iterator[np.ndarray]:
+    """Yield rows of m variants shuffled into blocks of 1, of 7 and of 100."""
+    rng = np.random.default_rng(4)
+    for width in (1, 7, 100):
+        order = rng.permutation(m)[: 20 * width]
+        for start in range(0, len(order), width):
+            yield order[start : start + width]
 
 
 def gaps(found: Estimates, wanted: Estimates) -> dict[str, float]:

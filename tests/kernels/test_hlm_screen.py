@@ -7,7 +7,15 @@ import tracemalloc
 import numpy as np
 import pytest
 from cohorts_by_hand import null_model_of
-from screened_cohorts import correlated_calls, dense_model, gaps, screened_cohort, z_scores
+from screened_cohorts import (
+    blocks_of_other_sizes,
+    correlated_calls,
+    dense_model,
+    gaps,
+    screened_cohort,
+    without_estimate,
+    z_scores,
+)
 
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels.estimates import Estimates
@@ -104,18 +112,14 @@ def test_a_variant_does_not_know_its_block(missing, monkeypatch):
     null, calls = screened_cohort(v=2, m=150, missing=missing, effect=0.3)
     packed = pack(calls)
     design = ScreenDesign.of(null, packed.shape[1])
-    rng = np.random.default_rng(4)
     for threshold in (0.0, np.inf):
         monkeypatch.setattr(hlm_screen, "_SECOND_ORDER", threshold)
         whole = fit_screen(design, packed)
-        for width in (1, 7, 100):
-            order = rng.permutation(150)[: 20 * width]
-            for start in range(0, len(order), width):
-                rows = order[start : start + width]
-                part = fit_screen(design, packed[rows])
-                np.testing.assert_array_equal(part.add, whole.add[rows])
-                error = np.abs(part.var - whole.var[rows]) / np.sqrt(part.var_variance)
-                assert error.max() <= (1e-10 if threshold == 0 else 0)
+        for rows in blocks_of_other_sizes(150):
+            part = fit_screen(design, packed[rows])
+            np.testing.assert_array_equal(part.add, whole.add[rows])
+            error = np.abs(part.var - whole.var[rows]) / np.sqrt(part.var_variance)
+            assert error.max() <= (1e-10 if threshold == 0 else 0)
 
 
 def test_agrees_with_joint_fits_where_effects_are_small():
@@ -183,14 +187,7 @@ def test_what_has_no_estimate(run):
     null, good = screened_cohort(n=800, c=2, v=2, m=8)
     covariate = np.random.default_rng(8).integers(0, 3, 800).astype(np.int8)
     null = null_model_of(null.y, np.column_stack([null.mean_design[:, 1], covariate]))
-    calls = good.copy()
-    calls[1] = 0  # monomorphic
-    calls[2] = 1  # heterozygous
-    calls[3] = -1  # nobody called
-    calls[4] = covariate
-    calls[5] = -1
-    calls[5, :5] = [0, 1, 2, 1, 0]  # fewer people than coefficients
-    calls[6] = 2 - covariate
+    calls = without_estimate(good, covariate)
     found = RUN[run](null, calls)
     expected = [Status.NOT_UNIQUE] * 8
     expected[0] = expected[7] = Status.SCREENED

@@ -10,7 +10,12 @@ import pytest
 from cohorts_by_hand import null_model_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from screened_cohorts import correlated_calls, screened_cohort
+from screened_cohorts import (
+    blocks_of_other_sizes,
+    correlated_calls,
+    screened_cohort,
+    without_estimate,
+)
 
 from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack, unpack_samples
@@ -147,15 +152,11 @@ def test_a_variant_does_not_know_its_block(missing):
     design = NewtonDesign.of(null, packed.shape[1])
     whole = fit_newton_step(design, packed)
     assert (whole.status == Status.OK).sum() > 10
-    rng = np.random.default_rng(4)
-    for width in (1, 7, 100):
-        order = rng.permutation(150)[: 20 * width]
-        for start in range(0, len(order), width):
-            rows = order[start : start + width]
-            part = fit_newton_step(design, packed[rows])
-            np.testing.assert_array_equal(part.status, whole.status[rows])
-            for name in ("add", "var", "add_variance", "add_var_covariance_robust"):
-                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+    for rows in blocks_of_other_sizes(150):
+        part = fit_newton_step(design, packed[rows])
+        np.testing.assert_array_equal(part.status, whole.status[rows])
+        for name in ("add", "var", "add_variance", "add_var_covariance_robust"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
 
 
 def test_scores_are_those_of_the_screen_and_stay_with_what_is_fitted_again():
@@ -185,14 +186,7 @@ def test_what_has_no_estimate():
     null, good = screened_cohort(n=800, c=2, v=2, m=9, correlation=0.1)
     covariate = np.random.default_rng(8).integers(0, 3, 800).astype(np.int8)
     null = null_model_of(null.y, np.column_stack([null.mean_design[:, 1], covariate]))
-    calls = good.copy()
-    calls[1] = 0  # monomorphic
-    calls[2] = 1  # heterozygous
-    calls[3] = -1  # nobody called
-    calls[4] = covariate
-    calls[5] = -1
-    calls[5, :5] = [0, 1, 2, 1, 0]  # fewer people than coefficients
-    calls[6] = 2 - covariate
+    calls = without_estimate(good, covariate)
     calls[7] = 0
     calls[7, 11] = 1  # one carrier
     found, wanted = scanned(null, calls), maximum(null, calls)
