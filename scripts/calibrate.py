@@ -20,7 +20,7 @@ import shlex
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +55,28 @@ KNOWN: dict[tuple[str, str, str, str], str] = {
     ): "a value of a lattice's score of probability 4e-5 has p = 8e-6",
 }
 """Model, trait, allele count and test of cells that do not hold, and why."""
+
+
+def unmet(
+    name: str,
+    trait: str,
+    minor: str,
+    rates: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+) -> Iterator[str]:
+    """Say what is required of a test in a cell and not met, with rates and intervals by level."""
+    for level, (low, _), rate, most in zip(LEVELS, intervals, rates, MOST, strict=True):
+        if low > most:
+            yield f"{name}: p < {level:g} {rate:.2f} × as often, allowed {most} ×"
+    least = LEAST_OUTLYING if trait in OUTLYING else LEAST
+    rare = minor.startswith("20")
+    if not rare and trait not in LATTICES and intervals[0][1] < least:
+        yield f"{name}: p < {LEVELS[0]:g} {rates[0]:.2f} × as often, at least {least} ×"
+
+
+def level_names() -> list[str]:
+    """Return the levels as headers of a table."""
+    return [f"{level:.0e}".replace("e-0", "e-") for level in LEVELS]
 
 
 @dataclass(frozen=True)
@@ -106,14 +128,7 @@ class Line:
         if self.unknown:
             return
         name = f"{self.model}, {self.trait}, MAC {self.minor}, {self.test}"
-        intervals = self.intervals(JUDGED)
-        for level, (low, _), rate, most in zip(LEVELS, intervals, self.rates, MOST, strict=True):
-            if low > most:
-                yield f"{name}: p < {level:g} {rate:.2f} × as often, allowed {most} ×"
-        least = LEAST_OUTLYING if self.trait in OUTLYING else LEAST
-        rare = self.minor.startswith("20")
-        if not rare and self.trait not in LATTICES and intervals[0][1] < least:
-            yield f"{name}: p < {LEVELS[0]:g} {self.rates[0]:.2f} × as often, at least {least} ×"
+        yield from unmet(name, self.trait, self.minor, self.rates, self.intervals(JUDGED))
 
     @property
     def reason(self) -> str | None:
@@ -169,14 +184,13 @@ def say(lines: list[Line], seconds: float) -> None:
 
 
 def markdown(found: list[Line], checked: Tally, command: str, minutes: float) -> str:
-    levels = [f"{level:.0e}".replace("e-0", "e-") for level in LEVELS]
     text = (
         f"Made by `{command}` in {minutes:.0f} minutes. Rejection of null traits over its nominal "
         "rate and the binomial 95% interval, at levels 1e-3 to 5e-8.\n\n"
     )
     if any(line.model == SAMPLED for line in found):
         text += summary(found)
-    header = ["model", "trait", "MAC", "test", "draws", *levels]
+    header = ["model", "trait", "MAC", "test", "draws", *level_names()]
     text += table(
         header,
         [

@@ -22,12 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from calibrate import LEAST, LEAST_OUTLYING, MOST, number
+from calibrate import level_names, number, unmet
 from class_sampling import LEVELS, TESTS
 from null_traits import (
     COUNTS,
-    LATTICES,
-    OUTLYING,
     TRAITS,
     TWO_VALUED,
     Float,
@@ -113,13 +111,9 @@ class Rates:
         """Say what is required and not met."""
         cell = self.cell
         name = f"{cell.kind}, n = {cell.people:,}, {cell.trait}, MAC {cell.minor}, {self.test}"
-        low, high = self.mean - 2 * self.error, self.mean + 2 * self.error
-        for level, rate, least, most in zip(LEVELS, self.mean, low, MOST, strict=True):
-            if least > most:
-                yield f"{name}: p < {level:g} {rate:.2f} × as often, allowed {most} ×"
-        wanted = LEAST_OUTLYING if cell.trait in OUTLYING else LEAST
-        if cell.minor != "20" and cell.trait not in LATTICES and high[0] < wanted:
-            yield f"{name}: p < {LEVELS[0]:g} {self.mean[0]:.2f} × as often, at least {wanted} ×"
+        rates, errors = self.mean.tolist(), (2 * self.error).tolist()
+        within = [(r - e, r + e) for r, e in zip(rates, errors, strict=True)]
+        yield from unmet(name, cell.trait, cell.minor, rates, within)
 
 
 def cells(traits: list[str], minors: list[str], quick: bool) -> list[Cell]:
@@ -161,7 +155,6 @@ def measure(cell: Cell, tests: list[str], draws: int, walkers: int) -> list[Rate
 
 
 def markdown(found: list[Rates], command: str, minutes: float) -> str:
-    levels = [f"{level:.0e}".replace("e-0", "e-") for level in LEVELS]
     rows = [
         [
             r.cell.kind, f"{r.cell.people:,}", r.cell.trait, r.cell.minor, r.test,
@@ -173,7 +166,7 @@ def markdown(found: list[Rates], command: str, minutes: float) -> str:
     return (
         f"Made by `{command}` in {minutes:.0f} minutes. Rejection of permuted people over its "
         f"nominal rate, mean of {len(found[0].rates)} traits ± its standard error.\n\n"
-        + table(["genotypes", "people", "trait", "MAC", "test", *levels], rows)
+        + table(["genotypes", "people", "trait", "MAC", "test", *level_names()], rows)
         + "\n"
         + ("".join(misses) or "All as required.\n")
     )
