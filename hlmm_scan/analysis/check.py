@@ -20,7 +20,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
-from hlmm_scan.genotypes.variant_names import Place, VariantName, read_variant_names
+from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.prepared import score_design
 from hlmm_scan.kernels.scores.design import genotype_classes
@@ -320,9 +320,7 @@ def _bootstrap(
     refits = Refits(null)
     for line, contig, called in zip(part.lines, part.contigs, part.genotypes.copies, strict=True):
         row = table.iloc[[line]].to_dict("records")[0]
-        alleles = row["other_allele"], row["effect_allele"]
-        place = Place(str(row["contig"]), int(row["position"]), *map(str, alleles))
-        name = str(VariantName(str(row["variant_id"]), place))
+        name = str(VariantName.of_row(row))
         fitted = refits.fitted(contig, called)
         found = np.empty((0, 2))
         if fitted is not None and fitted.fit.success:

@@ -32,7 +32,7 @@ from hlmm_scan.analysis.rows import (
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy
-from hlmm_scan.genotypes.variant_names import Place, VariantName
+from hlmm_scan.genotypes.variant_names import VariantName
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_serving
 from hlmm_scan.results.inputs import stored_null_model
@@ -41,8 +41,6 @@ from hlmm_scan.results.tests import ReportedTest
 from hlmm_scan.schema import COORDINATES, Status
 
 logger = logging.getLogger(__name__)
-
-_PLACE = ("contig", "position", "other_allele", "effect_allele")
 
 THRESHOLD = 5e-8
 DISTANCE = 250_000
@@ -314,7 +312,7 @@ class _Search:
         for k in wanted:
             row = rows[k]
             if row not in known:
-                named = VariantName(table["variant_id"][k], Place(*(table[c][k] for c in _PLACE)))
+                named = VariantName.of_row(table.loc[k])
                 logger.info("%s: checking %s", table["phenotype"][k], named)
                 info = float(table["info"][k]) if "info" in table else np.nan
                 known[row] = self._checked(number, row, checks, info)

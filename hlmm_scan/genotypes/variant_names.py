@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,13 @@ class VariantName:
         place = _PLACE.fullmatch(text)
         where = place and Place(place[1], int(place[2]), place[3], place[4])
         return cls(text, where, line=line)
+
+    @classmethod
+    def of_row(cls, row: Any) -> VariantName:
+        """Name the variant of a row of results, a mapping or a row of a frame."""
+        alleles = str(row["other_allele"]), str(row["effect_allele"])
+        place = Place(str(row["contig"]), int(row["position"]), *alleles)
+        return cls(str(row["variant_id"]), place)
 
     def __str__(self) -> str:
         return str(self.place) if self.place and self.variant_id in NO_ID else self.variant_id
