@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
+import hlmm_scan
 from hlmm_scan.genotypes import packing
 from hlmm_scan.kernels import warm_up
 from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.kernels.choice import ModelSize
+from hlmm_scan.kernels.estimates import Inference
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +28,8 @@ _LOCK_SECONDS = 600.0
 """How long to wait for another process that compiles: it may be a stopped one."""
 
 _AGAIN_SECONDS = 0.1
+
+_CHILD = "import sys; from hlmm_scan.scan import compiled; compiled.warm_up_for(*sys.argv[1:])"
 
 
 def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
@@ -56,11 +64,48 @@ def compile_kernels(options: FitOptions, model: ModelSize) -> bool:
             for kept in folders:
                 _forget(kept)
         started = time.monotonic()
-        warm_up.warm_up(options, size)
+        _warm_up_apart(options, size)
         logger.debug("kernels compiled in %.1f s, kept in %s", time.monotonic() - started, folder)
         with suppress(OSError):  # without the mark, the next scan only does it again
             mark.touch()
     return True
+
+
+def warm_up_for(options: str, size: str) -> None:
+    """Warm up for options and a size in JSON: the program of a process that compiles.
+
+    Parameters
+    ----------
+    options, size : str
+    """
+    given = json.loads(options)
+    inference = Inference(**given.pop("inference"))
+    warm_up.warm_up(FitOptions(inference=inference, **given), ModelSize(**json.loads(size)))
+
+
+def _warm_up_apart(options: FitOptions, size: ModelSize) -> None:
+    """Warm up in a process of its own.
+
+    What this process has compiled or loaded before, numba would not write again, though the folder
+    has been emptied since; and compiling takes memory that is never given back.
+    """
+    path = os.pathsep.join(
+        filter(None, (str(Path(hlmm_scan.__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    )
+    said = [json.dumps(asdict(of)) for of in (options, size)]
+    try:
+        subprocess.run(
+            [sys.executable, "-c", _CHILD, *said],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        # Then here, whatever the reason: a fault of ours shows with its cause.
+        logger.debug("no process of its own for compiling: %s", error)
+        warm_up.warm_up(options, size)
 
 
 def _digest(of: object) -> str:

@@ -114,7 +114,7 @@ def test_a_task_needs_no_more_memory_than_planned_and_not_much_less(
     store = prepared(tmp_path, n, m, chunk, n_random, n_covariates, traits)
     plan = Plan.from_json(ResultStore.open(store).plan)
     assert plan.together == traits
-    for model in plan.models:  # by another process, as in a scan: compiling takes memory of its own
+    for model in plan.models:
         compiled.compile_kernels(fit_options(plan), model)
     cost = in_a_process(store, plan.n_partitions - 1)
     assert PROCESS_BYTES / 1.5 < cost["own"] < PROCESS_BYTES
@@ -149,7 +149,7 @@ def test_what_a_task_runs_is_compiled_before(bench, tmp_path, monkeypatch, kind,
 def warmed(monkeypatch, tmp_path) -> list[tuple[object, ...]]:
     """What kernels were warmed up for, none of it really; marks go into a folder of their own."""
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(warm_up, "warm_up", lambda *of: calls.append(of))
+    monkeypatch.setattr(compiled, "_warm_up_apart", lambda *of: calls.append(of))
     monkeypatch.setattr(warm_up, "machine_code", lambda: ((str(tmp_path),), "this machine"))
     return calls
 
@@ -198,7 +198,7 @@ def test_of_several_that_find_nothing_compiled_one_compiles(warmed, monkeypatch,
         at_work.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr(warm_up, "warm_up", slow)
+    monkeypatch.setattr(compiled, "_warm_up_apart", slow)
     with ThreadPoolExecutor(3) as pool:  # of its own descriptor each, as processes
         tried = [
             pool.submit(compiled.compile_kernels, FitOptions(), ModelSize(1000, 1, 1, 0))
@@ -211,6 +211,39 @@ def test_of_several_that_find_nothing_compiled_one_compiles(warmed, monkeypatch,
         assert sorted(one.result() for one in tried) == [False, False, True]
     assert len(warmed) == 1
     assert code.exists()
+
+
+def test_code_thrown_away_is_made_again_though_this_process_has_it(tmp_path):
+    """numba writes no function a second time: another process must compile it."""
+    script = (
+        "from hlmm_scan.kernels import warm_up\n"
+        "from hlmm_scan.kernels.block import FitOptions\n"
+        "from hlmm_scan.kernels.choice import ModelSize\n"
+        "from hlmm_scan.scan.compiled import _forget, compile_kernels\n"
+        "from pathlib import Path\n"
+        "options, size = FitOptions(), ModelSize(2000, 1, 1, 0)\n"
+        "warm_up.warm_up(options, warm_up.smallest_alike(size))\n"
+        "folders = [Path(folder) for folder in warm_up.machine_code()[0]]\n"
+        "count = lambda: sum(len(list(folder.rglob('*.nbc'))) for folder in folders)\n"
+        "made = count()\n"
+        "for folder in folders: _forget(folder)\n"
+        "assert made > 5 and not count(), made\n"
+        "assert compile_kernels(options, size)\n"
+        "assert count() >= made, (count(), made)\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_where_no_process_can_be_had_compiling_is_done_here(monkeypatch):
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(warm_up, "warm_up", lambda *of: calls.append(of))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    compiled._warm_up_apart(FitOptions(), ModelSize(2000, 1, 1, 0))
+    assert calls == [(FitOptions(), ModelSize(2000, 1, 1, 0))]
 
 
 @pytest.mark.parametrize("why", ["stopped", "no locks"])
