@@ -71,6 +71,11 @@ class HardCalls:
         return len(self.packed)
 
     @property
+    def width(self) -> int:
+        """Bytes of a variant."""
+        return int(self.packed.shape[1])
+
+    @property
     def nbytes(self) -> int:
         """Memory of the calls."""
         return int(self.packed.nbytes)
@@ -144,6 +149,11 @@ class Dosages:
     def __len__(self) -> int:
         """Return the number of variants."""
         return len(self.codes)
+
+    @property
+    def width(self) -> None:
+        """None: nothing is packed."""
+        return None
 
     @property
     def n_samples(self) -> int:

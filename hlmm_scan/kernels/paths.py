@@ -37,10 +37,8 @@ from hlmm_scan.kernels.scoring import fit as scoring
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.fit import fit_scoring
 from hlmm_scan.kernels.scoring.tile import DosageCodes, PackedCalls
-from hlmm_scan.kernels.screen import dosages as screen_dosages
 from hlmm_scan.kernels.screen import fit as screen
 from hlmm_scan.kernels.screen import random_effects as random_screen
-from hlmm_scan.kernels.screen.dosages import DosageScreenDesign, fit_screen_dosages
 from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.kernels.screen.random_effects import fit_random_screen
@@ -64,7 +62,7 @@ def _per_set(variants: Variants) -> tuple[Hashable, ...]:
 
 
 def _per_set_and_width(variants: Variants) -> tuple[Hashable, ...]:
-    return variants.null, variants.left_out, variants.packed.shape[1]
+    return variants.null, variants.left_out, variants.genotypes.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,26 +178,24 @@ DOSAGE_SUMS = Path(
     scored=True,
 )
 
+
+def _class_columns_seconds(s: ModelSize, m: int) -> float:
+    """Time of the pass over genotypes of m variants, and of what is made of its sums."""
+    person = 2e-9 + 5e-11 * s.designs if s.dosages else 5e-10 + 2.5e-11 * s.designs
+    return m * (s.people * person + 2e-5)
+
+
 SCREEN = Path(
     "one step from the null model",
     reference=fit_screen_plain,
-    covers=lambda s: s.screen and not (s.random or s.dosages or s.interaction),
+    covers=lambda s: s.screen and not (s.random or s.interaction),
     needs=_per_set_and_width,
     prepare=lambda null, left_out, width: ScreenDesign.of(null, width),
-    fit=lambda design, v: fit_screen(design, v.packed, v.inference),
-    seconds=lambda s, m: m * (s.people * (2.5e-10 + 3e-11 * s.designs) + 1e-5),
-    work_bytes=lambda s, m, n_total, _: screen.work_bytes(m, n_total, s.people, s.mean, s.variance),
-    scored=True,
-)
-
-DOSAGE_SCREEN = Path(
-    "one step from the null model, dosages",
-    reference=fit_screen_plain,
-    covers=lambda s: s.screen and not (s.random or s.interaction),
-    prepare=lambda null, left_out: DosageScreenDesign.of(null),
-    fit=lambda design, v: fit_screen_dosages(design, v.dosages, v.counts, v.inference),
-    seconds=lambda s, m: m * s.people * (4 * s.designs / 30e9 + 8e-9),
-    work_bytes=lambda s, *_: screen_dosages.work_bytes(s.people, s.mean, s.variance),
+    fit=lambda design, v: fit_screen(design, v.genotypes, v.counts, v.inference),
+    seconds=_class_columns_seconds,
+    work_bytes=lambda s, m, n_total, _: screen.work_bytes(
+        m, n_total, s.people, s.mean, s.variance, dosages=s.dosages
+    ),
     scored=True,
 )
 
@@ -233,15 +229,13 @@ def _left_to_joint(s: ModelSize, m: int) -> float:
 NEWTON_STEP = Path(
     "maximum likelihood by a class fit and one Newton step",
     reference=fit_joint,
-    covers=lambda s: not (s.random or s.interaction or s.dosages),
+    covers=lambda s: not (s.random or s.interaction),
     needs=_per_set_and_width,
     prepare=lambda null, left_out, width: NewtonDesign.of(null, width),
-    fit=lambda design, v: fit_newton_step(design, v.packed, v.inference),
-    seconds=lambda s, m: (
-        m * (s.people * (5e-10 + 2.5e-11 * s.designs) + 2e-5) + _left_to_joint(s, m)
-    ),
+    fit=lambda design, v: fit_newton_step(design, v.genotypes, v.counts, v.inference),
+    seconds=lambda s, m: _class_columns_seconds(s, m) + _left_to_joint(s, m),
     work_bytes=lambda s, m, n_total, _: (
-        newton_step.work_bytes(m, n_total, s.people, s.mean, s.variance)
+        newton_step.work_bytes(m, n_total, s.people, s.mean, s.variance, dosages=s.dosages)
         + JOINT.work_bytes(s, m, n_total, 1)
     ),
     rest=JOINT,
@@ -400,7 +394,6 @@ PATHS: tuple[Path, ...] = (
     CLASS_SUMS,
     DOSAGE_SUMS,
     SCREEN,
-    DOSAGE_SCREEN,
     NEWTON_STEP,
     JOINT,
     RANDOM_SCREEN,

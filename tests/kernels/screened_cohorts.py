@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from cohorts_by_hand import null_model_of, random_effects_of
 
+from hlmm_scan.genotypes.blocks import BGEN_8_BIT, MISSING_CODE, Dosages, HardCalls
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.null.model import NullModel
 
@@ -42,6 +43,20 @@ def screened_cohort(
     variance = rng.standard_normal((n, v)) if own else covariates[:, :v]
     left_out = ["1", "2"] if l_random else []
     return null_model_of(y, covariates[:, :c], variance, effects=effects, left_out=left_out), calls
+
+
+def uncertain(calls, unit=BGEN_8_BIT, seed=0, certainty=4.0) -> Dosages:
+    """Return dosages of calls, of every third person less than sure; missing ones stay missing."""
+    rng = np.random.default_rng(seed)
+    known = np.where(calls < 0, 0, calls)
+    share = np.where(rng.random(calls.shape) < 1 / 3, rng.beta(certainty, 1, calls.shape), 1.0)
+    copies = share * known + (1 - share) * known.mean(axis=1, keepdims=True)
+    codes = np.rint(copies / unit).astype(np.int64)
+    return Dosages(np.where(calls < 0, MISSING_CODE, codes).astype(np.uint16), unit)
+
+
+BLOCKS = {"calls": HardCalls.of, "dosages": uncertain}
+"""What calls are handed to kernels as."""
 
 
 def without_estimate(good, covariate) -> np.ndarray:

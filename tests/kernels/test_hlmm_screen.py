@@ -14,6 +14,7 @@ from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack, unpack_samples
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import Estimates
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.screen import random_effects as hlmm_screen
 from hlmm_scan.kernels.screen import random_effects_design as hlmm_screen_design
 from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
@@ -138,8 +139,9 @@ def test_without_random_variance_it_is_the_screen_of_the_hlm():
     null, calls = screened_cohort(n=801, c=2, v=1, l_random=30, share=0.0, m=10)
     assert null.fits[""].random_variance < 1e-3
     plain = null_model_of(null.y, null.mean_design[:, 1:], null.variance_design[:, 1:])
-    packed = pack(calls)
-    other = fit_screen(ScreenDesign.of(plain, packed.shape[1]), packed)
+    block = HardCalls.of(calls)
+    counts = GenotypeCounts.of(block, plain.samples)
+    other = fit_screen(ScreenDesign.of(plain, block.width), block, counts)
     for one, two in zip(z_scores(run_fast(null, calls)), z_scores(other), strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=0.05)
 

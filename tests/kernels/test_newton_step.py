@@ -11,6 +11,7 @@ from cohorts_by_hand import null_model_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from screened_cohorts import (
+    BLOCKS,
     blocks_of_other_sizes,
     correlated_calls,
     screened_cohort,
@@ -18,8 +19,8 @@ from screened_cohorts import (
 )
 
 from hlmm_scan.genotypes.blocks import HardCalls
-from hlmm_scan.genotypes.packing import pack, unpack_samples
-from hlmm_scan.kernels import block, paths
+from hlmm_scan.kernels import block as blocks
+from hlmm_scan.kernels import paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -36,23 +37,24 @@ from hlmm_scan.schema import Status
 COLUMNS = [name for name in vars(Estimates.empty(1)) if name != "status"]
 
 
-def stepped(null, calls, inference=DEFAULT_INFERENCE) -> Estimates:
-    packed = pack(calls)
-    return fit_newton_step(NewtonDesign.of(null, packed.shape[1]), packed, inference)
+def stepped(null, calls, inference=DEFAULT_INFERENCE, of=HardCalls.of) -> Estimates:
+    block = of(calls)
+    counts = GenotypeCounts.of(block, null.samples)
+    return fit_newton_step(NewtonDesign.of(null, block.width), block, counts, inference)
 
 
-def scanned(null, calls, inference=DEFAULT_INFERENCE) -> Estimates:
+def scanned(null, calls, inference=DEFAULT_INFERENCE, of=HardCalls.of) -> Estimates:
     """What a scan gets, with what the bound leaves fitted again."""
-    calls = HardCalls.of(calls)
-    counts = GenotypeCounts.of(calls, null.samples)
+    genotypes = of(calls)
+    counts = GenotypeCounts.of(genotypes, null.samples)
     contigs = np.full(len(calls), "1", object)
-    variants = Variants(null, ModelSize.of(null), calls, counts, contigs, inference)
-    return block.fit(paths.NEWTON_STEP, variants)
+    size = ModelSize.of(null, dosages=genotypes.unit > 0)
+    variants = Variants(null, size, genotypes, counts, contigs, inference)
+    return blocks.fit(paths.NEWTON_STEP, variants)
 
 
-def maximum(null, calls, inference=DEFAULT_INFERENCE) -> Estimates:
-    g = unpack_samples(pack(calls), null.samples).T
-    return fit_joint(JointDesign.of(null), g, inference)
+def maximum(null, calls, inference=DEFAULT_INFERENCE, of=HardCalls.of) -> Estimates:
+    return fit_joint(JointDesign.of(null), of(calls).copies(null.samples).T, inference)
 
 
 def distance(found: Estimates, wanted: Estimates, rows=slice(None)) -> float:
@@ -77,29 +79,38 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("of", BLOCKS)
 @pytest.mark.parametrize("case", CASES)
-def test_as_the_plain_formula(case, monkeypatch):
-    """Quantising costs less than 1e-5 of a standard error, whatever is left to the maximum."""
+def test_as_the_plain_formula(case, of, monkeypatch):
+    """Quantising costs less than 1e-5 of a standard error, whatever is left to the maximum.
+
+    Polynomials through the three whole dosages cost less than the one step.
+    """
     monkeypatch.setattr(newton_step, "_ALLOWED", np.inf)
     null, calls = screened_cohort(**CASES[case])
-    found = stepped(null, calls)
-    wanted = fit_newton_step_plain(null, unpack_samples(pack(calls), null.samples).T)
+    found = stepped(null, calls, of=BLOCKS[of])
+    wanted = fit_newton_step_plain(null, BLOCKS[of](calls).copies(null.samples).T)
     assert (found.status == Status.OK).all()
     assert (wanted.status == Status.OK).all()
-    assert distance(found, wanted) < 1e-5
+    left = distance(wanted, maximum(null, calls, of=BLOCKS[of]))
+    exactly, share = of == "calls", 0.2 * left
+    assert distance(found, wanted) < (1e-5 if exactly else share)
     for name in ("add_variance", "var_variance"):
-        assert np.abs(getattr(found, name) / getattr(wanted, name) - 1).max() < 1e-5
-    assert np.abs(found.log_likelihood - wanted.log_likelihood).max() < 1e-4
+        gap = np.abs(getattr(found, name) / getattr(wanted, name) - 1).max()
+        assert gap < (1e-5 if exactly else 5e-3)
+    gap = np.abs(found.log_likelihood - wanted.log_likelihood).max()
+    assert gap < (1e-4 if exactly else 0.2 * left + 1e-3)
 
 
+@pytest.mark.parametrize("of", BLOCKS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_maximum_to_a_thousandth_of_a_standard_error(case):
+def test_the_maximum_to_a_thousandth_of_a_standard_error(case, of):
     null, calls = screened_cohort(**CASES[case])
-    found, wanted = scanned(null, calls), maximum(null, calls)
+    found, wanted = (fit(null, calls, of=BLOCKS[of]) for fit in (scanned, maximum))
     np.testing.assert_array_equal(found.status, wanted.status)
     assert distance(found, wanted) < 1e-3
     for name in ("add_variance", "var_variance", "var_variance_robust"):
-        assert np.abs(getattr(found, name) / getattr(wanted, name) - 1).max() < 2e-3
+        assert np.abs(getattr(found, name) / getattr(wanted, name) - 1).max() < 3e-3
     both = (found.add_var_covariance_robust - wanted.add_var_covariance_robust) / np.sqrt(
         wanted.add_variance * wanted.var_variance
     )
@@ -116,18 +127,19 @@ def test_the_maximum_to_a_thousandth_of_a_standard_error(case):
     correlation=st.sampled_from([0.0, 0.05, 0.2, 0.6]),
     effect=st.sampled_from([0.0, 0.1, 0.3]),
     missing=st.sampled_from([0.0, 0.02]),
+    of=st.sampled_from(list(BLOCKS)),
     seed=st.integers(0, 10**6),
 )
 def test_what_the_bound_lets_pass_is_at_the_maximum(
-    n, c, v, own, correlation, effect, missing, seed
+    n, c, v, own, correlation, effect, missing, of, seed
 ):
     null, calls = screened_cohort(
         n, c, v, 12, own=own and v > 0, correlation=correlation, effect=effect, missing=missing,
         seed=seed,
     )  # fmt: skip
-    found = stepped(null, calls)
+    found = stepped(null, calls, of=BLOCKS[of])
     passed = np.flatnonzero(found.status == Status.OK)
-    assert distance(found, maximum(null, calls), passed) < 1e-3
+    assert distance(found, maximum(null, calls, of=BLOCKS[of]), passed) < 1e-3
 
 
 def test_hardly_any_variant_of_a_large_cohort_is_left_to_another_kernel():
@@ -144,29 +156,33 @@ def test_hardly_any_variant_of_a_large_cohort_is_left_to_another_kernel():
     assert distance(few, wanted) < 1e-4
 
 
+@pytest.mark.parametrize("of", BLOCKS)
 @pytest.mark.parametrize("missing", [0.0, 0.02])
-def test_a_variant_does_not_know_its_block(missing):
+def test_a_variant_does_not_know_its_block(missing, of):
     """Bit for bit."""
     null, calls = screened_cohort(v=2, m=150, missing=missing, correlation=0.1)
-    packed = pack(calls)
-    design = NewtonDesign.of(null, packed.shape[1])
-    whole = fit_newton_step(design, packed)
+    block = BLOCKS[of](calls)
+    design = NewtonDesign.of(null, block.width)
+    counts = GenotypeCounts.of(block, null.samples)
+    whole = fit_newton_step(design, block, counts)
     assert (whole.status == Status.OK).sum() > 10
     for rows in blocks_of_other_sizes(150):
-        part = fit_newton_step(design, packed[rows])
+        part = fit_newton_step(design, block.take(rows), counts.take(rows))
         np.testing.assert_array_equal(part.status, whole.status[rows])
         for name in ("add", "var", "add_variance", "add_var_covariance_robust"):
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
 
 
-def test_scores_are_those_of_the_screen_and_stay_with_what_is_fitted_again():
+@pytest.mark.parametrize("of", BLOCKS)
+def test_scores_are_those_of_the_screen_and_stay_with_what_is_fitted_again(of):
     null, calls = screened_cohort(v=2, effect=0.5)
-    packed = pack(calls)
-    wanted = fit_screen(ScreenDesign.of(null, packed.shape[1]), packed).scores
-    found = stepped(null, calls)
+    block = BLOCKS[of](calls)
+    counts = GenotypeCounts.of(block, null.samples)
+    wanted = fit_screen(ScreenDesign.of(null, block.width), block, counts).scores
+    found = stepped(null, calls, of=BLOCKS[of])
     assert (found.status == Status.PENDING).any()
     np.testing.assert_array_equal(found.scores, wanted)
-    np.testing.assert_array_equal(scanned(null, calls).scores, wanted)
+    np.testing.assert_array_equal(scanned(null, calls, of=BLOCKS[of]).scores, wanted)
 
 
 @pytest.mark.parametrize("asked", ["observed", "sandwich", "likelihood_ratio"])
@@ -181,7 +197,8 @@ def test_what_takes_more_than_the_sums_is_left_to_another_kernel(asked):
     assert np.isfinite(found.scores).all()
 
 
-def test_what_has_no_estimate():
+@pytest.mark.parametrize("of", BLOCKS)
+def test_what_has_no_estimate(of):
     """Each has the status of the joint kernel, and the neighbours do not suffer."""
     null, good = screened_cohort(n=800, c=2, v=2, m=9, correlation=0.1)
     covariate = np.random.default_rng(8).integers(0, 3, 800).astype(np.int8)
@@ -189,12 +206,14 @@ def test_what_has_no_estimate():
     calls = without_estimate(good, covariate)
     calls[7] = 0
     calls[7, 11] = 1  # one carrier
-    found, wanted = scanned(null, calls), maximum(null, calls)
+    found, wanted = (fit(null, calls, of=BLOCKS[of]) for fit in (scanned, maximum))
     np.testing.assert_array_equal(found.status, wanted.status)
     assert found.status[[0, 8]].tolist() == [Status.OK] * 2
-    assert found.status[7] == Status.UNBOUNDED
-    assert np.isnan(found.add[1:8]).all()
-    alone = scanned(null, calls[[0, 8]])
+    np.testing.assert_array_equal(np.isnan(found.add), np.isnan(wanted.add))
+    if of == "calls":  # uncertain dosages are no combination of covariates
+        assert found.status[7] == Status.UNBOUNDED
+        assert np.isnan(found.add[1:8]).all()
+    alone = scanned(null, calls[[0, 8]], of=lambda _: BLOCKS[of](calls).take([0, 8]))
     np.testing.assert_allclose(found.var[[0, 8]], alone.var, rtol=0, atol=1e-12)
 
 
@@ -239,9 +258,9 @@ def test_from_a_null_model_that_is_no_maximum_no_step_is_taken():
     for information in (np.diag([1.0, -1.0]), np.ones((2, 2)), np.zeros((2, 2))):
         assert whitening(information) is None
     null, calls = screened_cohort(v=2, m=4, correlation=0.1)
-    packed = pack(calls)
-    design = replace(NewtonDesign.of(null, packed.shape[1]), whiten=None)
-    found = fit_newton_step(design, packed)
+    block = HardCalls.of(calls)
+    design = replace(NewtonDesign.of(null, block.width), whiten=None)
+    found = fit_newton_step(design, block, GenotypeCounts.of(block, null.samples))
     assert (found.status == Status.PENDING).all()
     assert np.isfinite(found.scores).all()
 
@@ -251,15 +270,17 @@ def test_nothing_to_do():
     assert len(stepped(null, calls[:0]).add) == 0
 
 
+@pytest.mark.parametrize("of", BLOCKS)
 @pytest.mark.parametrize("v", [0, 10])
-def test_memory_formula_is_a_bound_and_not_a_loose_one(v):
+def test_memory_formula_is_a_bound_and_not_a_loose_one(v, of):
     null, _ = screened_cohort(n=20_000, c=10, v=v, m=2)
     rng = np.random.default_rng(2)
-    packed = pack(correlated_calls(rng, null.mean_design[:, 1], 64, 0.0))
-    design = NewtonDesign.of(null, packed.shape[1])
-    fit_newton_step(design, packed[:2])
+    block = BLOCKS[of](correlated_calls(rng, null.mean_design[:, 1], 64, 0.0))
+    counts = GenotypeCounts.of(block, null.samples)
+    fit_newton_step(NewtonDesign.of(null, block.width), block, counts)
     tracemalloc.start()
-    fit_newton_step(NewtonDesign.of(null, packed.shape[1]), packed)
+    fit_newton_step(NewtonDesign.of(null, block.width), block, counts)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= newton_step.work_bytes(64, 20_000, 20_000, 11, 1 + v) <= 4 * peak
+    planned = newton_step.work_bytes(64, 20_000, 20_000, 11, 1 + v, dosages=of == "dosages")
+    assert peak <= planned <= 5 * peak

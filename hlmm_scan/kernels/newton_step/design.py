@@ -34,18 +34,18 @@ class NewtonDesign:
     whiten_mean: Float
 
     @classmethod
-    def of(cls, null: NullModel, width: int) -> NewtonDesign:
+    def of(cls, null: NullModel, width: int | None) -> NewtonDesign:
         """Prepare the fits of one phenotype, in O(n·(c + v)²).
 
         Parameters
         ----------
         null : NullModel
             Without random effects.
-        width : int
-            Bytes of a packed variant.
+        width : int or None
+            Bytes of a packed variant; None for dosages.
         """
         screen = ScreenDesign.of(null, width)
-        of = screen.columns
+        of = screen.columns.of
         X, V, w, r = of.X[:, 1:], of.V[:, 1:], of.w, of.r
         mean = X.T @ (X * w[:, None])
         both = X.T @ (V * (w * r)[:, None])

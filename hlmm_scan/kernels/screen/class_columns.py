@@ -8,13 +8,18 @@ the calls serves both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, packed_calls
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.sums import columns as column_sums
+from hlmm_scan.kernels.sums import dosage_powers
 from hlmm_scan.kernels.sums.columns import ColumnSumsPlan
+from hlmm_scan.kernels.sums.dosage_powers import NODES, PowerSumsPlan, node_sums, soft_sums
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 
 Float = NDArray[np.float64]
@@ -24,34 +29,41 @@ VARIANTS_AT_ONCE = 4096
 
 @dataclass(frozen=True, eq=False)
 class ClassColumnSums:
-    """Sums of m variants.
+    """Sums of m variants within genotype classes, soft ones of dosages.
 
     Attributes
     ----------
-    people : ndarray of int64, shape (m, 3)
+    people : ndarray, shape (m, 3)
         With none, one and two copies.
     one, two, called : ndarray, shape (m, 2z + 2v + 1)
         Sums over people with one copy, with two, and with a call, of the columns in the order of
-        :class:`ClassColumns`.
+        :class:`NullColumns`.
+    nodes : ndarray, shape (m, nodes, 4)
+        Sums of w, wr, wr² and √w by the classes that columns have nodes of.
     """
 
-    people: NDArray[np.int64]
+    people: Float
     one: Float
     two: Float
     called: Float
+    nodes: Float
+
+    def take(self, rows: NDArray[np.intp]) -> ClassColumnSums:
+        """Return those of some variants."""
+        parts = (self.people, self.one, self.two, self.called, self.nodes)
+        return ClassColumnSums(*(part[rows] for part in parts))
+
+    def put(self, rows: NDArray[np.intp], some: ClassColumnSums) -> None:
+        """Take the sums of one copy and of two of some variants from others."""
+        self.one[rows], self.two[rows] = some.one, some.two
 
 
 @dataclass(frozen=True, eq=False)
-class ClassColumns:
-    """Columns of a null model, and the plan of their sums.
-
-    wZ (z columns), wrZ (z), k·V (v), V without its intercept (v − 1), √w and the density.
+class NullColumns:
+    """What is summed of a null model: wZ, wrZ, k·V, V without its intercept, √w and the density.
 
     Attributes
     ----------
-    plan : ColumnSumsPlan
-    summed : ndarray of intp, shape (k,)
-        Places of the plan's columns among all. Where all weights are equal, counts tell of some.
     n, c, v, z : int
         People; columns of the two designs and of both together.
     X, V, Z : ndarray, shapes (n, c), (n, v) and (n, z)
@@ -64,8 +76,6 @@ class ClassColumns:
     samples : ndarray of int64, shape (n,)
     """
 
-    plan: ColumnSumsPlan
-    summed: NDArray[np.intp]
     n: int
     c: int
     v: int
@@ -80,50 +90,160 @@ class ClassColumns:
     samples: NDArray[np.int64]
 
     @classmethod
-    def of(cls, null: NullModel, width: int) -> ClassColumns:
-        """Prepare sums for packed rows of `width` bytes."""
+    def of(cls, null: NullModel) -> NullColumns:
+        """Take them from the null fit of everybody."""
         fit = null.fits[ALL_RANDOM_EFFECTS]
         X, V = null.mean_design, null.variance_design
         Z, v_place = _union(X, V)
-        log_variance = V @ fit.beta
-        w = np.exp(-log_variance)
-        r = null.y - X @ fit.alpha
-        k = w * r * r
-        density = -0.5 * (np.log(2 * np.pi) + log_variance + k)
-        columns = np.column_stack(
-            [Z * w[:, None], Z * (w * r)[:, None], V * k[:, None], V[:, 1:], np.sqrt(w), density]
-        )
-        equal = V.shape[1] == 1
-        summed = np.arange(columns.shape[1])
-        if equal:
-            summed = summed[1:-2]
-        plan = ColumnSumsPlan.of(width, null.samples, columns[:, summed])
-        weight = float(w[0]) if equal else 0.0
+        w = np.exp(-V @ fit.beta)
+        weight = float(w[0]) if V.shape[1] == 1 else 0.0
         sizes = len(X), X.shape[1], V.shape[1], Z.shape[1]
-        return cls(plan, summed, *sizes, X, V, Z, v_place, w, r, weight, null.samples)
+        return cls(*sizes, X, V, Z, v_place, w, null.y - X @ fit.alpha, weight, null.samples)
 
-    def sums(self, packed: NDArray[np.uint8]) -> ClassColumnSums:
-        """Pass over the calls of some variants.
+    @property
+    def own(self) -> NDArray[np.intp]:
+        """Places of w, wr, wr² and √w among the columns."""
+        return np.array([0, self.z, 2 * self.z, 2 * self.z + 2 * self.v - 1])
 
-        Parameters
-        ----------
-        packed : ndarray of uint8, shape (m, width)
-        """
-        found = self.plan.sums(packed)
+    def columns(self) -> Float:
+        """Return all columns, shape (n, 2z + 2v + 1)."""
+        w, k = self.w, self.w * self.r * self.r
+        density = -0.5 * (np.log(2 * np.pi) - np.log(w) + k)
+        of_mean, of_noise = self.Z * w[:, None], self.Z * (w * self.r)[:, None]
+        of_variance = self.V * k[:, None]
+        return np.column_stack([of_mean, of_noise, of_variance, self.V[:, 1:], np.sqrt(w), density])
+
+
+@dataclass(frozen=True, eq=False)
+class CallColumns:
+    """How the columns of a null model are summed over hard calls.
+
+    Attributes
+    ----------
+    of : NullColumns
+    plan : ColumnSumsPlan
+    summed : ndarray of intp, shape (k,)
+        Places of the plan's columns among all. Where all weights are equal, counts tell of some.
+    nodes : ndarray, shape (3,)
+        Copies that the classes of the genotype's own sums stand for.
+    """
+
+    of: NullColumns
+    plan: ColumnSumsPlan
+    summed: NDArray[np.intp]
+    nodes: ClassVar[Float] = np.arange(3.0)
+
+    @classmethod
+    def planned(cls, null: NullModel, width: int) -> CallColumns:
+        """Prepare sums for packed rows of `width` bytes."""
+        of = NullColumns.of(null)
+        columns = of.columns()
+        summed = np.arange(columns.shape[1])
+        if of.weight:
+            summed = summed[1:-2]
+        return cls(of, ColumnSumsPlan.of(width, of.samples, columns[:, summed]), summed)
+
+    def sums(self, genotypes: GenotypeBlock, counts: GenotypeCounts) -> ClassColumnSums:
+        """Pass over the calls of some variants, which counts them as well."""
+        del counts
+        found = self.plan.sums(packed_calls(genotypes, "variants summed over classes"))
         one, two, absent = found.counts.T
-        none = self.n - absent - one - two
-        people = np.column_stack([none, one, two])
-        if not self.weight:
-            return ClassColumnSums(people, found.one, found.two, found.called)
-        w, width = self.weight, 2 * (self.z + self.v) + 1
-        whole = []
-        for sums, number in ((found.one, one), (found.two, two), (found.called, self.n - absent)):
-            columns = np.empty((len(packed), width))
-            columns[:, self.summed] = sums
-            columns[:, 0], columns[:, -2] = w * number, np.sqrt(w) * number
-            columns[:, -1] = -0.5 * (np.log(2 * np.pi / w) * number + columns[:, 2 * self.z])
-            whole.append(columns)
-        return ClassColumnSums(people, *whole)
+        called = self.of.n - absent
+        people = np.column_stack([called - one - two, one, two]).astype(np.float64)
+        sums = [found.one, found.two, found.called]
+        if self.of.weight:
+            numbers = one, two, called
+            sums = [self._filled(*known) for known in zip(sums, numbers, strict=True)]
+        once, twice, everybody = sums
+        by_class = [part[:, self.of.own] for part in (everybody - once - twice, once, twice)]
+        return ClassColumnSums(people, once, twice, everybody, np.stack(by_class, axis=1))
+
+    def _filled(self, sums: Float, number: NDArray[np.int64]) -> Float:
+        """Add the sums that follow from numbers of people of equal weight."""
+        w, z = self.of.weight, self.of.z
+        columns = np.empty((len(sums), 2 * (z + self.of.v) + 1))
+        columns[:, self.summed] = sums
+        columns[:, 0], columns[:, -2] = w * number, np.sqrt(w) * number
+        columns[:, -1] = -0.5 * (np.log(2 * np.pi / w) * number + columns[:, 2 * z])
+        return columns
+
+
+@dataclass(frozen=True, eq=False)
+class DosageColumns:
+    """How the columns of a null model are summed over dosages: within soft classes.
+
+    These take Σq·h and Σq·h² of every column. The latter are by and large what the means of the
+    covariates make of those of w, wr and wr²: what is left is of second order where the genotype is
+    all but independent of the covariates, so that another pass makes them where they matter only.
+
+    Attributes
+    ----------
+    of : NullColumns
+    plan : PowerSumsPlan
+    means : ndarray, shape (k,)
+        Of each column in units of its own column.
+    like : ndarray of intp, shape (k,)
+        Which of the own columns that is.
+    nodes : ndarray, shape (7,)
+        Copies that the classes of the genotype's own sums stand for.
+    """
+
+    of: NullColumns
+    plan: PowerSumsPlan
+    means: Float
+    like: NDArray[np.intp]
+    nodes: ClassVar[Float] = NODES
+
+    @classmethod
+    def planned(cls, null: NullModel) -> DosageColumns:
+        """Prepare sums over dosages."""
+        of = NullColumns.of(null)
+        z, v = of.z, of.v
+        plan = PowerSumsPlan.of(of.samples, of.columns(), of.own)
+        # V and the density enter nothing with a second power.
+        like, means = (
+            np.repeat([0, 1, 2, 0, 3, 0], [z, z, v, v - 1, 1, 1]),
+            np.zeros(2 * z + 2 * v + 1),
+        )
+        means[:z] = means[z : 2 * z] = plan.totals[:z] / plan.totals[0]
+        of_k = slice(2 * z, 2 * z + v)
+        means[of_k] = plan.totals[of_k] / plan.totals[2 * z]
+        means[-2] = 1.0
+        return cls(of, plan, means, like)
+
+    def sums(self, genotypes: GenotypeBlock, counts: GenotypeCounts) -> ClassColumnSums:
+        """Pass over the dosages of some variants."""
+        assert isinstance(genotypes, Dosages)
+        called, unit = counts.called, 2.0 / genotypes.steps
+        everybody = called[:, None].astype(np.float64)
+        copies = np.asarray(counts.codes[:, None] * unit, np.float64)
+        squares = np.asarray(counts.squares[:, None] * unit**2, np.float64)
+        centre = counts.mean_copies
+        found = self.plan.sums(genotypes, centre, called)
+        second = found.own[:, 2, self.like] * self.means
+        one, two = soft_sums(found.called, found.first, second, centre)
+        # Of 1, g and g² in place of powers of g − ḡ.
+        some = soft_sums(everybody, copies, squares, np.zeros(len(called)))
+        people = np.column_stack([everybody - some[0] - some[1], *some])
+        return ClassColumnSums(people, one, two, found.called, node_sums(found.own, centre))
+
+    def squared(self, genotypes: GenotypeBlock, sums: ClassColumnSums) -> ClassColumnSums:
+        """Make the second powers of variants whose sums are there, in another pass."""
+        assert isinstance(genotypes, Dosages)
+        one, two = sums.one, sums.two
+        centre = (sums.people[:, 1] + 2 * sums.people[:, 2]) / sums.people.sum(axis=1)
+        second = self.plan.squares(genotypes, centre)
+        first = one + 2 * two - centre[:, None] * sums.called
+        one, two = soft_sums(sums.called, first, second, centre)
+        return replace(sums, one=one, two=two)
+
+
+ClassColumns = CallColumns | DosageColumns
+
+
+def class_columns(null: NullModel, width: int | None) -> ClassColumns:
+    """Prepare sums for packed rows of `width` bytes; for dosages where that is None."""
+    return DosageColumns.planned(null) if width is None else CallColumns.planned(null, width)
 
 
 def _union(X: Float, V: Float) -> tuple[Float, NDArray[np.intp]]:
@@ -136,13 +256,14 @@ def _union(X: Float, V: Float) -> tuple[Float, NDArray[np.intp]]:
     return np.column_stack(columns), np.array(place, np.intp)
 
 
-def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int) -> int:
-    """Bound the memory of a plan and its sums of at most `m` variants, packed calls not.
+def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int, *, dosages: bool) -> int:
+    """Bound the memory of a plan and its sums of at most `m` variants, genotypes not.
 
     Parameters
     ----------
     m, n_total, n, n_mean, n_variance : int
         Variants per call, people in the packed calls and those analysed, columns of the designs.
+    dosages : bool
 
     Returns
     -------
@@ -153,4 +274,8 @@ def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int) -> in
     columns = 2 * (union + n_variance) + 1
     made = 8 * n * (2 * columns + 3 * union)
     at_once = min(m, VARIANTS_AT_ONCE)
+    if dosages:
+        own = len(NODES) * 3 * 4
+        summed = dosage_powers.work_bytes(n, columns)
+        return made + summed + 8 * at_once * (6 * columns + own)
     return made + column_sums.work_bytes(at_once, n_total, columns) + 8 * 3 * at_once * columns

@@ -2,18 +2,18 @@
 
 Every sum over people in the formulas of :mod:`hlmm_scan.kernels.screen.plain` is made of sums
 Σ g·q and Σ g²·q with columns q that do not depend on the variant, and these of sums of q within the
-genotype classes, which :mod:`~hlmm_scan.kernels.screen.class_columns` has. With h = g − ḡ, ĥ = Xγ
-and v̂ = Vδ its regressions on the covariates, w = 1/D₀, Z the columns of both designs and ζ the sum
-of γ and δ by column:
+genotype classes, soft ones of dosages, which :mod:`~hlmm_scan.kernels.screen.class_columns` has.
+With h = g − ḡ, ĥ = Xγ and v̂ = Vδ its regressions on the covariates, w = 1/D₀, Z the columns of both
+designs and ζ the sum of γ and δ by column:
 
     I_a = Σh²w − γᵀXᵀwh,          2I_b = Σh² − δᵀVᵀh,
     Σṽ·wr·x̃ = Σh²wr − ζᵀZᵀwr·h + δᵀ(Vᵀwr·X)γ,
     Σṽ·w·x̃² = Σh³w − (γ + ζ)ᵀZᵀwh² + terms with two or three of ĥ and v̂,
 
-g³ being 3g² − 2g. The terms left out count for a_g² only and, in standard errors of b_g, are of
-size z_a²R²/√n, R² that of the genotype on covariates: where that is not small, the sum is taken
-person by person. In the covariance of both effects under skewness, Zᵀ√w·h is taken as what it is
-where covariates explain the genotype linearly.
+Σh³w from the classes of the genotype's own sums. The terms left out count for a_g² only and, in
+standard errors of b_g, are of size z_a²R²/√n, R² that of the genotype on covariates: where that is
+not small, the sum is taken person by person. In the covariance of both effects under skewness,
+Zᵀ√w·h is taken as what it is where covariates explain the genotype linearly.
 
 Where calls are missing, sums are those of the people called, and XᵀwX and VᵀV those of everybody
 times the share of (weighted) people called; that is exact with intercepts only.
@@ -28,14 +28,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.screen import class_columns
 from hlmm_scan.kernels.screen.class_columns import (
     VARIANTS_AT_ONCE,
     ClassColumns,
     ClassColumnSums,
+    NullColumns,
 )
 from hlmm_scan.kernels.screen.plain import put_screened
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
@@ -81,18 +83,19 @@ class ScreenDesign:
     moments: tuple[float, float]
 
     @classmethod
-    def of(cls, null: NullModel, width: int) -> ScreenDesign:
+    def of(cls, null: NullModel, width: int | None) -> ScreenDesign:
         """Prepare the screen of one phenotype; a few products of the designs.
 
         Parameters
         ----------
         null : NullModel
             Without random effects.
-        width : int
-            Bytes of a packed variant.
+        width : int or None
+            Bytes of a packed variant; None for dosages.
         """
-        columns = ClassColumns.of(null, width)
-        X, V, Z, w, r = columns.X, columns.V, columns.Z, columns.w, columns.r
+        columns = class_columns.class_columns(null, width)
+        of = columns.of
+        X, V, Z, w, r = of.X, of.V, of.Z, of.w, of.r
         root = np.sqrt(w)
         return cls(
             columns=columns,
@@ -127,6 +130,10 @@ class Projections:
     cross: Float
     rest: Float
 
+    def take(self, rows: NDArray[np.intp]) -> Projections:
+        """Return those of some variants."""
+        return Projections(self.mean[rows], self.variance[rows], self.cross[rows], self.rest[rows])
+
 
 @njit(nogil=True, cache=True)
 def _times(vector: Any, matrix: Any, out: Any) -> None:  # pragma: no cover
@@ -151,6 +158,8 @@ def _finish(
     two: Any,
     called: Any,
     counts: Any,
+    of_nodes: Any,
+    nodes: Any,
     sizes: tuple[int, int, int, int],
     v_place: Any,
     mean: Any,
@@ -189,8 +198,9 @@ def _finish(
         at = z
         once, twice = T1[at] + 2.0 * T2[at], T1[at] + 4.0 * T2[at]
         noisy_square = twice - 2 * g * once + g * g * C[at]
-        once, twice = T1[0] + 2.0 * T2[0], T1[0] + 4.0 * T2[0]
-        cube = T1[0] + 8.0 * T2[0] - 3 * g * twice + 3 * g * g * once - g * g * g * C[0]
+        cube = 0.0
+        for k in range(len(nodes)):
+            cube += of_nodes[j, k, 0] * (nodes[k] - g) ** 3
         at = 2 * z
         excess = T1[at] + 2.0 * T2[at] - g * C[at]
         at = at_root
@@ -235,7 +245,8 @@ def _finish(
 
 def fit_screen(
     design: ScreenDesign,
-    packed: NDArray[np.uint8],
+    genotypes: GenotypeBlock,
+    counts: GenotypeCounts,
     inference: Inference = DEFAULT_INFERENCE,
 ) -> Estimates:
     """Screen variants for additive and variance effects, one step from the null fit.
@@ -243,8 +254,11 @@ def fit_screen(
     Parameters
     ----------
     design : ScreenDesign
-        Of the null model and of packed rows of this width; make it once per null model.
-    packed : ndarray of uint8, shape (m, width)
+        Of the null model and of such genotypes; make it once per null model.
+    genotypes : HardCalls or Dosages
+        Of everybody in the dataset; m variants.
+    counts : GenotypeCounts
+        Of them in the people analysed.
     inference : Inference, optional
         Ignored but for its presence in every kernel's signature: standard errors are from the
         expected information at the null fit, studentised companions are given, a sandwich and
@@ -258,23 +272,23 @@ def fit_screen(
         score statistics. A row is the same bit for bit whatever block it stands in.
     """
     del inference
-    estimates = Estimates.empty(len(packed))
-    for start in range(0, len(packed), VARIANTS_AT_ONCE):
-        rows = np.arange(start, min(start + VARIANTS_AT_ONCE, len(packed)))
-        some = packed[rows[0] : rows[-1] + 1]
-        estimates.put(rows, screened(design, some, design.columns.sums(some))[0])
+    estimates = Estimates.empty(len(genotypes))
+    for start in range(0, len(genotypes), VARIANTS_AT_ONCE):
+        rows = np.arange(start, min(start + VARIANTS_AT_ONCE, len(genotypes)))
+        some = genotypes.take(slice(rows[0], rows[-1] + 1))
+        estimates.put(rows, screened(design, some, design.columns.sums(some, counts.take(rows)))[0])
     return estimates
 
 
 def screened(
-    design: ScreenDesign, packed: NDArray[np.uint8], sums: ClassColumnSums
+    design: ScreenDesign, genotypes: GenotypeBlock, sums: ClassColumnSums
 ) -> tuple[Estimates, Projections]:
     """Screen variants whose sums are there.
 
     Parameters
     ----------
     design : ScreenDesign
-    packed : ndarray of uint8, shape (m, width)
+    genotypes : HardCalls or Dosages
         For the few of which a term of second order is taken person by person.
     sums : ClassColumnSums
 
@@ -284,14 +298,15 @@ def screened(
         As :func:`fit_screen` returns them.
     Projections
     """
-    of = design.columns
-    counts, m = sums.people, len(packed)
+    of = design.columns.of
+    counts, m = sums.people, len(genotypes)
     people = counts.sum(axis=1)
     out = Estimates.empty(m)
     gamma, delta, found = np.empty((m, of.c)), np.empty((m, of.v)), np.empty((m, 8))
     with np.errstate(all="ignore"):
         _finish(
-            sums.one, sums.two, sums.called, counts, (of.n, of.c, of.v, of.z), of.v_place,
+            sums.one, sums.two, sums.called, counts, sums.nodes, design.columns.nodes,
+            (of.n, of.c, of.v, of.z), of.v_place,
             design.mean, design.variance, design.noise, design.root, design.to_root,
             of.weight, design.total, gamma, delta, found,
         )  # fmt: skip
@@ -301,7 +316,7 @@ def screened(
         chosen = np.flatnonzero(exactly)
         for start in range(0, len(chosen), _TILE):
             part = chosen[start : start + _TILE]
-            third[part] = _cubes(of, packed[part], gamma[part], delta[part])
+            third[part] = _cubes(of, genotypes.take(part), gamma[part], delta[part])
         plain = 0.5 * first / I_b
         b = plain + 0.5 * a * (a * third - 2 * second) / I_b
     out.status[:] = Status.NOT_UNIQUE
@@ -312,13 +327,13 @@ def screened(
     return out, Projections(*found[:, [1, 2, 6, 7]].T)
 
 
-def _cubes(of: ClassColumns, packed: NDArray[np.uint8], gamma: Float, delta: Float) -> Float:
+def _cubes(of: NullColumns, genotypes: GenotypeBlock, gamma: Float, delta: Float) -> Float:
     """Return Σṽ·w·x̃² of at most a tile of variants, person by person."""
-    m = len(packed)
+    m = len(genotypes)
     # Whole tiles only: a product's rounding depends on its shape.
     mean, variance = np.zeros((of.c, _TILE)), np.zeros((of.v, _TILE))
     mean[:, :m], variance[:, :m] = gamma.T, delta.T
-    g = unpack_samples(packed, of.samples).T
+    g = genotypes.copies(of.samples).T
     g -= np.nanmean(g, axis=0)
     total = np.zeros(m)
     for start in range(0, of.n, _PEOPLE_PER_STRIP):
@@ -331,14 +346,15 @@ def _cubes(of: ClassColumns, packed: NDArray[np.uint8], gamma: Float, delta: Flo
     return total
 
 
-def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int) -> int:
-    """Bound the memory of a design and of screening with it, packed calls not.
+def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int, *, dosages: bool) -> int:
+    """Bound the memory of a design and of screening with it, genotypes not.
 
     Parameters
     ----------
     m, n_total, n, n_mean, n_variance : int
         Variants per call, people in the packed calls and those analysed, columns of the designs.
+    dosages : bool
     """
-    sums = class_columns.work_bytes(m, n_total, n, n_mean, n_variance)
+    sums = class_columns.work_bytes(m, n_total, n, n_mean, n_variance, dosages=dosages)
     tile = 8 * _TILE * (2 * n + 4 * _PEOPLE_PER_STRIP)
     return sums + tile + 200 * m

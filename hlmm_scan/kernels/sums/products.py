@@ -293,14 +293,19 @@ def _multiply(left: Any, right: Any, out: Any) -> None:  # pragma: no cover
     # Rows far apart share cache sets, and each is a page of its own.
     copied = m >= _COPIED_ROWS and w > _FAR
     near = np.empty(RUN * (_NEAR if copied else _WIDE), np.float32)
-    # The columns beyond whole tiles, filled up with zeros.
+    # Of the columns beyond whole tiles one or two whole vectors, and what is left, filled up with
+    # zeros.
     rest = w % _WIDE
-    whole, side = w - rest, LANES if rest <= LANES else _WIDE
+    tiles = w - rest
+    vectors = rest // LANES if rest < 3 * LANES else 0
+    whole = tiles + vectors * LANES
+    rest = w - whole
+    side = LANES if rest <= LANES else _WIDE
     edge = np.zeros(m * side, out.dtype)
     for start in range(0, terms, RUN):
         count, a = min(RUN, terms - start), start * term
-        for first in range(0, whole, _NEAR):
-            last = min(first + _NEAR, whole)
+        for first in range(0, tiles, _NEAR):
+            last = min(first + _NEAR, tiles)
             if copied:
                 for k in range(count):
                     for j in range(first, last, _WIDE):
@@ -311,6 +316,8 @@ def _multiply(left: Any, right: Any, out: Any) -> None:  # pragma: no cover
                 if copied:
                     source, at, step = near, (j - first) * RUN, _WIDE
                 _wide_columns(left, a, source, at, step, count, flat, j, w)
+        for j in range(tiles, whole, LANES):
+            _columns(left, a, given, start * w + j, w, count, flat, j, w)
         if whole < w:
             for k in range(count):
                 row = near[k * side : (k + 1) * side]
