@@ -20,7 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from unittest.mock import patch
@@ -31,7 +31,6 @@ from simulated import CONTIG
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels import paths
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.estimates import Inference
@@ -44,7 +43,8 @@ SE_ALLOWED = 1e-3
 DENSE_PEOPLE = 600
 """Up to so many the robust covariances of `models.robust`, which are n×n, are worked out."""
 
-OPTIONS = FitOptions(0.0, LEAST_MAC, 1.0, Inference(sandwich=True))
+# The copies of uncertain dosages may be a little fewer than those of the calls they are made of.
+OPTIONS = FitOptions(0.0, 0.5 * LEAST_MAC, 1.0)
 CONTIGS = np.array([CONTIG], dtype=object)
 FOUND = (Status.OK, Status.RANDOM_VARIANCE_AT_ZERO)
 EFFECTS, ERRORS = ("add", "var"), ("add_se", "var_se")
@@ -82,8 +82,9 @@ class Comparison:
 
 def fit_plainly(case: Case) -> tuple[HLM | HLMM, Fit]:
     """Fit a case by the plain model, the genotype centred."""
-    null, called = case.null, case.calls >= 0
-    g = case.calls[called] - case.calls[called].mean()
+    null, copies = case.null, case.genotypes.copies()[0]
+    called = ~np.isnan(copies)
+    g = copies[called] - copies[called].mean()
     y = null.y[called]
     X = np.column_stack([null.mean_design[called], g])
     V = np.column_stack([null.variance_design[called], g])
@@ -96,9 +97,12 @@ def fit_plainly(case: Case) -> tuple[HLM | HLMM, Fit]:
 
 def fit_by_kernel(case: Case) -> dict[str, float]:
     """Fit a case as a scan would; columns in reported units."""
+    # A step from sums is not taken where a sandwich is asked for.
+    sandwich = case.plan.kind.path is not paths.NEWTON_STEP
+    options = replace(OPTIONS, inference=Inference(sandwich=sandwich))
     # A scan of so many people might take another path.
     with patch.object(paths, "path_of", lambda size: case.plan.kind.path):
-        columns = fit_block(case.null, HardCalls.of(case.calls[None]), CONTIGS, OPTIONS)
+        columns = fit_block(case.null, case.genotypes, CONTIGS, options)
     return {name: values[0] for name, values in columns.items()}
 
 
@@ -165,6 +169,8 @@ def _robust_distances(
     ):
         errors = np.sqrt([covariance[p, p], covariance[q, q]]) * [case.null.y_scale, 1.0]
         for name, error in zip(ERRORS, errors, strict=True):
+            if f"{name}_{suffix}" not in kernel:
+                continue
             distance[f"{name}_{suffix}"] = abs(kernel[f"{name}_{suffix}"] / error - 1)
     return distance
 

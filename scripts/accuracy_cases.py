@@ -10,12 +10,21 @@ from numpy.typing import NDArray
 from simulated import draw_genotypes, null_model, random_effects, standardised_columns
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.blocks import (
+    BGEN_8_BIT,
+    MISSING_CODE,
+    Dosages,
+    GenotypeBlock,
+    HardCalls,
+)
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.limits import second_order_distance
 from hlmm_scan.kernels.paths import (
     CLASS_GRAMS,
     CLASS_SUMS,
+    DOSAGE_SUMS,
     JOINT,
+    NEWTON_STEP,
     SECOND_ORDER,
     WEIGHTED,
     Path,
@@ -48,6 +57,8 @@ class Kind:
         (n to 2n).
     covariates : bool
         1 to 4 in either design, a test genotype correlated with the first of them in some cases.
+    dosages : bool
+        In steps of an 8-bit BGEN, of a tenth or more of the people uncertain.
     """
 
     name: str
@@ -57,11 +68,28 @@ class Kind:
     people: tuple[int, int]
     random: str = ""
     covariates: bool = False
+    dosages: bool = False
+
+
+def _one_step_distance(n: int) -> float:
+    """What the bound of a Newton step allows."""
+    return 1e-3
 
 
 KINDS = (
-    Kind("HLM, class sums", CLASS_SUMS, 0.50, lambda n: 1e-5, (500, 20_000)),
-    Kind("HLM, joint", JOINT, 0.33, lambda n: 1e-3, (500, 20_000), "", True),
+    Kind("HLM, class sums", CLASS_SUMS, 0.42, lambda n: 1e-5, (500, 20_000)),
+    Kind("HLM, dosages", DOSAGE_SUMS, 0.05, lambda n: 1e-5, (500, 20_000), dosages=True),
+    Kind("HLM, joint", JOINT, 0.14, lambda n: 1e-3, (500, 20_000), "", True),
+    Kind("HLM, one Newton step", NEWTON_STEP, 0.14, _one_step_distance, (500, 50_000), "", True),
+    Kind(
+        "HLM, one Newton step, dosages",
+        NEWTON_STEP,
+        0.08,
+        _one_step_distance,
+        (500, 50_000),
+        covariates=True,
+        dosages=True,
+    ),
     Kind("HLMM, exact", CLASS_GRAMS, 0.08, lambda n: 1e-5, (500, 20_000), "few"),
     Kind("HLMM, second order", SECOND_ORDER, 0.05, second_order_distance, (500, 20_000), "few"),
     Kind("HLMM, covariates", WEIGHTED, 0.03, second_order_distance, (500, 5_000), "few", True),
@@ -93,21 +121,22 @@ class Case:
     ----------
     plan : Plan
     null : NullModel
-    calls : ndarray of int8, shape (n,)
-        Copies of the effect allele; −1 where missing.
+    genotypes : HardCalls or Dosages
+        Of that variant.
     what : str
         Sizes and effects in words.
     """
 
     plan: Plan
     null: NullModel
-    calls: NDArray[np.int8]
+    genotypes: GenotypeBlock
     what: str
 
     @property
     def taken(self) -> bool:
         """Whether a scan of that size takes the path of the case."""
-        return path_of(ModelSize.of(self.null)) is self.plan.kind.path
+        size = ModelSize.of(self.null, dosages=self.plan.kind.dosages)
+        return path_of(size) is self.plan.kind.path
 
 
 def plan_case(seed: int) -> Plan:
@@ -160,7 +189,19 @@ def draw_case(plan: Plan) -> Case | None:
         null = null_model(y, mean, variance, effects)
     except InputError:
         return None
-    return Case(plan, null, calls, what)
+    if plan.kind.dosages:
+        return Case(plan, null, _uncertain(rng, calls), what)
+    return Case(plan, null, HardCalls.of(calls[None]), what)
+
+
+def _uncertain(rng: np.random.Generator, calls: NDArray[np.int8]) -> Dosages:
+    """Mix the copies of some people with the mean, as the imputation of a share of them would."""
+    called = calls >= 0
+    uncertain = rng.random(len(calls)) < rng.uniform(0.1, 1)
+    share = np.where(uncertain, rng.beta(rng.uniform(1, 8), 1, len(calls)), 1.0)
+    copies = share * calls + (1 - share) * calls[called].mean()
+    codes = np.rint(copies / BGEN_8_BIT).astype(np.int64)
+    return Dosages(np.where(called, codes, MISSING_CODE).astype(np.uint16)[None], BGEN_8_BIT)
 
 
 def _log_uniform(rng: np.random.Generator, least: int, most: int) -> int:
