@@ -181,7 +181,7 @@ DOSAGE_SUMS = Path(
 
 def _class_columns_seconds(s: ModelSize, m: int) -> float:
     """Time of the pass over genotypes of m variants, and of what is made of its sums."""
-    person = 2e-9 + 5e-11 * s.designs if s.dosages else 5e-10 + 2.5e-11 * s.designs
+    person = 3e-9 + 8e-11 * s.designs if s.dosages else 5e-10 + 2.5e-11 * s.designs
     return m * (s.people * person + 2e-5)
 
 
@@ -210,11 +210,8 @@ JOINT_PLAIN = Path(
 JOINT = Path(
     "maximum likelihood by scoring, covariates refitted",
     reference=fit_joint,
-    covers=lambda s: not (s.random or s.interaction),
     prepare=lambda null, left_out: ScoringDesign.of(JointDesign.of(null)),
     fit=lambda design, v: fit_scoring(design, _scoring_genotypes(v), v.inference),
-    # Start and about one sweep: ten products with the designs, and what stands between.
-    seconds=lambda s, m: m * (s.people * (10 * 2 * s.designs / 60e9 + 3e-9) + 2e-4),
     work_bytes=JOINT_PLAIN.work_bytes,
     rest=JOINT_PLAIN,
 )
@@ -222,8 +219,9 @@ JOINT = Path(
 
 def _left_to_joint(s: ModelSize, m: int) -> float:
     """Time of what the bound of a Newton step leaves: by measurement a share of 50 (c + v)/n."""
-    assert JOINT.seconds is not None
-    return min(1.0, 50 * s.designs / s.people) * JOINT.seconds(s, m)
+    # Start and about one sweep: ten products with the designs, and what stands between.
+    scoring = m * (s.people * (10 * 2 * s.designs / 60e9 + 3e-9) + 2e-4)
+    return min(1.0, 50 * s.designs / s.people) * scoring
 
 
 NEWTON_STEP = Path(
@@ -395,7 +393,6 @@ PATHS: tuple[Path, ...] = (
     DOSAGE_SUMS,
     SCREEN,
     NEWTON_STEP,
-    JOINT,
     RANDOM_SCREEN,
     SECOND_ORDER,
     CLASS_GRAMS,

@@ -73,5 +73,7 @@ def test_the_plain_refit_of_what_is_interesting_is_planned_for():
     assert task_bytes(size, 100) >= 10 * columns
 
 
-def test_dosages_with_covariates_are_fitted_by_scoring():
-    assert path_of(ModelSize(5_000, 4, 1, 0, dosages=True)) is JOINT
+@pytest.mark.parametrize("dosages", [False, True])
+def test_with_covariates_what_one_step_does_not_reach_is_fitted_by_scoring(dosages):
+    path = path_of(ModelSize(5_000, 4, 1, 0, dosages=dosages))
+    assert (path, path.rest) == (NEWTON_STEP, JOINT)

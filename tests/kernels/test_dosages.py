@@ -17,7 +17,7 @@ from hlmm_scan.kernels.cost import task_bytes
 from hlmm_scan.kernels.covariances import degrees_of_freedom
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.exact.fit import sandwich, studentised
-from hlmm_scan.kernels.paths import DOSAGE_SUMS, JOINT, PLAIN, WEIGHTED, path_of
+from hlmm_scan.kernels.paths import DOSAGE_SUMS, NEWTON_STEP, PLAIN, WEIGHTED, path_of
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.models import HLM, HLMM
 from hlmm_scan.models.hlmm_objective import HLMMObjective
@@ -30,7 +30,7 @@ PEOPLE = 5000
 
 MODELS = {
     "class sums": (DOSAGE_SUMS, {}),
-    "joint": (JOINT, {"c": 3, "v": 2}),
+    "joint": (NEWTON_STEP, {"c": 3, "v": 2}),
     "plain": (PLAIN, {"c": 2, "v": 1, "random": 20}),
     "weighted": (WEIGHTED, {"random": 240, "n": 1002}),
 }
@@ -184,10 +184,11 @@ def test_screens_of_dosages_are_the_plain_formulas(random, missing):
     g = dosages.copies(null.samples).T
     wanted = fit_hlmm_screen_plain(null, g, "1") if random else fit_screen_plain(null, g)
     add_se, var_se = np.sqrt(wanted.add_variance), np.sqrt(wanted.var_variance)
-    # Products in single precision.
-    limit = 1e-3 if random else 3e-7
+    # Products in single precision; Gram matrices of the people called by their share.
+    limit = 1e-3 if random else (0.015 if missing else 1e-6)
     assert (np.abs(found["add"] / null.y_scale - wanted.add) < limit * add_se).all()
-    assert (np.abs(found["var"] - wanted.var) < limit * var_se).all()
+    # Terms of second order.
+    assert (np.abs(found["var"] - wanted.var) < max(limit, 5e-4) * var_se).all()
     freedom = freedom_of(null)[1]
     robust = freedom * np.sqrt(wanted.var_variance_robust)
     np.testing.assert_allclose(found["var_se"], freedom * var_se, rtol=limit)
@@ -226,7 +227,7 @@ def test_a_row_does_not_depend_on_the_block_it_stands_in(kind):
         for name, values in whole.items():
             again = np.concatenate([part[name] for part in parts])
             unit = {"add": whole["add_se"], "var": whole["var_se"]}.get(name, 1 + np.abs(values))
-            if kind in ("joint", "random, screened"):
+            if kind in ("joint", "screened", "random, screened"):
                 assert (np.abs(again - values[order]) <= 1e-10 * unit[order]).all(), name
             else:
                 np.testing.assert_array_equal(again, values[order], err_msg=name)
