@@ -185,10 +185,10 @@ def test_screens_of_dosages_are_the_plain_formulas(random, missing):
     wanted = fit_hlmm_screen_plain(null, g, "1") if random else fit_screen_plain(null, g)
     add_se, var_se = np.sqrt(wanted.add_variance), np.sqrt(wanted.var_variance)
     # Products in single precision; Gram matrices of the people called by their share.
-    limit = 1e-3 if random else (0.015 if missing else 1e-6)
+    limit = 1e-3 if random else (0.015 if missing else 2e-6)
     assert (np.abs(found["add"] / null.y_scale - wanted.add) < limit * add_se).all()
     # Terms of second order.
-    assert (np.abs(found["var"] - wanted.var) < max(limit, 5e-4) * var_se).all()
+    assert (np.abs(found["var"] - wanted.var) < max(limit, 1e-3) * var_se).all()
     freedom = freedom_of(null)[1]
     robust = freedom * np.sqrt(wanted.var_variance_robust)
     np.testing.assert_allclose(found["var_se"], freedom * var_se, rtol=limit)
@@ -337,4 +337,4 @@ def test_the_planners_estimate_of_memory_is_an_upper_bound_and_not_a_wild_one(
     tracemalloc.stop()
     assert (found["status"] < Status.NOT_CONVERGED).all()
     size = ModelSize(n, 1 + covariates, 1 + covariates, 0, screen, dosages=True)
-    assert peak <= task_bytes(size, m, n + 10) <= 8 * peak
+    assert peak <= task_bytes(size, m, n + 10) <= 9 * peak

@@ -56,10 +56,9 @@ _ALLOWED = 1e-3
 _MANY = 20_000
 """People from whom on it is half of that: 99% of fits are then within 1e-4."""
 
-_REMAINDER, _REMAINDER_FIRST = 1.5, 4.5
+_REMAINDER, _REMAINDER_APART = 1.5, 4.5
 """What the order of the remainder is multiplied by for a bound, the latter where second powers of
-dosages are those that follow from w, wr and wr²; there only, from so many people on: see the math
-page."""
+dosages are those that follow from w, wr and wr²: see the math page."""
 
 _MOST_STEPS = 20
 _SOFT_TOLERANCE = 1e-11  # gradient per person and standard deviation of g
@@ -387,12 +386,13 @@ def fit_newton_step(
         out.put_scores(np.arange(len(rows)), found.scores)
         if alone and design.whiten is not None:
             columns, left = design.screen.columns, np.flatnonzero(found.status == Status.SCREENED)
-            if isinstance(columns, DosageColumns):
-                if columns.of.n >= _MANY:
-                    _put_steps(out, design, sums, projections, left, _REMAINDER_FIRST)
-                    left = left[out.status[left] == Status.PENDING]
+            apart = isinstance(columns, DosageColumns) and not columns.exact
+            remainder = _REMAINDER_APART if apart else _REMAINDER
+            _put_steps(out, design, sums, projections, left, remainder)
+            if isinstance(columns, DosageColumns) and apart:
+                left = left[out.status[left] == Status.PENDING]
                 sums.put(left, columns.squared(some.take(left), sums.take(left)))
-            _put_steps(out, design, sums, projections, left, _REMAINDER)
+                _put_steps(out, design, sums, projections, left, _REMAINDER)
             # Too few people, whatever the genotype: there is nothing to fit.
             too_few = sums.people.sum(axis=1) < columns.of.c + columns.of.v + 3
             out.status[too_few] = Status.NOT_UNIQUE

@@ -26,6 +26,9 @@ Float = NDArray[np.float64]
 
 VARIANTS_AT_ONCE = 4096
 
+SECOND_POWERS_APART = 20_000
+"""People from whom on second powers of dosages are summed where they matter only."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClassColumnSums:
@@ -174,7 +177,8 @@ class DosageColumns:
 
     These take Σq·h and Σq·h² of every column. The latter are by and large what the means of the
     covariates make of those of w, wr and wr²: what is left is of second order where the genotype is
-    all but independent of the covariates, so that another pass makes them where they matter only.
+    all but independent of the covariates. Of few people they are summed all the same; of many,
+    another pass makes them where they matter only.
 
     Attributes
     ----------
@@ -193,6 +197,11 @@ class DosageColumns:
     means: Float
     like: NDArray[np.intp]
     nodes: ClassVar[Float] = NODES
+
+    @property
+    def exact(self) -> bool:
+        """Whether sums come with second powers of their own."""
+        return self.of.n < SECOND_POWERS_APART
 
     @classmethod
     def planned(cls, null: NullModel) -> DosageColumns:
@@ -220,7 +229,10 @@ class DosageColumns:
         squares = np.asarray(counts.squares[:, None] * unit**2, np.float64)
         centre = counts.mean_copies
         found = self.plan.sums(genotypes, centre, called)
-        second = found.own[:, 2, self.like] * self.means
+        if self.exact:
+            second = self.plan.squares(genotypes, centre)
+        else:
+            second = found.own[:, 2, self.like] * self.means
         one, two = soft_sums(found.called, found.first, second, centre)
         # Of 1, g and g² in place of powers of g − ḡ.
         some = soft_sums(everybody, copies, squares, np.zeros(len(called)))

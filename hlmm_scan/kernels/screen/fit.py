@@ -356,5 +356,5 @@ def work_bytes(m: int, n_total: int, n: int, n_mean: int, n_variance: int, *, do
     dosages : bool
     """
     sums = class_columns.work_bytes(m, n_total, n, n_mean, n_variance, dosages=dosages)
-    tile = 8 * _TILE * (2 * n + 4 * _PEOPLE_PER_STRIP)
+    tile = 8 * _TILE * (2 * n + 4 * min(n, _PEOPLE_PER_STRIP))
     return sums + tile + 200 * m
