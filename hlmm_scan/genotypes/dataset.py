@@ -24,7 +24,7 @@ from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
+from hlmm_scan.genotypes.variants import Loci, StrArray, VariantTable
 from hlmm_scan.storage import Place, place
 from hlmm_scan.storage.places import MARK
 
@@ -172,16 +172,21 @@ class GenotypeDataset:
         DamagedError
             If a chunk is missing from the store, or cannot be decoded.
         """
-        contigs = np.array(self.contigs, dtype=object)
-        alleles = self._arrays.text("variant_allele", start, stop)
+        alleles, loci = self._arrays.text("variant_allele", start, stop), self.loci(start, stop)
         return VariantTable(
-            contig=contigs[self._arrays.read("variant_contig", start, stop)],
-            position=self._arrays.read("variant_position", start, stop).astype(
-                np.int32, copy=False
-            ),
+            contig=loci.contig,
+            position=loci.position,
             variant_id=self._arrays.text("variant_id", start, stop),
             other_allele=alleles[:, 0],
             effect_allele=alleles[:, 1],
+        )
+
+    def loci(self, start: int, stop: int) -> Loci:
+        """Return where variants ``start`` to ``stop`` (exclusive) are; raises as `variants`."""
+        contigs = np.array(self.contigs, dtype=object)
+        return Loci(
+            contigs[self._arrays.read("variant_contig", start, stop)],
+            self._arrays.read("variant_position", start, stop).astype(np.int32, copy=False),
         )
 
     def variant_ids(self, start: int, stop: int) -> StrArray:

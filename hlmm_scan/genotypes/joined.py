@@ -22,7 +22,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds, StrArray
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
-from hlmm_scan.genotypes.variants import VariantTable, concatenate
+from hlmm_scan.genotypes.variants import Loci, VariantTable, concatenate
 from hlmm_scan.storage import Place
 
 FEWEST_VARIANTS = 64
@@ -200,6 +200,15 @@ class JoinedGenotypes:
             for part, low, high, rows in self._spans(start, stop)
         ]
         return concatenate(tables) if tables else self.parts[0].variants(0, 0)
+
+    def loci(self, start: int, stop: int) -> Loci:
+        """Return where variants ``start`` to ``stop`` (exclusive) are; raises as `variants`."""
+        parts = [
+            part.loci(low, high).take(rows) for part, low, high, rows in self._spans(start, stop)
+        ]
+        none = Loci(np.empty(0, object), np.empty(0, np.int32))
+        contigs, positions = zip(*((p.contig, p.position) for p in (none, *parts)), strict=True)
+        return Loci(np.concatenate(contigs), np.concatenate(positions))
 
     def variant_ids(self, start: int, stop: int) -> StrArray:
         """Return the ids of variants ``start`` to ``stop`` (exclusive)."""

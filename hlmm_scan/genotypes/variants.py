@@ -13,6 +13,29 @@ from hlmm_scan.errors import InputError
 StrArray = NDArray[np.object_]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Loci:
+    """Where variants are: all that a fit wants to know of them besides their genotypes.
+
+    Attributes
+    ----------
+    contig : ndarray of object (str), shape (m,)
+        Chromosome as the source names it.
+    position : ndarray of int32, shape (m,)
+        1-based position in base pairs.
+    """
+
+    contig: StrArray
+    position: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.contig)
+
+    def take(self, rows: slice | NDArray[np.integer]) -> Loci:
+        """Return those of some of the variants."""
+        return Loci(self.contig[rows], self.position[rows])
+
+
 @dataclass(frozen=True)
 class VariantTable:
     """Variants in the order of a file or array axis.

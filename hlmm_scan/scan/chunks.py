@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.ploidy import Ploidy, haploid_people, recode
-from hlmm_scan.genotypes.variants import VariantTable
+from hlmm_scan.genotypes.variants import Loci
 from hlmm_scan.kernels.block import FitOptions, class_sums_together, fit_block
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served, Serving
@@ -39,7 +39,7 @@ class TraitModels:
 def fit_chunk(
     traits: Sequence[TraitModels],
     genotypes: GenotypeBlock,
-    variants: VariantTable,
+    loci: Loci,
     options: FitOptions,
     retrying: Retrying,
     info: NDArray[np.float64] | None = None,
@@ -51,8 +51,8 @@ def fit_chunk(
     traits : sequence of TraitModels
     genotypes : HardCalls or Dosages
         Of all people of the genotype dataset.
-    variants : VariantTable
-        The m variants.
+    loci : Loci
+        Of the m variants.
     options : FitOptions
     retrying : Retrying
     info : ndarray, shape (m,), optional
@@ -69,9 +69,9 @@ def fit_chunk(
     Variants of one null model and ploidy are fitted together, so that the results of a chunk
     depend on nothing but the chunk; nor on the phenotypes beside.
     """
-    sums = _sums_together(traits, genotypes, variants, options, retrying)
+    sums = _sums_together(traits, genotypes, loci, options, retrying)
     return [
-        _fit_trait(trait, genotypes, variants, options, retrying, info, of_trait)
+        _fit_trait(trait, genotypes, loci, options, retrying, info, of_trait)
         for trait, of_trait in zip(traits, sums, strict=True)
     ]
 
@@ -79,7 +79,7 @@ def fit_chunk(
 def _sums_together(
     traits: Sequence[TraitModels],
     genotypes: GenotypeBlock,
-    variants: VariantTable,
+    loci: Loci,
     options: FitOptions,
     retrying: Retrying,
 ) -> Sequence[NDArray[np.float64] | None]:
@@ -89,7 +89,7 @@ def _sums_together(
         return none
     nulls = []
     for trait in traits:
-        served = list(trait.serving.groups(variants.contig, variants.position))
+        served = list(trait.serving.groups(loci.contig, loci.position))
         if len(served) > 1 or served[0].ploidy is not Ploidy.DIPLOID:
             return none
         nulls.append(retrying(partial(trait.model, served[0].key)))
@@ -100,18 +100,18 @@ def _sums_together(
 def _fit_trait(
     trait: TraitModels,
     genotypes: GenotypeBlock,
-    variants: VariantTable,
+    loci: Loci,
     options: FitOptions,
     retrying: Retrying,
     info: NDArray[np.float64] | None,
     sums: NDArray[np.float64] | None,
 ) -> dict[str, NDArray[Any]]:
     """Fit the variants of one chunk for one phenotype."""
-    m, serving = len(variants), trait.serving
+    m, serving = len(loci), trait.serving
     merged: dict[str, NDArray[Any]] = {}
-    for served in serving.groups(variants.contig, variants.position):
+    for served in serving.groups(loci.contig, loci.position):
         null = retrying(partial(trait.model, served.key))
-        columns = _fit(null, serving, served, genotypes, variants.contig, options, info, sums)
+        columns = _fit(null, serving, served, genotypes, loci.contig, options, info, sums)
         if len(served.rows) == m:
             return columns
         for name, values in columns.items():

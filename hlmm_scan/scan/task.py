@@ -175,13 +175,13 @@ def _fit(
 ) -> list[dict[str, NDArray[Any]]]:
     """Return the results of a partition's variants for each phenotype, by names of arrays."""
     start, stop = partition.start, partition.stop
-    variants = retrying(lambda: dataset.variants(start, stop))
+    loci = retrying(lambda: dataset.loci(start, stop))
     # Genotype chunk by chunk: which variants share a matrix product must not depend on how the
     # scan is cut, or a trait's last digits would depend on the traits beside it.
     blocks = []
     for first, last in dataset.blocks(start, stop):
         genotypes = retrying(partial(dataset.read_block, first, last))
-        part = variants[slice(first - start, last - start)]
+        part = loci.take(slice(first - start, last - start))
         info = retrying(partial(dataset.info, first, last)) if options.info else None
         blocks.append(fit_chunk(traits, genotypes, part, options, retrying, info))
     return [
