@@ -61,7 +61,8 @@ def test_what_the_user_must_mend_does_not_pass(error):
 
 @pytest.mark.parametrize("kind", ["500", "503", "cut", "lost", "torn", "slow"])
 def test_whatever_fails_half_of_the_time_succeeds_and_is_counted(through, monkeypatch, kind):
-    monkeypatch.setattr(places, "REQUEST_SECONDS", 0.3)
+    if kind == "slow":
+        monkeypatch.setattr(places, "REQUEST_SECONDS", 0.3)
     monkeypatch.setattr(attempts, "ATTEMPTS", 20)
     faults = Faults(share=0.0, kinds=(kind,), slow_seconds=0.5, seed=7)
     store = through(faults)
@@ -71,7 +72,9 @@ def test_whatever_fails_half_of_the_time_succeeds_and_is_counted(through, monkey
     for _ in range(4):
         assert (store / "object").read_bytes() == b"x" * 1000
     assert faults.done[kind] >= 2
-    assert storage.retries() - before == faults.done[kind]
+    counted = storage.retries() - before
+    # On a busy machine an answer that is not held up may take too long as well.
+    assert counted == faults.done[kind] or (kind == "slow" and counted > faults.done[kind])
 
 
 def test_zarr_reads_and_writes_through_faults(through):
