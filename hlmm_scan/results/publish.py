@@ -16,9 +16,10 @@ import numpy as np
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
+from hlmm_scan.results.digests import checksum, combined
 from hlmm_scan.results.null_summary import copy_summary
 from hlmm_scan.results.records import PartitionRecord
-from hlmm_scan.results.store import ResultStore, checksum, combined
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import staged_store, stands
 from hlmm_scan.storage import Place
 

@@ -20,8 +20,9 @@ from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.results.in_use import being_changed, run_at
 from hlmm_scan.results.ledger import ledger_at
+from hlmm_scan.results.mark import read_mark
 from hlmm_scan.results.records import Standing
-from hlmm_scan.results.store import ResultStore, read_mark
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.clusters import Cluster
 from hlmm_scan.scan.compiled import compile_kernels
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor

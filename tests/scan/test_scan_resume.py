@@ -16,7 +16,7 @@ from scan_helpers import ShuffledExecutor, assert_identical
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
 from hlmm_scan.genotypes.conversion.convert import convert
-from hlmm_scan.results import store as store_module
+from hlmm_scan.results import sealed
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
 from hlmm_scan.scan import null_models, run
@@ -374,7 +374,7 @@ def test_a_completion_mark_that_cannot_be_written_is_one_line(bench, tmp_path, m
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "write_durably", full)
+    monkeypatch.setattr(sealed, "write_durably", full)
     assert main(["finalise", str(tmp_path / "r")]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"hlmm-scan: {tmp_path / 'r'}: cannot be written: No space left")
