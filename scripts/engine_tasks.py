@@ -21,7 +21,7 @@ from hlmm_scan.scan import executors, run
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.inputs import read_inputs
 from hlmm_scan.scan.plan import Plan
-from hlmm_scan.scan.prepare import make_plan
+from hlmm_scan.scan.planning import make_plan
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.scan.task import PartitionTask
 from hlmm_scan.schema import Status, result_variables

@@ -30,7 +30,7 @@ from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan import completion, run
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.schema import Status, result_variables
 from hlmm_scan.simulate import TRAIT, simulate_cohort
@@ -221,7 +221,7 @@ def _fill(store: ResultStore, plan: Plan, seed: int) -> ResultStore:
                     worker="synthetic:1",
                 )
             )
-    return run.finalise(store)
+    return completion.finalise(store)
 
 
 def draw_rows(

@@ -570,7 +570,7 @@ def test_export_and_finalise_open_the_store_and_hand_it_on(calls, monkeypatch):
     assert main(["export", "r", "-o", "t.parquet"]) == 0
     catalog = ["--format", "gwas-ssf", "--test", "add", "--test", "var", "--metadata", "m.yaml"]
     assert main(["export", "r", "-o", "folder", *catalog]) == 0
-    calls("hlmm_scan.scan.run.finalise", SimpleNamespace(path="r", attributes={}))
+    calls("hlmm_scan.scan.completion.finalise", SimpleNamespace(path="r", attributes={}))
     assert main(["finalise", "r"]) == 0
     ssf = Export("gwas-ssf", (), ("add", "var"), Path("m.yaml"))
     assert noted == [

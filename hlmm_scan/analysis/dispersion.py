@@ -29,6 +29,7 @@ from hlmm_scan.analysis.slope import (
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.selection import Region
 from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.results.derived import write_derived
 from hlmm_scan.results.export_chromosomes import autosomes_of
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS
@@ -222,7 +223,7 @@ def write_dispersion(
     IncompleteError
         If the scan is not complete.
     HlmmScanError
-        As for :meth:`~hlmm_scan.results.store.ResultStore.write_derived` and :func:`fit_slopes`.
+        As for :func:`~hlmm_scan.results.derived.write_derived` and :func:`fit_slopes`.
 
     Notes
     -----
@@ -245,7 +246,7 @@ def write_dispersion(
         }
     }
     chunks = _chunks(store, dataset, slopes, method)
-    store.write_derived(DISPERSION_RESULTS, chunks, attributes)
+    write_derived(store, DISPERSION_RESULTS, chunks, attributes)
     return slopes
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scipy.stats import binom
 
-if TYPE_CHECKING:
-    from hlmm_scan.analysis.calibration import CalibratedTest
+from hlmm_scan.analysis.rejection import LEVELS, CalibratedTest
 
 FEWEST_TESTS = 1_000
 """Tests below which nothing can be said of small p: one of them is expected below 1e-3."""
@@ -34,7 +33,6 @@ _WORSE, _ALPHA = 1.2, 5e-4
 the one place to be its cause."""
 
 _WORDS = {"add": "mean", "var": "variance", "av": "joint"}
-_LEVELS = (1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -357,7 +355,7 @@ def _rate(test: CalibratedTest) -> str:
 def _summary(tests: Sequence[CalibratedTest]) -> str:
     """λ and rejections of every test."""
     factors = ", ".join(f"{t.lambda_gc:.2f} ({_name(t)})" for t in tests)
-    level = _LEVELS[0]
+    level = LEVELS[1]
     counts = ", ".join(f"{t.at(level).observed:,}" for t in tests)
     band = tests[0].at(level)
     return (

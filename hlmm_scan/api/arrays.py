@@ -33,7 +33,7 @@ from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.random_effects import RandomEffectSource
 from hlmm_scan.null.standalone import COLUMNS
 from hlmm_scan.null.store import read_random_effects, write_random_effects
-from hlmm_scan.scan.prepare import options_of
+from hlmm_scan.scan.options import options_of
 from hlmm_scan.scan.worker import let_go, pin_threads
 from hlmm_scan.schema import result_variables
 

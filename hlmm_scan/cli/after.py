@@ -123,7 +123,7 @@ def calibration(
     results: storage.Place, phenotype: Sequence[str], tests: Sequence[str], as_json: bool
 ) -> None:
     """Say which p-values of each trait can be trusted: its shape, lambda of every test."""
-    from hlmm_scan.analysis.calibration import COLUMNS
+    from hlmm_scan.analysis.rejection import COLUMNS
     from hlmm_scan.api.results import calibration as calibrate
 
     found = calibrate(results, phenotype=phenotype, test=tests)

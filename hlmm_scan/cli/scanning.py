@@ -83,7 +83,7 @@ def _scanned(config: ScanConfig, *, overwrite: bool, retry_failed: bool) -> Resu
 
 def _warn(store: ResultStore) -> None:
     """Log what is not to be overlooked, below all else."""
-    from hlmm_scan.scan.run import warnings_at_the_end
+    from hlmm_scan.scan.completion import warnings_at_the_end
 
     for line in warnings_at_the_end(store):
         logging.getLogger("hlmm_scan").warning("WARNING: %s", line)
@@ -116,9 +116,9 @@ def shard(results: storage.Place, index: int | None, count: int | None, retry_fa
 def finalise(results: storage.Place) -> None:
     """Verify that nothing is missing and write the completion mark."""
     from hlmm_scan.results.store import ResultStore
-    from hlmm_scan.scan import run
+    from hlmm_scan.scan import completion
 
-    store = run.finalise(ResultStore.open(results))
+    store = completion.finalise(ResultStore.open(results))
     click.echo(f"{store.path}: complete")
     _warn(store)
 

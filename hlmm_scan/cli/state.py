@@ -19,6 +19,7 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
     """Say what of a scan is done, missing or failed."""
     from tqdm import tqdm
 
+    from hlmm_scan.results.mark import REMEDY
     from hlmm_scan.results.store import ResultStore
     from hlmm_scan.scan.preparation import preparing
     from hlmm_scan.scan.state import listed, scan_state, verify
@@ -75,8 +76,7 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
         if damaged:
             verdict = (
                 f"DAMAGED: {len(damaged)} partitions do not hold what was written "
-                f"({listed(damaged)}); restore the store from a copy, or start the scan anew "
-                "with --overwrite"
+                f"({listed(damaged)}); {REMEDY}"
             )
         click.echo(f"verified    {verdict}")
 

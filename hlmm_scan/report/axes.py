@@ -30,6 +30,9 @@ MARKERS = {"add": "o", "var": "D", "av": "s", "dispersion": "^"}
 
 NAMES = {"add": "additive", "var": "variance", "av": "joint", "dispersion": "dispersion"}
 
+WIDE = 10.0
+"""Inches; a figure beside another has half of it."""
+
 INK, FAINT = "#222222", "#8a8a8a"
 
 KNEE = 20.0
@@ -168,6 +171,47 @@ def free(places: Float, order: NDArray[np.intp], crowd: Float) -> list[int]:
         if not covered.any() and not numbers.all(axis=1).any():
             having.append(k)
     return having
+
+
+def marker(axes: Axes, x: float, y: float, test: str, gid: str) -> None:
+    """Mark a hit by the shape and colour of the test that found it."""
+    axes.plot(
+        [x],
+        [y],
+        marker=MARKERS[test],
+        markersize=4.8,
+        markerfacecolor=COLOURS[test],
+        markeredgecolor=INK,
+        markeredgewidth=0.8,
+        linestyle="none",
+        clip_on=False,
+        gid=gid,
+        zorder=5,
+    )
+
+
+def scatter(
+    axes: Axes, x: ArrayLike, y: ArrayLike, colour: str, marker: str, size: float, label: str
+) -> None:
+    """Draw points, as one raster."""
+    axes.plot(
+        x,
+        y,
+        linestyle="none",
+        marker=marker,
+        markersize=size,
+        markeredgewidth=0,
+        color=colour,
+        label=label or None,
+        rasterized=True,
+    )
+
+
+def span(values: Float) -> tuple[float, float]:
+    """Return the range of some values and a little more."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    room = 0.07 * (high - low) or 0.07 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def finished(figure: Figure) -> Figure:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hlmm_scan.analysis.calibration import COLUMNS, Calibration
+from hlmm_scan.analysis.calibration import Calibration
+from hlmm_scan.analysis.rejection import COLUMNS
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.report.trait import Trait
 from hlmm_scan.results.store import ResultStore, group_name

@@ -23,10 +23,13 @@ from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rows import numbers_of_phenotypes
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.outputs import staged_text
-from hlmm_scan.report import facts, plots
+from hlmm_scan.report import facts
+from hlmm_scan.report.effects import additive_against_variance, effect_by_frequency
 from hlmm_scan.report.facts import TEST_WORDS, Table, number
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.leads import MOST, Lead, choose_leads
+from hlmm_scan.report.manhattan import manhattan, mirrored_manhattan, random_variance
+from hlmm_scan.report.qq import qq
 from hlmm_scan.report.svg import inline_svg
 from hlmm_scan.report.trait import (
     GENOME_WIDE,
@@ -232,13 +235,13 @@ def _pictures(
 
     made = [
         picture(
-            plots.mirrored_manhattan(trait, leads),
+            mirrored_manhattan(trait, leads),
             "mirrored",
             f"Tests of the mean (above), {apart} of the variance (below), {words['var']}. {line} "
             "Numbers are those of the table of hits.",
         ),
         picture(
-            plots.manhattan(trait, "av", leads),
+            manhattan(trait, "av", leads),
             "joint",
             f"Joint test of mean and variance, 2 degrees of freedom, {words['av']}. {line}",
         ),
@@ -246,7 +249,7 @@ def _pictures(
     if "dispersion" in trait.tests:
         made.append(
             picture(
-                plots.manhattan(trait, "dispersion", leads),
+                manhattan(trait, "dispersion", leads),
                 "dispersion",
                 "Dispersion: effects on the variance beyond what the effect on the mean brings "
                 f"along. {line}",
@@ -254,7 +257,7 @@ def _pictures(
         )
     made.append(
         picture(
-            plots.qq(trait),
+            qq(trait),
             "qq",
             "Observed against expected p-values; λ is the median χ² over its median without "
             "effects. The band holds 95% of independent tests without effects, rank by rank.",
@@ -262,7 +265,7 @@ def _pictures(
     )
     made.append(
         picture(
-            plots.additive_against_variance(trait, leads),
+            additive_against_variance(trait, leads),
             "effects",
             "Effects on the variance against effects on the mean: hits with 95% intervals, and in "
             f"grey a sample of all variants.{_along(trait)}",
@@ -271,7 +274,7 @@ def _pictures(
     )
     made.append(
         picture(
-            plots.effect_by_frequency(trait, leads),
+            effect_by_frequency(trait, leads),
             "frequency",
             "Size of effects by frequency. From the dashed line on, an effect with the usual "
             "standard error would be a hit.",
@@ -281,7 +284,7 @@ def _pictures(
     if trait.random_variance is not None:
         made.append(
             picture(
-                plots.random_variance(trait),
+                random_variance(trait),
                 "random",
                 "Share of the variance that the random effects take, re-estimated at every "
                 "variant.",

@@ -181,6 +181,11 @@ def read_trait(
     return reader.trait()
 
 
+def trait_of(results: xr.Dataset | Trait) -> Trait:
+    """Return what pictures show of one phenotype, read unless it was read before."""
+    return results if isinstance(results, Trait) else read_trait(results)
+
+
 def tests_shown(
     names: Sequence[str], variables: Collection[str], where: object
 ) -> dict[str, ReportedTest]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hlmm_scan.errors import HlmmScanError, InputError, StoreHeldError
+from hlmm_scan.results.mark import REMEDY
 from hlmm_scan.staging import read_error
 from hlmm_scan.storage import Place
 from hlmm_scan.storage.locks import locked
@@ -119,10 +120,7 @@ def run_at(store: Place) -> str:
     try:
         return str(json.loads((store / ROOT).read_bytes())["attributes"].get("run_id", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{store}: {ROOT} is damaged; restore the store from a copy, or start the scan anew "
-            "with --overwrite"
-        ) from None
+        raise InputError(f"{store}: {ROOT} is damaged; {REMEDY}") from None
 
 
 @contextmanager

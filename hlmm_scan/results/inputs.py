@@ -14,6 +14,7 @@ from hlmm_scan.genotypes.open import open_genotypes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects
+from hlmm_scan.results.mark import REMEDY
 from hlmm_scan.results.publish import is_published, require_people
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import stands
@@ -46,8 +47,7 @@ def stored_null_model(store: ResultStore, phenotype: str, key: str = DEFAULT) ->
         return read_null_model(group, effects, default)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
-            f"{store.path}: the null model of {phenotype} cannot be read ({error}); restore the "
-            "store from a copy, or start the scan anew with --overwrite"
+            f"{store.path}: the null model of {phenotype} cannot be read ({error}); {REMEDY}"
         ) from error
 
 

@@ -16,9 +16,11 @@ import numpy as np
 
 from hlmm_scan import __version__
 from hlmm_scan.errors import InputError
+from hlmm_scan.results.digests import checksum, combined
+from hlmm_scan.results.mark import REMEDY
 from hlmm_scan.results.null_summary import copy_summary
 from hlmm_scan.results.records import PartitionRecord
-from hlmm_scan.results.store import ResultStore, checksum, combined
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.staging import staged_store, stands
 from hlmm_scan.storage import Place
 
@@ -164,8 +166,7 @@ def _copy_results(store: ResultStore, summary: ResultStore) -> list[PartitionRec
             chunks |= summary.chunk_checksums(phenotype, start)
         if index not in records or combined(checksums) != records[index].checksum:
             raise InputError(
-                f"{store.path}: partition {index} does not hold what was written; restore the "
-                "store from a copy, or start the scan anew with --overwrite"
+                f"{store.path}: partition {index} does not hold what was written; {REMEDY}"
             )
         records[index] = replace(records[index], chunks=chunks)
     _copy_derived(store, summary)

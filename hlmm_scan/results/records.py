@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import HlmmScanError
 
-_CHECKSUM = "S24"  # 12 bytes in hexadecimal, as results.store.checksum gives them
+_CHECKSUM = "S24"  # 12 bytes in hexadecimal, as results.digests.checksum gives them
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
-"""The three steps of a scan: prepare, run, finalise."""
+"""The steps of a scan: prepare and run, and all of them one after the other."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,32 +14,29 @@ from numpy.typing import NDArray
 from hlmm_scan import signals, storage
 from hlmm_scan.cohort.study import AtHand
 from hlmm_scan.config import ScanConfig, absolute
-from hlmm_scan.errors import HlmmScanError, IncompleteError, InputError
+from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.results.in_use import being_changed, run_at
 from hlmm_scan.results.ledger import ledger_at
+from hlmm_scan.results.mark import read_mark
 from hlmm_scan.results.records import Standing
-from hlmm_scan.results.store import ResultStore, read_mark
+from hlmm_scan.results.store import ResultStore
+from hlmm_scan.scan import completion
 from hlmm_scan.scan.clusters import Cluster
 from hlmm_scan.scan.compiled import compile_kernels
+from hlmm_scan.scan.concurrency import choose_workers, preparation_threads
 from hlmm_scan.scan.executors import Executor, available_cores, make_executor
 from hlmm_scan.scan.faults import storage_error
 from hlmm_scan.scan.inputs import Inputs, read_inputs
+from hlmm_scan.scan.options import fit_options
 from hlmm_scan.scan.plan import Plan, Shard, differing
+from hlmm_scan.scan.planning import make_plan
 from hlmm_scan.scan.prediction import forecast
-from hlmm_scan.scan.prepare import (
-    choose_workers,
-    fit_options,
-    make_plan,
-    preparation_threads,
-    write_store,
-)
+from hlmm_scan.scan.prepare import write_store
 from hlmm_scan.scan.progress import ScanProgress
-from hlmm_scan.scan.state import ScanState, listed, scan_state, standing
+from hlmm_scan.scan.state import scan_state, standing
 from hlmm_scan.scan.task import PartitionTask
-from hlmm_scan.scan.wholeness import look_at_partitions, revocations
 from hlmm_scan.scan.worker import let_go
-from hlmm_scan.schema import Status
 from hlmm_scan.staging import AppearedError, refuse_link, stands, sweep
 from hlmm_scan.storage import ObjectPath, Place
 
@@ -140,32 +135,6 @@ def _same(output: Place, inputs: Inputs, strict: bool) -> ResultStore:
     return store
 
 
-def warnings_at_the_end(store: ResultStore) -> list[str]:
-    """Return what whoever starts a scan should know when it is done, a line for each matter.
-
-    Parameters
-    ----------
-    store : ResultStore
-        Prepared or complete.
-    """
-    told = []
-    left_out = store.attributes.get("phenotypes_left_out")
-    if left_out:
-        what = "phenotype was" if len(left_out) == 1 else "phenotypes were"
-        first = "; ".join(list(left_out.values())[:3])
-        more = f"; and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
-        names = ", ".join(list(left_out)[:8]) + (", …" if len(left_out) > 8 else "")
-        told.append(f"{len(left_out):,} {what} left out, {names}: {first}{more}")
-    counts = store.attributes.get("status_counts")
-    analysed = [s.label for s in Status if Status.PENDING < s < Status.MONOMORPHIC]
-    if counts and not any(counts.get(label) for label in analysed):
-        told.append(
-            "no variant was analysed: "
-            + ", ".join(f"{n:,} {label}" for label, n in counts.items() if n)
-        )
-    return told
-
-
 def _follow_genotypes(store: ResultStore, paths: Sequence[Place]) -> None:
     """Note where the genotype datasets are now: tasks open them where the plan says."""
     plan = Plan.from_json(store.plan)
@@ -255,7 +224,7 @@ def scan(
     workers = _workers(config, plan, cluster)
     executor = executor or make_executor(config, plan, workers, cluster)
     run(store, executor, retry_failed=retry_failed)
-    return finalise(store)
+    return completion.finalise(store)
 
 
 def _workers(config: ScanConfig, plan: Plan, cluster: Cluster | None) -> int:
@@ -360,116 +329,6 @@ def _interrupts_kept() -> Iterator[list[BaseException]]:
         yield kept
     finally:
         sys.unraisablehook = before
-
-
-def finalise(store: ResultStore) -> ResultStore:
-    """Verify coverage and counts, then write the completion mark.
-
-    Rows of partitions that failed for good get the status ``task_failed``, until they are done.
-
-    Parameters
-    ----------
-    store : ResultStore
-
-    Returns
-    -------
-    ResultStore
-        The same store, complete.
-
-    Raises
-    ------
-    IncompleteError
-        If partitions are missing or failed (which are named), or counts do not reconcile.
-    InputError
-        If the mark cannot be written.
-    """
-    plan = Plan.from_json(store.plan)
-    state = scan_state(store)
-    if state.complete:
-        return store
-    store.require_current()
-    if state.failed:
-        _mark_failed(store, plan)
-    if state.missing or state.failed:
-        raise IncompleteError(f"{store.path}: {_wanting(state)}")
-    if state.tests_done != plan.n_tests or Status.PENDING.label in state.statuses:
-        raise IncompleteError(
-            f"{store.path}: {state.tests_done} tests are written of {plan.n_tests} planned; "
-            "the store is damaged, start anew with --overwrite"
-        )
-    try:
-        chunks = look_at_partitions(store, plan)
-        if chunks.damaged:
-            _revoke(store, plan, chunks.damaged)
-        attributes: dict[str, Any] = {
-            "run_status": "complete",
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "status_counts": dict(state.statuses),
-        }
-        if state.software:
-            attributes["software_of_partitions"] = dict(state.software)
-        store.complete(attributes, chunks.checksums)
-    except OSError as error:
-        raise storage_error(store.path, error) from error
-    return store
-
-
-def _revoke(store: ResultStore, plan: Plan, damaged: Mapping[int, str]) -> NoReturn:
-    """Take back that partitions are done, so that they can be done again.
-
-    Raises
-    ------
-    IncompleteError
-        Always.
-    """
-    with store.ledger.lock(), store.ledger.writer() as journal:
-        for record in revocations(store, damaged):
-            journal.append(record)
-    raise IncompleteError(
-        f"{store.path}: {len(damaged)} of {plan.n_partitions} partitions do not hold what was "
-        f"written ({listed(damaged)}); the first: {next(iter(damaged.values()))}; run the same "
-        "scan with --retry-failed to do these again"
-    )
-
-
-def _wanting(state: ScanState) -> str:
-    """Return what a scan wants for completion, and what to do about it."""
-    wanting = []
-    if state.missing:
-        wanting.append(
-            f"{len(state.missing)} of {state.partitions} partitions are missing "
-            f"({listed(state.missing)})"
-        )
-    if state.failed:
-        wanting.append(
-            f"{len(state.failed)} of {state.partitions} partitions failed "
-            f"({listed(state.failed)}); the first with: {next(iter(state.failed.values()))}"
-        )
-    remedy = "run the same scan again to finish it" if state.missing else ""
-    if state.failed:
-        retry = "with --retry-failed to do these again"
-        remedy = f"{remedy}, {retry}" if remedy else f"run the same scan {retry}"
-    return f"{' and '.join(wanting)}; {remedy}"
-
-
-def _mark_failed(store: ResultStore, plan: Plan) -> None:
-    """Say in the rows of failed partitions that they failed, where this run can be alone.
-
-    Only where they are still pending: a task that succeeded meanwhile on another machine, whose
-    journal a network file system does not show yet, must find its rows as it wrote them. Whoever
-    does such a partition again writes over the mark before the partition counts as done.
-    """
-    try:
-        with store.ledger.lock():
-            status = store.array("status")
-            for index in standing(store, plan).failed:
-                partition = plan.partition(index)
-                for phenotype in partition.phenotypes:
-                    rows = (phenotype, slice(partition.start, partition.stop))
-                    if (np.asarray(status[rows]) == Status.PENDING).all():
-                        status[rows] = np.int8(Status.TASK_FAILED)
-    except (HlmmScanError, OSError) as error:  # what failed is to be told, and not this
-        logger.debug("rows of failed partitions stay pending: %s", error)
 
 
 def _tasks(store: ResultStore, plan: Plan, todo: NDArray[np.intp]) -> Iterator[PartitionTask]:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import DamagedError, HlmmScanError
+from hlmm_scan.results.digests import checksum, combined
 from hlmm_scan.results.records import Standing
-from hlmm_scan.results.store import ResultStore, checksum, combined
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.schema import Status
 from hlmm_scan.storage import transient

@@ -24,9 +24,11 @@ from hlmm_scan.kernels.block import FitOptions
 from hlmm_scan.null.model import NullModel, RandomEffects
 from hlmm_scan.null.serving import DEFAULT
 from hlmm_scan.null.store import read_null_model, read_random_effects, read_serving
+from hlmm_scan.results.digests import combined
 from hlmm_scan.results.in_use import of_run, require_run
+from hlmm_scan.results.mark import REMEDY
 from hlmm_scan.results.records import PartitionRecord
-from hlmm_scan.results.store import ResultStore, combined
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan.chunks import TraitModels, fit_chunk
 from hlmm_scan.scan.faults import Retrying, gone, present, writing
 from hlmm_scan.scan.memory import MemoryWatch
@@ -305,8 +307,7 @@ def _reading(path: str, phenotype: str) -> Iterator[None]:
         raise InputError(f"the null model of {phenotype} cannot be read: {error}") from error
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(
-            f"{path}: the null model of {phenotype} cannot be read ({error}); restore the store "
-            "from a copy, or start the scan anew with --overwrite"
+            f"{path}: the null model of {phenotype} cannot be read ({error}); {REMEDY}"
         ) from error
 
 

@@ -11,9 +11,9 @@ import pytest
 import small_scans
 from scipy import stats
 
-from hlmm_scan.analysis import calibration as module
-from hlmm_scan.analysis.calibration import ALL, Bin, calibration, not_shown
+from hlmm_scan.analysis.calibration import calibration, not_shown
 from hlmm_scan.analysis.hits import hits
+from hlmm_scan.analysis.rejection import ALL, COLUMNS, LEVELS, Bin
 from hlmm_scan.analysis.rows import chosen_tests
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
@@ -156,7 +156,7 @@ def test_no_verdict_over_no_tests(tmp_path):
     for test in calibrated.tests:
         name, which, n, *rest = test.cells
         assert (name, which, n) == (test.test, "all", "no tests")
-        assert len(test.cells) == len(module.COLUMNS)
+        assert len(test.cells) == len(COLUMNS)
         assert not any(rest)
 
 
@@ -355,7 +355,7 @@ def test_the_command_prints_and_writes_json(store, capsys):
     assert line["test"] == "add_wald"
     assert line["n"] > 0
     assert len(line["rank"]) == len(line["observed"]) == len(line["lower"])
-    assert [r["level"] for r in line["rejections"]] == list(module.LEVELS)
+    assert [r["level"] for r in line["rejections"]] == list(LEVELS)
 
 
 def test_an_unknown_phenotype_is_one_line(store):

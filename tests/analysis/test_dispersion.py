@@ -16,6 +16,7 @@ from hlmm_scan.analysis.regions import parse_region
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.results.derived import write_derived
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS, Status, result_variables
 
@@ -187,7 +188,7 @@ def test_an_incomplete_scan_is_refused(tmp_path):
     with pytest.raises(IncompleteError, match="not complete"):
         write_dispersion(store)
     with pytest.raises(IncompleteError, match="not complete"):
-        store.write_derived(DISPERSION_RESULTS, [], {})
+        write_derived(store, DISPERSION_RESULTS, [], {})
     assert not set(NAMES) & set(xr.open_zarr(store.path))
 
 

@@ -16,6 +16,7 @@ from hlmm_scan.analysis.tables import to_records, write_table
 from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.models.inference import wald_neg_log10_p
+from hlmm_scan.results.derived import write_derived
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import DISPERSION_RESULTS, Status
 
@@ -70,7 +71,7 @@ def test_dispersion_effects_have_hits_of_their_own(store):
     p[[0, 3, 7]] = 12.0, 50.0, 8.0  # v3 is not to be trusted
     values = {"dispersion": p, "dispersion_se": p, "dispersion_neg_log10_p": p}
     chunks = [(0, a, {k: v[a : a + 3] for k, v in values.items()}) for a in (0, 3, 6)]
-    store.write_derived(DISPERSION_RESULTS, chunks, {})
+    write_derived(store, DISPERSION_RESULTS, chunks, {})
     table = hits(store, distance=1000)
     assert leads(table)[-2:] == [("dispersion", "v0", 0), ("dispersion", "v7", 0)]
     assert list(table["dispersion_neg_log10_p"][-2:]) == [12.0, 8.0]

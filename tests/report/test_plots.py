@@ -13,18 +13,21 @@ from matplotlib.figure import Figure
 from report_results import NASTY_VARIANT, by_hand
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.report import axes, plots
+from hlmm_scan.report import axes
+from hlmm_scan.report.effects import additive_against_variance, effect_by_frequency
 from hlmm_scan.report.leads import choose_leads
+from hlmm_scan.report.manhattan import manhattan, mirrored_manhattan, random_variance
+from hlmm_scan.report.qq import qq
 from hlmm_scan.report.svg import inline_svg
 from hlmm_scan.report.trait import read_trait
 from hlmm_scan.schema import Status
 
 PICTURES = {
-    "mirrored": plots.mirrored_manhattan,
-    "joint": plots.manhattan,
-    "qq": plots.qq,
-    "effects": plots.additive_against_variance,
-    "frequency": plots.effect_by_frequency,
+    "mirrored": mirrored_manhattan,
+    "joint": manhattan,
+    "qq": qq,
+    "effects": additive_against_variance,
+    "frequency": effect_by_frequency,
 }
 
 
@@ -44,9 +47,9 @@ def test_every_picture_can_be_drawn_of_much_or_nothing(picture, n, hits):
 
 def test_no_pyplot_and_nothing_of_the_users_settings():
     with matplotlib.rc_context({"font.size": 40.0, "axes.facecolor": "black"}):
-        figure = plots.manhattan(by_hand(500))
+        figure = manhattan(by_hand(500))
     assert matplotlib.rcParams["font.size"] == matplotlib.rcParamsDefault["font.size"]
-    reference = plots.manhattan(by_hand(500))
+    reference = manhattan(by_hand(500))
     np.testing.assert_array_equal(drawn(figure), drawn(reference))
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
@@ -55,7 +58,7 @@ def test_no_pyplot_and_nothing_of_the_users_settings():
 
 def test_the_variance_tests_hang_below_and_every_hit_is_there():
     results = by_hand(3000, hits=40)
-    above, below = plots.mirrored_manhattan(results).axes
+    above, below = mirrored_manhattan(results).axes
     assert above.get_ylim()[0] == 0 < above.get_ylim()[1]
     assert below.get_ylim()[0] > below.get_ylim()[1] == 0
     for part, test in ((above, "add"), (below, "var")):
@@ -68,7 +71,7 @@ def test_the_variance_tests_hang_below_and_every_hit_is_there():
 
 def test_a_chromosome_too_many_to_name_is_not_named():
     results = by_hand(4000, contigs=tuple(f"scaffold{k}" for k in range(400)))
-    (part,) = plots.manhattan(results).axes
+    (part,) = manhattan(results).axes
     names = [t.get_text() for t in part.get_xticklabels()]
     assert 5 < len(names) < 25
     figure = part.figure
@@ -83,7 +86,7 @@ def test_the_compressed_scale_goes_there_and_back():
     assert axes.compressed(300) < 44
     results = by_hand(100, hits=0)
     results["av_neg_log10_p"].values[5] = 1234.0
-    (part,) = plots.manhattan(results).axes
+    (part,) = manhattan(results).axes
     assert part.get_ylim()[1] > 1234
     assert {0, 20, 1000} <= {float(t) for t in part.get_yticks()}
 
@@ -91,9 +94,9 @@ def test_the_compressed_scale_goes_there_and_back():
 def test_random_variance_needs_random_effects():
     results = by_hand(300)
     with pytest.raises(InputError, match="without random effects"):
-        plots.random_variance(results)
+        random_variance(results)
     results["random_variance_fraction"] = "variant", np.linspace(0.2, 0.3, 300)
-    low, high = plots.random_variance(results).axes[0].get_ylim()
+    low, high = random_variance(results).axes[0].get_ylim()
     assert 0.18 < low < 0.2 < 0.3 < high < 0.32
 
 
@@ -110,7 +113,7 @@ def test_an_svg_is_whole_small_and_escaped():
     trait = read_trait(results)
     leads = choose_leads(trait)
     titles = {lead.gid: f"{NASTY_VARIANT} <{lead.number}>" for lead in leads}
-    text = inline_svg(plots.mirrored_manhattan(trait, leads), "p0-m", 'a "b" <c>', titles)
+    text = inline_svg(mirrored_manhattan(trait, leads), "p0-m", 'a "b" <c>', titles)
     assert text.startswith("<svg ")
     assert text.rstrip().endswith("</svg>")
     root = ElementTree.fromstring(text.replace("xlink:href", "href"))
@@ -136,6 +139,6 @@ def test_numbers_keep_clear_of_each_other_and_of_the_marks():
 def test_effects_are_in_the_unit_the_phenotype_was_analysed_in():
     results = by_hand(300, hits=2)
     results["add"].attrs["units"] = "rank-normal units"
-    figures = plots.additive_against_variance(results), plots.effect_by_frequency(results)
+    figures = additive_against_variance(results), effect_by_frequency(results)
     labels = [figures[0].axes[0].get_xlabel(), figures[1].axes[0].get_ylabel()]
     assert all("rank-normal units" in label for label in labels)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hlmm_scan.errors import InputError
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.results import export_rows
+from hlmm_scan.results.derived import write_derived
 from hlmm_scan.results.export import Export, export, format_by_name
 from hlmm_scan.results.export_chromosomes import catalog_numbers, exported_chromosomes
 from hlmm_scan.results.export_rows import FinishedRows
@@ -589,7 +590,7 @@ def test_dispersion_that_is_not_there_is_refused(store, tmp_path):
     # Worked out for another phenotype alone.
     values = {v.name: np.full(11, 0.5) for v in DISPERSION_RESULTS}
     store.complete({"run_status": "complete"})
-    store.write_derived(DISPERSION_RESULTS, [(1, 0, values)], {})
+    write_derived(store, DISPERSION_RESULTS, [(1, 0, values)], {})
     with pytest.raises(InputError, match="'height' has no dispersion effects"):
         export(ResultStore.open(store.path), tmp_path / "x", wanted)
 

@@ -14,7 +14,8 @@ import xarray as xr
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.results import store as store_module
-from hlmm_scan.results.store import ResultStore, group_name, read_mark
+from hlmm_scan.results.mark import read_mark
+from hlmm_scan.results.store import ResultStore, group_name
 from hlmm_scan.schema import COORDINATES, Status, result_variables
 
 

@@ -14,10 +14,11 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.models.inference import chi2_of, joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.report.trait import read_trait
 from hlmm_scan.results.frame import to_frame
-from hlmm_scan.results.store import MARK, ResultStore
+from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import TESTS, available_tests, parse_tests
 from hlmm_scan.scan.state import verify
 from hlmm_scan.schema import SCORE_TESTS, WALD_FORMAT, Status, result_variables
+from hlmm_scan.storage.places import MARK
 
 STORED = [v.name for v in result_variables(random_effects=False)]
 EVERYTHING = [

@@ -18,8 +18,8 @@ from numba.core.registry import CPUDispatcher
 from hlmm_scan.kernels import limits, warm_up
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
+from hlmm_scan.scan.options import fit_options
 from hlmm_scan.scan.plan import Plan
-from hlmm_scan.scan.prepare import fit_options
 from hlmm_scan.scan.task import run_partition
 from hlmm_scan.scan.worker import pin_threads
 

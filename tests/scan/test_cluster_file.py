@@ -29,9 +29,9 @@ from hlmm_scan.scan.cluster_file import (
     worker_arguments,
     worker_bytes,
 )
+from hlmm_scan.scan.concurrency import choose_workers
 from hlmm_scan.scan.executors import DaskExecutor, make_executor
 from hlmm_scan.scan.plan import Plan
-from hlmm_scan.scan.prepare import choose_workers
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SLURM = CONFIGS / "slurm" / "cluster.yaml"

@@ -28,7 +28,7 @@ from scan_helpers import assert_identical
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.null import host_cache
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import executors, run
+from hlmm_scan.scan import completion, executors, run
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.state import scan_state
@@ -164,7 +164,7 @@ def test_a_killed_worker_costs_its_tasks_only(bench, own, tmp_path, monkeypatch)
     killer.start()
     run.run(store, on(own))
     killer.join()
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(tmp_path / "r", bench.reference("hlm"))
 
 

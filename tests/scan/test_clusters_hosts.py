@@ -18,7 +18,7 @@ from cluster_helpers import ROOT, dask_processes
 from scan_helpers import assert_identical
 
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan import completion, run
 from hlmm_scan.scan.clusters import RunningScheduler
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.state import scan_state
@@ -121,7 +121,7 @@ def test_two_hosts_with_a_wheel_give_the_serial_result(bench, installed, tmp_pat
         assert all(Path(origin).is_relative_to(environment) for origin in origins.values())
         store = run.prepare(bench.config(tmp_path / "r", "hlmm"))
         run.run(store, DaskExecutor(cluster=RunningScheduler(processes.address)))
-        run.finalise(store)
+        completion.finalise(store)
         assert_identical(tmp_path / "r", bench.reference("hlmm"))
         workers = scan_state(ResultStore.open(tmp_path / "r")).workers
         assert {worker.partition(":")[0] for worker in workers} == set(names)

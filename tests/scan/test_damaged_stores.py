@@ -18,7 +18,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.ledger_files import FileJournal
 from hlmm_scan.results.records import PartitionRecord, Standing, decode, encode
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run, task, worker
+from hlmm_scan.scan import completion, run, task, worker
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.scan.wholeness import verify_store
@@ -311,7 +311,7 @@ def test_software_that_differs_from_the_stores_is_told(bench, tmp_path, monkeypa
     monkeypatch.setattr(task, "_here", lambda: {"numpy": "9.9", "scipy": "1.0", "numba": "0.1"})
     assert main(["shard", str(store.path), "--index", "0", "--count", "2"]) == 0
     monkeypatch.undo()
-    done = run.finalise
+    done = completion.finalise
     assert main(["shard", str(store.path), "--index", "1", "--count", "2"]) == 0
     finished = done(ResultStore.open(store.path))
     told = finished.attributes["software_of_partitions"]

@@ -22,7 +22,7 @@ from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
-from hlmm_scan.scan import faults, run, worker
+from hlmm_scan.scan import completion, faults, run, worker
 from hlmm_scan.scan import task as task_module
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.state import scan_state, standing
@@ -96,7 +96,7 @@ def test_an_error_that_passes_is_tried_again_wherever_it_arises(
     assert sum(r.retries for r in records.values()) == len(waited) == 2
     assert 0.25 <= waited[0] <= 0.5 <= waited[1] <= 1.0
     assert {r.worker for r in records.values()} == {f"{os.uname().nodename}:{os.getpid()}"}
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(store.path, bench.reference("hlm"))
 
 
@@ -197,14 +197,14 @@ ROWS = [(phenotype, variant) for phenotype in (1, 2) for variant in range(12, 24
 
 def test_rows_of_failed_partitions_say_so_until_they_are_done(failed, bench):
     with pytest.raises(IncompleteError, match=r"2 of 18 partitions failed \(4, 5\)"):
-        run.finalise(failed)
+        completion.finalise(failed)
     assert marked(failed) == ROWS
     assert np.isnan(xr.open_zarr(failed.path)["add"].values[1:, 12:24]).all()
     run.run(failed, SerialExecutor())
     assert marked(failed) == ROWS
     run.run(failed, SerialExecutor(), retry_failed=True)
     assert marked(failed) == []
-    run.finalise(failed)
+    completion.finalise(failed)
     assert_identical(failed.path, bench.reference("hlm"))
     plan = run.Plan.from_json(failed.plan)
     assert standing(failed, plan).done.all()
@@ -212,7 +212,7 @@ def test_rows_of_failed_partitions_say_so_until_they_are_done(failed, bench):
 
 def test_nothing_is_marked_while_others_work_on_the_store(failed):
     with failed.ledger.lock("shard 1 of 2"), pytest.raises(IncompleteError):
-        run.finalise(failed)
+        completion.finalise(failed)
     assert marked(failed) == []
 
 
@@ -221,7 +221,7 @@ def test_rows_that_another_process_wrote_are_not_marked(failed):
     (task,) = run._tasks(failed, run.Plan.from_json(failed.plan), [4])
     assert task_module.run_partition(task).error == ""
     with pytest.raises(IncompleteError):
-        run.finalise(failed)
+        completion.finalise(failed)
     assert marked(failed) == [row for row in ROWS if row[0] == 2]
 
 
@@ -257,7 +257,7 @@ def test_what_is_moved_away_ends_the_run_and_back_it_goes_on(bench, tmp_path, wh
     assert scan_state(store).partitions_done == 5
     assert scan_state(store).failed == {}
     run.run(store, SerialExecutor())
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(store.path, bench.reference("hlm"))
 
 
@@ -366,7 +366,7 @@ def test_a_lock_file_that_a_dead_process_left_is_no_obstacle(bench, tmp_path):
     holder.communicate()
     assert str(holder.pid) in (store.path / "run" / "ledger" / "lock").read_text()
     run.run(store, SerialExecutor())
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(store.path, bench.reference("hlm"))
 
 

@@ -20,7 +20,7 @@ from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.in_use import Opened, being_read
 from hlmm_scan.results.export import Export, export
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run, task
+from hlmm_scan.scan import completion, run, task
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.plan import Plan
 from hlmm_scan.scan.state import scan_state, verify
@@ -214,7 +214,7 @@ def test_a_store_overwritten_before_it_is_locked_gets_nothing_of_the_other_run(b
         mine.complete({"run_status": "complete"})
     assert not scan_state(theirs).partitions_done
     run.run(theirs, SerialExecutor())
-    assert_identical(run.finalise(theirs).path, bench.reference("joint"))
+    assert_identical(completion.finalise(theirs).path, bench.reference("joint"))
 
 
 @pytest.mark.parametrize("where", ["folder", "object store"])

@@ -16,7 +16,7 @@ from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.scan import run
 from hlmm_scan.scan.executors import SerialExecutor
-from hlmm_scan.scan.prepare import fit_options
+from hlmm_scan.scan.options import fit_options
 
 N, EACH = 120, 6
 CONTIGS = ("1", "2", "X")

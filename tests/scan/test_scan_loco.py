@@ -16,7 +16,7 @@ from hlmm_scan.models import HLMM
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.scan.inputs import read_inputs
-from hlmm_scan.scan.prepare import make_plan
+from hlmm_scan.scan.planning import make_plan
 
 
 @pytest.fixture(scope="module")

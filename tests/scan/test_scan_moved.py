@@ -13,7 +13,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError
 from hlmm_scan.results.records import PartitionRecord
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan import completion, run
 from hlmm_scan.scan.executors import SerialExecutor
 
 
@@ -54,7 +54,7 @@ def test_what_is_missing_is_named_before_what_failed(bench, tmp_path):
         for index in (5, 3):
             journal.append(PartitionRecord(index, error=f"ValueError: number {index}"))
     with pytest.raises(IncompleteError) as caught:
-        run.finalise(store)
+        completion.finalise(store)
     assert str(caught.value) == (
         f"{store.path}: 16 of 18 partitions are missing (0, 1, 2, 4, 6, 7, 8, 9, 10, 11, …) and "
         "2 of 18 partitions failed (3, 5); the first with: ValueError: number 3; run the same "

@@ -17,7 +17,7 @@ from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.results.store import ResultStore
-from hlmm_scan.scan import run
+from hlmm_scan.scan import completion, run
 from hlmm_scan.scan.executors import DaskExecutor
 from hlmm_scan.scan.shard import Shard, run_shard
 from hlmm_scan.scan.state import scan_state, verify
@@ -141,7 +141,7 @@ def test_it_goes_on_where_it_was_killed(remote):
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     with pytest.raises(IncompleteError, match="partitions are missing"):
-        run.finalise(store)
+        completion.finalise(store)
     resumed = run.scan(remote.config(), executor=ShuffledExecutor(2))
     assert_identical(resumed.path, remote.reference())
     assert verify(resumed) == []

@@ -16,14 +16,14 @@ from scan_helpers import ShuffledExecutor, assert_identical
 from hlmm_scan.cli import main
 from hlmm_scan.errors import IncompleteError, InputError, StoreHeldError
 from hlmm_scan.genotypes.conversion.convert import convert
-from hlmm_scan.results import store as store_module
+from hlmm_scan.results import sealed
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
-from hlmm_scan.scan import null_models, run
+from hlmm_scan.scan import completion, null_models, run
 from hlmm_scan.scan import task as task_module
+from hlmm_scan.scan.concurrency import choose_workers
 from hlmm_scan.scan.executors import SerialExecutor
 from hlmm_scan.scan.inputs import read_inputs
-from hlmm_scan.scan.prepare import choose_workers
 from hlmm_scan.scan.progress import Progress
 from hlmm_scan.scan.state import scan_state
 from hlmm_scan.schema import Status
@@ -264,7 +264,7 @@ def test_finalise_before_the_end_lists_what_is_missing(bench, tmp_path, capsys):
 def test_a_long_list_of_missing_partitions_is_cut(bench, tmp_path):
     store = run.prepare(bench.config(tmp_path / "r"))
     with pytest.raises(IncompleteError, match=r"18 of 18 .* \(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …\)"):
-        run.finalise(store)
+        completion.finalise(store)
 
 
 def test_a_failing_partition_is_recorded_the_others_go_on_and_it_stands_until_retried(
@@ -374,7 +374,7 @@ def test_a_completion_mark_that_cannot_be_written_is_one_line(bench, tmp_path, m
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "write_durably", full)
+    monkeypatch.setattr(sealed, "write_durably", full)
     assert main(["finalise", str(tmp_path / "r")]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"hlmm-scan: {tmp_path / 'r'}: cannot be written: No space left")

@@ -18,7 +18,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError, StoreHeldError
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import chunks as chunk_module
-from hlmm_scan.scan import run
+from hlmm_scan.scan import completion, run
 from hlmm_scan.scan.executors import DaskExecutor, SerialExecutor
 from hlmm_scan.scan.plan import Shard
 from hlmm_scan.scan.shard import run_shard, this_shard
@@ -123,7 +123,7 @@ def test_shards_in_any_order_some_of_them_twice_change_no_bit(bench, tmp_path, k
     random.Random(1).shuffle(order)
     for index in order:
         run_shard(store, Shard(index, count))
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(tmp_path / "r", bench.reference(kind))
     assert verify(store) == []
 
@@ -237,7 +237,7 @@ def test_one_shard_twice_at_once_and_all_others_beside_it(bench, tmp_path):
         # One that starts late may find some of its partitions done.
         told = re.sub(r"\d of \d partitions are done\n", "", err)
         assert (process.returncode, told) == (0, "")
-    run.finalise(store)
+    completion.finalise(store)
     assert_identical(tmp_path / "r", bench.reference("joint"))
 
 

@@ -28,8 +28,8 @@ from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import compiled, run
+from hlmm_scan.scan.options import fit_options
 from hlmm_scan.scan.plan import PROCESS_BYTES, Plan
-from hlmm_scan.scan.prepare import fit_options
 
 
 def in_a_process(store: Path, partition: int, *more: object) -> dict[str, object]:
