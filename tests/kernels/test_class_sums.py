@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hlmm_scan.genotypes.packing import unpack_reference
-from hlmm_scan.kernels.classes.fit import COLUMNS, class_sums, fit_class_sums, fit_one
+from hlmm_scan.kernels.classes.fit import COLUMNS, Asked, class_sums, fit_class_sums, fit_one
+from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.models import HLM
 from hlmm_scan.schema import Status
 
@@ -95,10 +96,10 @@ def test_fits_from_steps_abreast_are_those_of_the_search_from_zero(people, var):
         for c in range(3):
             own[c] = [(g == c).sum(), y[g == c].sum(), (y[g == c] ** 2).sum()]
     found = fit_class_sums(sums)
-    work = np.empty(3), np.empty((6, 3))
+    work, asked = (np.empty(3), np.empty((6, 3))), Asked.of((0.0, 3.0), Inference())
     for j in range(131):
         out = np.full(len(COLUMNS), np.nan)
-        status = fit_one(sums[j], np.arange(3.0), 0.0, 3.0, False, False, False, 0.0, *work, out)
+        status = fit_one(sums[j], np.arange(3.0), asked, 0.0, *work, out)
         assert status == found.status[j]
         if status == Status.OK:
             assert found.add[j] == pytest.approx(out[0], abs=1e-9 * np.sqrt(out[2]))

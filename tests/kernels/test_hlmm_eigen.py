@@ -21,7 +21,12 @@ from hlmm_scan.kernels.exact.gram import GramObjective
 from hlmm_scan.kernels.exact.gram_fit import GramBasis
 from hlmm_scan.kernels.paths import CLASS_GRAMS, SECOND_ORDER, path_of
 from hlmm_scan.kernels.second_order.fit import work_bytes
-from hlmm_scan.kernels.second_order.likelihood import evaluate
+from hlmm_scan.kernels.second_order.likelihood import (
+    ClassSums,
+    Derivatives,
+    Shared,
+    evaluate,
+)
 from hlmm_scan.kernels.second_order.maximum import fit_second_order_sums
 from hlmm_scan.kernels.second_order.products import refine_sums, second_order_sums
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
@@ -323,27 +328,29 @@ def test_the_gradient_of_the_second_order_function(theta):
     j = 8  # one with missing calls
     counts = np.append(sums.counts[j], 301 - sums.counts[j].sum())
     # Far from β, so that no term is small by chance.
-    data = (
-        np.array([-0.8, 0.4, 1.3]), counts, sums.residuals[j], sums.squares[j], sums.sums[j],
-        sums.products[j], sums.series[j], sums.ratio[j], False, basis.eigen.values,
-        sums.beta[j] + 0.1, basis.squares, *basis.log_range,
+    known = ClassSums(
+        counts, sums.residuals[j], sums.squares[j], sums.sums[j], sums.products[j],
+        sums.series[j], sums.ratio[j], sums.beta[j] + 0.1, False,
     )  # fmt: skip
-    work = np.zeros(5), np.zeros((5, 5)), np.zeros(5), np.zeros(len(basis.beta)), np.zeros((3, 4))
+    shared = Shared(basis.eigen.values, basis.squares, *basis.log_range)
+    room = (5,), (5, 5), (5,), basis.beta.shape, (3, 4)
+    out = Derivatives(*(np.zeros(shape) for shape in room))
+    v = np.array([-0.8, 0.4, 1.3])
 
     def value(at, profiled=0):
         alpha = at[:2].copy()
-        return evaluate(at[2:].copy(), alpha, profiled, *data, *work), alpha
+        return evaluate(at[2:].copy(), alpha, profiled, v, known, shared, out), alpha
 
     at = np.array([0.05, -0.1, *theta])
     value(at)
-    gradient = work[0].copy()
+    gradient = out.gradient.copy()
     for k in range(5):
         step = np.zeros(5)
         step[k] = 1e-5
         difference = (value(at + step)[0] - value(at - step)[0]) / 2e-5
         np.testing.assert_allclose(gradient[k], difference, rtol=1e-6, atol=1e-5)
     best, alpha = value(at, profiled=2)
-    np.testing.assert_allclose(work[0][:2], 0, atol=1e-9)
+    np.testing.assert_allclose(out.gradient[:2], 0, atol=1e-9)
     assert best < value(np.array([*(alpha + 0.01), *theta]))[0]
 
 

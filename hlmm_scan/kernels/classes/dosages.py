@@ -11,15 +11,14 @@ keeps them: a variant's numbers depend on its own people's values only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.blocks import Dosages
-from hlmm_scan.kernels.classes.fit import COLUMNS, fit_one, powers_needed
+from hlmm_scan.kernels.classes.fit import COLUMNS, Asked, fit_one, powers_needed
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.scores.design import class_scores
 from hlmm_scan.kernels.sums.class_sums import quantised
@@ -31,8 +30,7 @@ Int = NDArray[np.int64]
 _LANES = 4  # columns added at once
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DosageSumsPlan:
+class DosageSumsPlan(NamedTuple):
     """What sums over the people of a phenotype need, whichever the variant.
 
     Attributes
@@ -122,22 +120,16 @@ def _collect(
 @njit(nogil=True, cache=True)
 def _fit_all(
     codes: Any,
-    samples: Any,
-    weights: Any,
-    columns: int,
-    quanta: Any,
     steps: int,
-    third_moment: float,
-    fourth_moment: float,
-    observed: bool,
-    sandwich: bool,
-    likelihood_ratio: bool,
-    null_mean: float,
-    null_variance: float,
+    plan: DosageSumsPlan,
+    null: tuple[float, float],
+    asked: Asked,
     out: Float,
     scores: Float,
     status: NDArray[np.int8],
 ) -> None:  # pragma: no cover
+    samples, quanta, columns = plan.samples, plan.quanta, plan.weights.shape[1]
+    weights = plan.weights.reshape(-1)
     last, most = steps + 1, min(len(samples), steps + 1)
     tables = np.zeros(2 * (last + 1) * columns, np.int64)
     sums, copies = np.empty((most, len(quanta))), np.empty(most)
@@ -145,10 +137,9 @@ def _fit_all(
     for j in range(len(codes)):
         _add_up(codes[j], samples, weights, columns, last, tables)
         size = _collect(tables, columns, last, quanta, steps, sums, copies)
-        class_scores(sums[:size], copies[:size], null_mean, null_variance, fourth_moment, scores[j])
+        class_scores(sums[:size], copies[:size], *null, asked.fourth_moment, scores[j])
         status[j] = fit_one(
-            sums[:size], copies[:size], third_moment, fourth_moment,
-            observed, sandwich, likelihood_ratio,
+            sums[:size], copies[:size], asked,
             0.0, q_c[:size], class_c[: 6 * size].reshape(6, size), out[j],
         )  # fmt: skip
 
@@ -188,12 +179,8 @@ def fit_dosages(
     m = len(dosages)
     estimates = Estimates.empty(m)
     out, scores = np.full((m, len(COLUMNS)), np.nan), np.full((m, 3), np.nan)
-    _fit_all(
-        dosages.codes, plan.samples, plan.weights.reshape(-1), plan.weights.shape[1], plan.quanta,
-        dosages.steps, float(moments[0]), float(moments[1]),
-        inference.observed, inference.sandwich, inference.likelihood_ratio,
-        *null, out, scores, estimates.status,
-    )  # fmt: skip
+    asked = Asked.of(moments, inference)
+    _fit_all(dosages.codes, dosages.steps, plan, null, asked, out, scores, estimates.status)
     estimates.put_scores(np.arange(m), scores)
     for k, name in enumerate(COLUMNS):
         getattr(estimates, name)[:] = out[:, k]

@@ -13,6 +13,7 @@ for bit whatever block it stands in.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -55,6 +56,30 @@ _MODEL = slice(2, 5)
 _ROBUST = slice(5, 8)
 _SANDWICH = slice(8, 11)
 _ADD_LRT, _VAR_LRT, _AV_LRT, _LOG_LIKELIHOOD = 11, 12, 13, 14
+
+
+class Asked(NamedTuple):
+    """Which errors and tests a fit is to have, and the moments of the null residuals for them.
+
+    Attributes
+    ----------
+    third_moment, fourth_moment : float
+    observed, sandwich, likelihood_ratio : bool
+        As of :class:`~hlmm_scan.kernels.estimates.Inference`.
+    """
+
+    third_moment: float
+    fourth_moment: float
+    observed: bool
+    sandwich: bool
+    likelihood_ratio: bool
+
+    @classmethod
+    def of(cls, moments: tuple[float, float], inference: Inference) -> Asked:
+        """Take what a fit of classes can give."""
+        third, fourth = moments
+        asked = inference.observed, inference.sandwich, inference.likelihood_ratio
+        return cls(float(third), float(fourth), *asked)
 
 
 @njit(nogil=True, cache=True)
@@ -241,11 +266,7 @@ def maximise(
 def fit_one(
     sums: Float,
     copies_c: Float,
-    third_moment: float,
-    fourth_moment: float,
-    observed: bool,
-    sandwich: bool,
-    likelihood_ratio: bool,
+    asked: Asked,
     start: float,
     q_c: Float,
     class_c: Float,
@@ -288,20 +309,21 @@ def fit_one(
     out[1] = bg
     out[_LOG_LIKELIHOOD] = -0.5 * n * (math.log(2.0 * math.pi) + 1.0 + value)
     expected_covariances(
-        n_c, x_c, log_variance, bg, third_moment, fourth_moment, out[_MODEL], out[_ROBUST]
-    )
+        n_c, x_c, log_variance, bg, asked.third_moment, asked.fourth_moment,
+        out[_MODEL], out[_ROBUST],
+    )  # fmt: skip
     # Off the maximum the observed information may be singular; a stationary point at which it is
     # not positive definite is none.
-    if observed and not (
+    if asked.observed and not (
         status == _OK
         and observed_covariance(n_c, x_c, mean_c, a0, ag, log_variance, bg, q_c, out[_MODEL])
     ):
         out[_MODEL] = np.nan
         status = _NOT_CONVERGED
-    if sandwich:
+    if asked.sandwich:
         higher_moments(sums, class_c)
         sandwich_covariance(class_c, a0, ag, log_variance, bg, out[_SANDWICH])
-    if likelihood_ratio and status == _OK:
+    if asked.likelihood_ratio and status == _OK:
         _likelihood_ratios(n_c, x_c, mean_c, within_c, spread, variance, value, q_c, out)
     return status
 
@@ -395,14 +417,7 @@ def _starts(sums: Float, start: Float) -> None:  # pragma: no cover
 
 @njit(nogil=True, cache=True)
 def _fit_all(
-    sums: Float,
-    third_moment: float,
-    fourth_moment: float,
-    observed: bool,
-    sandwich: bool,
-    likelihood_ratio: bool,
-    out: Float,
-    status: NDArray[np.int8],
+    sums: Float, asked: Asked, out: Float, status: NDArray[np.int8]
 ) -> None:  # pragma: no cover
     q_c = np.empty(3)
     class_c = np.empty((6, 3))
@@ -410,10 +425,7 @@ def _fit_all(
     start = np.empty(sums.shape[0])
     _starts(sums, start)
     for j in range(sums.shape[0]):
-        status[j] = fit_one(
-            sums[j], copies_c, third_moment, fourth_moment, observed, sandwich, likelihood_ratio,
-            start[j], q_c, class_c, out[j],
-        )  # fmt: skip
+        status[j] = fit_one(sums[j], copies_c, asked, start[j], q_c, class_c, out[j])
 
 
 def fit_class_sums(
@@ -459,10 +471,7 @@ def fit_class_sums(
     rows = np.require(sums, np.float64, ["C", "W"])
     estimates = Estimates.empty(len(sums))
     out = np.full((len(sums), len(COLUMNS)), np.nan)
-    _fit_all(
-        rows, float(moments[0]), float(moments[1]),
-        inference.observed, inference.sandwich, inference.likelihood_ratio, out, estimates.status,
-    )  # fmt: skip
+    _fit_all(rows, Asked.of(moments, inference), out, estimates.status)
     for k, name in enumerate(COLUMNS):
         getattr(estimates, name)[:] = out[:, k]
     return estimates

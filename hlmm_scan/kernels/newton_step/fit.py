@@ -42,6 +42,7 @@ from hlmm_scan.kernels.screen.class_columns import (
     VARIANTS_AT_ONCE,
     ClassColumnSums,
     DosageColumns,
+    Layout,
 )
 from hlmm_scan.kernels.screen.fit import Projections, screened
 from hlmm_scan.schema import Status
@@ -186,28 +187,17 @@ def _soft_fit(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _step_all(
-    one: Any,
-    two: Any,
-    called: Any,
-    people: Any,
-    of_nodes: Any,
-    nodes: Any,
-    sizes: tuple[int, int, int],
-    v_place: Any,
-    whiten: Any,
-    whiten_mean: Any,
-    everybody: float,
-    weight: float,
-    out: Any,
+    sums: ClassColumnSums, layout: Layout, whiten: Any, whiten_mean: Any, weight: float, out: Any
 ) -> None:  # pragma: no cover
     """Fill the results of variants, one after the other; NaN where a variant has none.
 
-    `everybody` and `weight` are the people of the null model and the sum of their weights. `S` is
-    the information of (a₀, a_g, b₀, b_g), from the classes of the genotype's own sums; rows of `T`
-    are sums over people with none, one and two copies; rows of `B` are that between them and the
-    covariates, and the gradient in the latter.
+    `weight` is the sum of the weights of the null model. `S` is the information of
+    (a₀, a_g, b₀, b_g), from the classes of the genotype's own sums; rows of `T` are sums over
+    people with none, one and two copies; rows of `B` are that between them and the covariates, and
+    the gradient in the latter.
     """
-    c, v, z = sizes
+    people, one, two, called, of_nodes = sums
+    everybody, c, v, z, v_place, nodes = layout
     p, classes = c + v - 2, len(nodes)
     soft = classes > 3
     B, white, products = np.zeros((5, p)), np.empty((5, p)), np.empty((5, 5))
@@ -423,11 +413,10 @@ def _put_steps(
     """Put the estimates of those of some variants that the bound lets pass."""
     of, here = design.screen.columns.of, sums.take(rows)
     results = np.empty((len(rows), _RESULTS))
+    layout = of.layout(design.screen.columns.nodes)
     _step_all(
-        here.one, here.two, here.called, here.people, here.nodes,
-        design.screen.columns.nodes, (of.c, of.v, of.z), of.v_place,
-        design.whiten, design.whiten_mean, float(of.n), design.screen.total, results,
-    )  # fmt: skip
+        here, layout, design.whiten, design.whiten_mean, design.screen.products.total, results
+    )
     third, fourth = design.screen.moments
     projected = projections.take(rows)
     with np.errstate(all="ignore"):

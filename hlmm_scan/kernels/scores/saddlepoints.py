@@ -19,7 +19,7 @@ Everything is scalar work on one variant: a row is the same whatever block it st
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -35,6 +35,61 @@ _FARTHEST = 3.0  # |log(v/r)|: more is a lattice's edge, where v is 0 or without
 _LARGEST = 690.0  # exponent
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+class _Classes(NamedTuple):
+    """What the search takes of the classes; the first is what the k others are compared with.
+
+    Attributes
+    ----------
+    log_n, d, h : ndarray, shape (k,)
+        log(N_c/N₀), g_c − g₀ and g_c² − g₀².
+    G : ndarray, shape (4,)
+        Σg² and Σg³ at places 2 and 3.
+    """
+
+    log_n: Any
+    d: Any
+    h: Any
+    G: Any
+
+
+class _Tilt(NamedTuple):
+    """A tilt and what it gives.
+
+    Attributes
+    ----------
+    x : ndarray, shape (k + sums,)
+        (ν, λ).
+    mean : ndarray, shape (k + 3,)
+        Of the counts of the classes but the first, and of the sums.
+    C : ndarray, shape (k + 3, k + 3)
+        K″, the covariance of these.
+    """
+
+    x: Any
+    mean: Any
+    C: Any
+
+
+class _Aim(NamedTuple):
+    """What a tilt is to give: the counts of the classes but the first, and the scores.
+
+    Attributes
+    ----------
+    target, scale : ndarray, shape (k + scores,)
+        `scale` has the standard deviations, in which a distance from the target is measured.
+    """
+
+    target: Any
+    scale: Any
+
+
+class _Room(NamedTuple):
+    """Scratch room: shapes (:func:`rows_of_room`, b) and (b,), of b bins."""
+
+    work: Any
+    bits: Any
 
 
 @njit(nogil=True, cache=True)
@@ -74,27 +129,19 @@ def _exponential(x: Any, bits: Any, out: Any) -> None:  # pragma: no cover
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
 def _evaluate(
-    bins: Any,
-    log_n: Any,
-    d: Any,
-    h: Any,
-    sums: int,
-    most: int,
-    x: Any,
-    work: Any,
-    bits: Any,
-    mean: Any,
-    C: Any,
+    bins: Any, classes: _Classes, sums: int, most: int, tilt: _Tilt, room: _Room
 ) -> None:  # pragma: no cover
     """Fill the means of class counts and of the first `most` sums at a tilt of `sums`, and K″.
 
-    `bins` has rows f, s, q, fs, fq, fs², fsq, fq²; `log_n`, `d` and `h` are log(N_k/N₀), g_k − g₀
-    and g_k² − g₀² of the classes k ≥ 1; `x` is (ν, λ). Every sum is one of a row of `bins` times
-    one of `work`, whose rows are, of each bin, E g and E g² less those of class 0, the variance of
-    g, its covariance with g² and the variance of that, Σ_c exp(η_c − η₀), then of each class P_c,
+    `bins` has rows f, s, q, fs, fq, fs², fsq, fq². Every sum is one of a row of `bins` times one of
+    `work`, whose rows are, of each bin, E g and E g² less those of class 0, the variance of g, its
+    covariance with g² and the variance of that, Σ_c exp(η_c − η₀), then of each class P_c,
     P_c(g_c − E g), P_c(g_c² − E g²), and P_cP_k of each two. All go through one loop, since
     machine code for each of their own would take half a minute to compile.
     """
+    log_n, d, h, _ = classes
+    x, mean, C = tilt
+    work, bits = room
     k, size = len(d), bins.shape[1]
     first, second, total = work[0], work[1], work[5]
     work[:5] = 0.0
@@ -210,7 +257,7 @@ def _eliminate(A: Any, b: Any, size: int) -> float:  # pragma: no cover
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _equations(
-    kind: int, target: Any, scale: Any, G: Any, x: Any, k: int, mean: Any, C: Any, e: Any, J: Any
+    kind: int, classes: _Classes, aim: _Aim, tilt: _Tilt, e: Any, J: Any
 ) -> float:  # pragma: no cover
     """Fill what is to be zero and its derivatives; return its largest element.
 
@@ -218,6 +265,9 @@ def _equations(
     variance's score (3): class counts, the score, and the relations λ₃ = −2αλ₂ and λ₁ = c₁λ₂ of
     the tilt in its direction.
     """
+    k, G = len(classes.d), classes.G
+    x, mean, C = tilt
+    target, scale = aim
     n_linear = k + (kind if kind < 3 else 0)
     size = k + kind
     for i in range(n_linear):
@@ -256,30 +306,23 @@ def _search(
     most: int,
     made: bool,
     bins: Any,
-    log_n: Any,
-    d: Any,
-    h: Any,
-    G: Any,
-    target: Any,
-    scale: Any,
-    x: Any,
-    room: Any,
-    bits: Any,
-    mean: Any,
-    C: Any,
+    classes: _Classes,
+    aim: _Aim,
+    tilt: _Tilt,
+    room: _Room,
 ) -> bool:  # pragma: no cover
-    """Move `x` to the tilt that gives `target` by damped Newton steps; leave its mean and K″.
+    """Move `tilt` to the one that gives the target by damped Newton steps.
 
-    Those of the first `most` sums, which they may be already (`made`) at the tilt to start from.
+    Its mean and K″ are those of the first `most` sums, which they may be already (`made`) at the
+    tilt to start from.
     """
-    k = len(d)
-    size = k + kind
+    x, size = tilt.x, len(classes.d) + kind
     e, step, J = np.empty(size), np.zeros(size), np.empty((size, size))
     before, worst, length, halvings = x[:size].copy(), math.inf, 1.0, 0
     for evaluation in range(_EVALUATIONS):
         if evaluation > 0 or not made:
-            _evaluate(bins, log_n, d, h, kind, most, x, room, bits, mean, C)
-        new = _equations(kind, target, scale, G, x, k, mean, C, e, J)
+            _evaluate(bins, classes, kind, most, tilt, room)
+        new = _equations(kind, classes, aim, tilt, e, J)
         if new < _DONE:
             return True
         if new < worst * (1.0 - 0.1 * length):
@@ -323,7 +366,7 @@ def _corrected(r: float, v: float) -> float:  # pragma: no cover
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _variance_factor(
-    L: float, G: Any, S: Any, k: int, C: Any, null_counts: float
+    classes: _Classes, tilt: _Tilt, null_counts: float
 ) -> float:  # pragma: no cover
     """Return v of the variance's score.
 
@@ -331,6 +374,8 @@ def _variance_factor(
     the class counts, ∇ and H the derivatives of the score by them: Laplace's approximation over
     what the score leaves free (Daniels 1983; Robinson, Ronchetti & Young 2003).
     """
+    k, C = len(classes.d), tilt.C
+    L, S = tilt.x[k + 1], tilt.mean[k:]
     counts = C[:k, :k].copy()
     given = C[k : k + 3, k : k + 3].copy()
     # Schur complement, column by column.
@@ -341,7 +386,7 @@ def _variance_factor(
             for c in range(k):
                 given[i, j] -= C[k + i, c] * solution[c]
     ratio = _eliminate(counts, np.zeros(k), k) / null_counts
-    G2, G3 = G[2], G[3]
+    G2, G3 = classes.G[2], classes.G[3]
     alpha = S[0] / G2
     gradient = np.array([2.0 * (alpha * G3 - S[2]) / G2, 1.0, -2.0 * alpha])
     left = np.zeros((3, 3))
@@ -406,25 +451,18 @@ def _staged(
     most: int,
     made: bool,
     bins: Any,
-    log_n: Any,
-    d: Any,
-    h: Any,
-    G: Any,
-    target: Any,
-    scale: Any,
+    classes: _Classes,
+    aim: _Aim,
     start: Any,
-    x: Any,
-    room: Any,
-    bits: Any,
-    mean: Any,
-    C: Any,
+    tilt: _Tilt,
+    room: _Room,
 ) -> float:  # pragma: no cover
-    """Find the tilt of `target`; where that fails, of as much of its scores as can be had.
+    """Find the tilt of a target; where that fails, of as much of its scores as can be had.
 
-    `most` and `made`, of `start`, are as :func:`_search` takes them. Class counts are the first
-    of `target`. Returns the share of the scores that was reached, 0 where none was.
+    `most` and `made`, of `start`, are as :func:`_search` takes them. Returns the share of the
+    scores that was reached, 0 where none was.
     """
-    k = len(d)
+    k, x, target = len(classes.d), tilt.x, aim.target
     size = k + kind
     part, last = target.copy(), np.zeros(size)
     x[:size] = start[:size]
@@ -432,7 +470,7 @@ def _staged(
     for stage in range(3 * _STAGES):
         part[k:] = target[k:] * share
         known = made and stage == 0
-        if _search(kind, most, known, bins, log_n, d, h, G, part, scale, x, room, bits, mean, C):
+        if _search(kind, most, known, bins, classes, _Aim(part, aim.scale), tilt, room):
             reached = share
             last[:] = x[:size]
             if share == 1.0 or stage == 3 * _STAGES - 1:
@@ -451,39 +489,42 @@ def _staged(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _describe_classes(
-    N: Any, g: Any, log_n: Any, d: Any, h: Any, G: Any, target: Any, scale: Any
-) -> tuple[float, float]:  # pragma: no cover
-    """Fill what the search takes of the classes; return all people and det K″_νν(0).
+    N: Any, g: Any, scores: int
+) -> tuple[_Classes, _Aim, float, float]:  # pragma: no cover
+    """Return what the search takes of the classes, all people and det K″_νν(0).
 
-    `target` and `scale` get the counts of the classes k ≥ 1 first; `G` gets Σg² and Σg³.
+    Of what it aims at, the scores are still to be filled in.
     """
     k, n = len(N) - 1, 0.0
+    classes = _Classes(np.empty(k), np.empty(k), np.empty(k), np.zeros(4))
+    aim = _Aim(np.empty(k + scores), np.empty(k + scores))
     for c in range(k + 1):
         n += N[c]
     null_counts = N[0] / n
     for c in range(k + 1):
         for p in range(2, 4):
-            G[p] += N[c] * g[c] ** p
+            classes.G[p] += N[c] * g[c] ** p
         if c:
-            log_n[c - 1] = math.log(N[c] / N[0])
-            d[c - 1] = g[c] - g[0]
-            h[c - 1] = g[c] * g[c] - g[0] * g[0]
-            target[c - 1] = N[c]
-            scale[c - 1] = math.sqrt(N[c])
+            classes.log_n[c - 1] = math.log(N[c] / N[0])
+            classes.d[c - 1] = g[c] - g[0]
+            classes.h[c - 1] = g[c] * g[c] - g[0] * g[0]
+            aim.target[c - 1] = N[c]
+            aim.scale[c - 1] = math.sqrt(N[c])
             null_counts *= N[c]
-    return n, null_counts
+    return classes, aim, n, null_counts
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _aim(
-    bins: Any, n: float, U_a: float, d: Any, h: Any, G: Any, x: Any
+def _put_near(
+    bins: Any, n: float, U_a: float, classes: _Classes, x: Any
 ) -> None:  # pragma: no cover
     """Put a tilt near that of the mean's score into `x`.
 
     To second order, U = λΣg² + ½λ²m₃Σg³, m₃ the skewness of s, and a class keeps its count where
     ν_c = −½λ²g_c², as s has mean square 1.
     """
-    k, third = len(d), 0.0
+    h, G, third = classes.h, classes.G, 0.0
+    k = len(h)
     for i in range(bins.shape[1]):
         third += bins[5, i] * bins[1, i]
     plain = U_a / G[2]
@@ -537,51 +578,33 @@ def mean_and_joint(
     v = λ₂√(det K″(ν, λ₁, λ₂)/det K″(ν, λ₁)), the latter at the mean's tilt.
     """
     k = len(N) - 1
-    log_n, d, h = np.empty(k), np.empty(k), np.empty(k)
-    G = np.zeros(4)
-    target, scale = np.empty(k + 2), np.empty(k + 2)
-    n, null_counts = _describe_classes(N, g, log_n, d, h, G, target, scale)
-    variance = bins[7].sum() / n
-    target[k], target[k + 1] = U_a, U_2
-    scale[k], scale[k + 1] = math.sqrt(G[2]), math.sqrt(variance * G[2])
-    x, start = np.zeros(k + 2), np.zeros(k + 2)
-    mean, C = np.empty(k + 3), np.empty((k + 3, k + 3))
+    classes, aim, n, null_counts = _describe_classes(N, g, 2)
+    G, variance = classes.G, bins[7].sum() / n
+    aim.target[k], aim.target[k + 1] = U_a, U_2
+    aim.scale[k], aim.scale[k + 1] = math.sqrt(G[2]), math.sqrt(variance * G[2])
+    tilt = _Tilt(np.zeros(k + 2), np.empty(k + 3), np.empty((k + 3, k + 3)))
+    x, start, scratch = tilt.x, np.zeros(k + 2), _Room(room, bits)
     flags, bound, opposite = 0, math.nan, -math.inf
     sign = 1.0 if U_a > 0 else -1.0
     if abs(U_a) >= _largest_mean(bins, N, g, sign, False) * (1.0 - 1e-9):
         bound = _largest_mean(bins, N, g, sign, True)
     if abs(U_a) > _largest_mean(bins, N, g, -sign, False):
         opposite = _largest_mean(bins, N, g, -sign, True)
-    _aim(bins, n, U_a, d, h, G, start)
+    _put_near(bins, n, U_a, classes, start)
     z_a = z_given = rate = determinant = math.nan
     for kind in range(1, 3 if joint else 2):
         size = k + kind
-        share = _staged(
-            kind,
-            2 if joint else 1,
-            kind == 2,
-            bins,
-            log_n,
-            d,
-            h,
-            G,
-            target[:size],
-            scale,
-            start,
-            x,
-            room,
-            bits,
-            mean,
-            C,
-        )
+        part = _Aim(aim.target[:size], aim.scale)
+        most = 2 if joint else 1
+        share = _staged(kind, most, kind == 2, bins, classes, part, start, tilt, scratch)
         if share < 1.0:
             flags |= kind
         if share == 0.0:
             break
         gain = -(_log_total(bins, room[5]) + n * math.log(N[0] / n))
         for c in range(size):
-            gain += x[c] * mean[c]
-        own = _determinant(C, size)
+            gain += x[c] * tilt.mean[c]
+        own = _determinant(tilt.C, size)
         if kind == 1:
             rate, determinant = gain, own
             r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k])
@@ -609,21 +632,18 @@ def variance(
         2 where z_b is that of the farthest score that was reached; z_b is NaN where none was.
     """
     k = len(N) - 1
-    log_n, d, h = np.empty(k), np.empty(k), np.empty(k)
-    G = np.zeros(4)
-    target, scale = np.empty(k + 1), np.empty(k + 1)
-    n, null_counts = _describe_classes(N, g, log_n, d, h, G, target, scale)
-    spread = bins[7].sum() / n
-    target[k], scale[k] = U_b, math.sqrt(spread * G[2])
-    x, start = np.zeros(k + 3), np.zeros(k + 3)
-    mean, C = np.empty(k + 3), np.empty((k + 3, k + 3))
+    classes, aim, n, null_counts = _describe_classes(N, g, 1)
+    G, spread = classes.G, bins[7].sum() / n
+    aim.target[k], aim.scale[k] = U_b, math.sqrt(spread * G[2])
+    tilt = _Tilt(np.zeros(k + 3), np.empty(k + 3), np.empty((k + 3, k + 3)))
+    x, start = tilt.x, np.zeros(k + 3)
     start[k + 1] = U_b / (spread * G[2])
-    share = _staged(3, 3, False, bins, log_n, d, h, G, target, scale, start, x, room, bits, mean, C)
+    share = _staged(3, 3, False, bins, classes, aim, start, tilt, _Room(room, bits))
     if share == 0.0:
         return math.nan, 2
     rate = -(_log_total(bins, room[5]) + n * math.log(N[0] / n))
     for c in range(k + 3):
-        rate += x[c] * mean[c]
+        rate += x[c] * tilt.mean[c]
     r = math.copysign(math.sqrt(max(2.0 * rate, 0.0)), x[k + 1])
-    v = _variance_factor(x[k + 1], G, mean[k:], k, C, null_counts)
+    v = _variance_factor(classes, tilt, null_counts)
     return _corrected(r, v), 0 if share == 1.0 else 2

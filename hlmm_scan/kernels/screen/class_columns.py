@@ -8,8 +8,8 @@ the calls serves both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,7 @@ SECOND_POWERS_APART = 20_000
 """People from whom on second powers of dosages are summed where they matter only."""
 
 
-@dataclass(frozen=True, eq=False)
-class ClassColumnSums:
+class ClassColumnSums(NamedTuple):
     """Sums of m variants within genotype classes, soft ones of dosages.
 
     Attributes
@@ -53,12 +52,32 @@ class ClassColumnSums:
 
     def take(self, rows: NDArray[np.intp]) -> ClassColumnSums:
         """Return those of some variants."""
-        parts = (self.people, self.one, self.two, self.called, self.nodes)
-        return ClassColumnSums(*(part[rows] for part in parts))
+        return ClassColumnSums(*(part[rows] for part in self))
 
     def put(self, rows: NDArray[np.intp], some: ClassColumnSums) -> None:
         """Take the sums of one copy and of two of some variants from others."""
         self.one[rows], self.two[rows] = some.one, some.two
+
+
+class Layout(NamedTuple):
+    """Where the columns of a null model are.
+
+    Attributes
+    ----------
+    n, c, v, z : int
+        People; columns of the two designs and of both together.
+    v_place : ndarray of intp, shape (v,)
+        Columns of the variance design among those of both.
+    nodes : ndarray, shape (nodes,)
+        Copies that the classes of the genotype's own sums stand for.
+    """
+
+    n: int
+    c: int
+    v: int
+    z: int
+    v_place: NDArray[np.intp]
+    nodes: Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +126,10 @@ class NullColumns:
     def own(self) -> NDArray[np.intp]:
         """Places of w, wr, wr² and √w among the columns."""
         return np.array([0, self.z, 2 * self.z, 2 * self.z + 2 * self.v - 1])
+
+    def layout(self, nodes: Float) -> Layout:
+        """Return where the columns are, with sums at some nodes."""
+        return Layout(self.n, self.c, self.v, self.z, self.v_place, nodes)
 
     def columns(self) -> Float:
         """Return all columns, shape (n, 2z + 2v + 1)."""
@@ -247,7 +270,7 @@ class DosageColumns:
         second = self.plan.squares(genotypes, centre)
         first = one + 2 * two - centre[:, None] * sums.called
         one, two = soft_sums(sums.called, first, second, centre)
-        return replace(sums, one=one, two=two)
+        return sums._replace(one=one, two=two)
 
 
 ClassColumns = CallColumns | DosageColumns

@@ -22,7 +22,7 @@ times the share of (weighted) people called; that is exact with intercepts only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -37,6 +37,7 @@ from hlmm_scan.kernels.screen.class_columns import (
     VARIANTS_AT_ONCE,
     ClassColumns,
     ClassColumnSums,
+    Layout,
     NullColumns,
 )
 from hlmm_scan.kernels.screen.plain import put_screened
@@ -51,14 +52,11 @@ _SECOND_ORDER = 2e-4
 """z_a²R²/√n from which on second-order terms are exact; they are a few times that at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class ScreenDesign:
-    """What the screen needs of a null model without random effects, worked out once.
+class Products(NamedTuple):
+    """Products of the designs of a null model with one another.
 
     Attributes
     ----------
-    columns : ClassColumns
-        What is summed, of whom.
     mean, variance : ndarray, shapes (c, c) and (v, v)
         Inverses of XᵀwX and VᵀV.
     noise : ndarray, shape (v, c)
@@ -67,19 +65,36 @@ class ScreenDesign:
         Vᵀdiag(√w)X.
     to_root : ndarray, shape (z, z)
         (ZᵀwZ)⁻¹Zᵀdiag(√w)Z, which turns Zᵀwh into what Zᵀdiag(√w)h is up to noise.
+    weight : float
+        Everybody's weight where all have the same; else 0.
     total : float
         Sum of the weights.
-    moments : tuple of float
-        m₃ and m₄ of the null residuals.
     """
 
-    columns: ClassColumns
     mean: Float
     variance: Float
     noise: Float
     root: Float
     to_root: Float
+    weight: float
     total: float
+
+
+@dataclass(frozen=True, eq=False)
+class ScreenDesign:
+    """What the screen needs of a null model without random effects, worked out once.
+
+    Attributes
+    ----------
+    columns : ClassColumns
+        What is summed, of whom.
+    products : Products
+    moments : tuple of float
+        m₃ and m₄ of the null residuals.
+    """
+
+    columns: ClassColumns
+    products: Products
     moments: tuple[float, float]
 
     @classmethod
@@ -97,8 +112,7 @@ class ScreenDesign:
         of = columns.of
         X, V, Z, w, r = of.X, of.V, of.Z, of.w, of.r
         root = np.sqrt(w)
-        return cls(
-            columns=columns,
+        products = Products(
             mean=np.asarray(np.linalg.inv(X.T @ (X * w[:, None])), np.float64),
             variance=np.asarray(np.linalg.inv(V.T @ V), np.float64),
             noise=V.T @ (X * (w * r)[:, None]),
@@ -106,9 +120,10 @@ class ScreenDesign:
             # Covariates of the mean and of the variance may depend on each other.
             to_root=np.linalg.pinv(Z.T @ (Z * w[:, None]), hermitian=True)
             @ (Z.T @ (Z * root[:, None])),
+            weight=of.weight,
             total=float(w.sum()),
-            moments=null.fits[ALL_RANDOM_EFFECTS].moments,
         )
+        return cls(columns, products, null.fits[ALL_RANDOM_EFFECTS].moments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,31 +169,16 @@ def _dot(one: Any, other: Any) -> float:  # pragma: no cover
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _finish(
-    one: Any,
-    two: Any,
-    called: Any,
-    counts: Any,
-    of_nodes: Any,
-    nodes: Any,
-    sizes: tuple[int, int, int, int],
-    v_place: Any,
-    mean: Any,
-    variance: Any,
-    noise: Any,
-    root: Any,
-    to_root: Any,
-    weight: float,
-    total: float,
-    gammas: Any,
-    deltas: Any,
-    out: Any,
+    sums: ClassColumnSums, layout: Layout, products: Products, gammas: Any, deltas: Any, out: Any
 ) -> None:  # pragma: no cover
     """Turn sums by class into γ, δ and, in the columns of `out`, what :func:`screened` takes.
 
     One variant after the other: array operations over variants may round differently at the ends
     of vectors.
     """
-    n, c, v, z = sizes
+    counts, one, two, called, of_nodes = sums
+    n, c, v, z, v_place, nodes = layout
+    mean, variance, noise, root, to_root, weight, total = products
     gamma, delta, zeta = np.empty(c), np.empty(v), np.empty(z)
     linear, square, noisy = np.empty(z), np.empty(z), np.empty(z)
     h_V, c_work, z_work = np.empty(v), np.empty(c), np.empty(z)
@@ -304,12 +304,7 @@ def screened(
     out = Estimates.empty(m)
     gamma, delta, found = np.empty((m, of.c)), np.empty((m, of.v)), np.empty((m, 8))
     with np.errstate(all="ignore"):
-        _finish(
-            sums.one, sums.two, sums.called, counts, sums.nodes, design.columns.nodes,
-            (of.n, of.c, of.v, of.z), of.v_place,
-            design.mean, design.variance, design.noise, design.root, design.to_root,
-            of.weight, design.total, gamma, delta, found,
-        )  # fmt: skip
+        _finish(sums, of.layout(design.columns.nodes), design.products, gamma, delta, found)
         a, I_a, I_b, first, second, third, cross, rest = found.T
         unique = (people >= of.c + of.v + 3) & (rest > COLLINEAR_SCREENED) & (I_a > 0) & (I_b > 0)
         exactly = unique & (a * a * I_a * (1 - rest) > _SECOND_ORDER * np.sqrt(of.n))

@@ -40,6 +40,7 @@ fixed probe, to that mean: people who are alike in F may be so in the genotype.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -48,6 +49,78 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 
 _OUTLYING = 5.0  # times the mean eigenvalue of FᵀF, above which an axis is no random one
+
+
+class ClassSums(NamedTuple):
+    """What is known of a variant; of m variants with an axis of them before the others.
+
+    Attributes
+    ----------
+    counts : ndarray, shape (4,)
+        People by class; class 3 is a missing call.
+    residuals, squares : ndarray, shape (3,)
+        Σe and Σe².
+    sums, products : ndarray, shape (3, r)
+        ΣFᵢ and ΣFᵢeᵢ.
+    series : ndarray, shape (4, terms)
+        Chebyshev coefficients of R̃_c/R̄.
+    ratio : float or ndarray
+        tr M² over its mean.
+    beta : ndarray, shape (r,)
+        The β that e is left by.
+    refined : bool
+        Whether that is each variant's own.
+    """
+
+    counts: Float
+    residuals: Float
+    squares: Float
+    sums: Float
+    products: Float
+    series: Float
+    ratio: Any
+    beta: Float
+    refined: bool
+
+
+class Shared(NamedTuple):
+    """What all variants share: s², the series of Σ(R_i/R̄)², and the range of log(κ + 1/s₁²).
+
+    Attributes
+    ----------
+    values : ndarray, shape (r,)
+        Descending.
+    mean_squares : ndarray, shape (terms,)
+    low, high : float
+    """
+
+    values: Float
+    mean_squares: Float
+    low: float
+    high: float
+
+
+class Derivatives(NamedTuple):
+    """What an evaluation fills; in the order α, b, h2.
+
+    Attributes
+    ----------
+    gradient : ndarray, shape (5,)
+    information : ndarray, shape (5, 5)
+        Expected.
+    bound : ndarray, shape (5,)
+        Estimates of how far each element of the gradient is from that of the exact function.
+    shift : ndarray, shape (r,)
+        h2·Λ₀⁻¹γ.
+    traces : ndarray, shape (3, 4)
+        σ_c and N_cd of hlmm_gram.GramEvaluation.
+    """
+
+    gradient: Float
+    information: Float
+    bound: Float
+    shift: Float
+    traces: Float
 
 
 @njit(nogil=True, cache=True)
@@ -74,32 +147,15 @@ def evaluate(
     alpha: Float,
     profiled: int,
     v: Float,
-    counts: Float,
-    residuals: Float,
-    squares: Float,
-    sums: Float,
-    products: Float,
-    series: Float,
-    ratio: float,
-    refined: bool,
-    values: Float,
-    beta: Float,
-    mean_squares: Float,
-    low: float,
-    high: float,
-    gradient: Float,
-    information: Float,
-    bound: Float,
-    shift: Float,
-    traces: Float,
+    known: ClassSums,
+    shared: Shared,
+    out: Derivatives,
 ) -> float:  # pragma: no cover
     """−2·log L − n·log 2π of (b0, b1, h2) and its derivatives; infinite out of range.
 
     Fills `alpha` with the mean effects at their maximum where `profiled` is 2, the first of them
-    with the second at 0 where it is 1; `gradient` in the order α, b, h2, shape (5,),
-    `information` (expected), shape (5, 5), and `bound`, shape (5,), with estimates of how far each
-    element of the gradient is from that of the exact function; `shift`, shape (r,), with
-    h2·Λ₀⁻¹γ, and `traces`, shape (3, 4), with σ_c and N_cd of hlmm_gram.GramEvaluation.
+    with the second at 0 where it is 1; and `out`. `v`, shape (3,), has the standardised copies of
+    the classes.
 
     Notes
     -----
@@ -128,6 +184,9 @@ def evaluate(
     * the genotype stands in v, w and M: with P = FΛ₀⁻¹Fᵀ·κ, vᵀMw has Σδᵢ(Pg)ᵢ², where Pg is ρg for
       ρ = gᵀPg/gᵀg, and where relatives raise ρ above the mean leverage, (Pg)ᵢ² depends on gᵢ too.
     """
+    counts, residuals, squares, sums, products, series, ratio, beta, refined = known
+    values, mean_squares, low, high = shared
+    gradient, information, bound, shift, traces = out
     r, h2 = len(values), theta[2]
     n = counts.sum()
     weights = np.zeros(4)

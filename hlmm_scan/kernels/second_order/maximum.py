@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from hlmm_scan.kernels import covariances
 from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
+from hlmm_scan.kernels.second_order.likelihood import ClassSums, Shared
 from hlmm_scan.kernels.second_order.products import SecondOrderSums
-from hlmm_scan.kernels.second_order.search import fit_all
+from hlmm_scan.kernels.second_order.search import Maxima, fit_all
 from hlmm_scan.kernels.sums.call_counts import plain
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE
 from hlmm_scan.models.inference import covariance_from_information
@@ -23,18 +24,6 @@ Float = NDArray[np.float64]
 
 _SINGLE_PRECISION = 1e-5  # standard errors that float32 products may cost
 _SHARED = 0.1  # of an error of the variance effect that may come out in the other estimates
-
-
-@dataclass(frozen=True)
-class _Maxima:
-    """What `fit_all` fills for m variants: see there, and `evaluate`."""
-
-    columns: Float
-    expected: Float
-    observed: Float
-    bound: Float
-    shift: Float
-    traces: Float
 
 
 @dataclass(frozen=True)
@@ -209,10 +198,10 @@ def _maximise(
     mean_effect: bool = True,
     variance_effect: bool = True,
     observed: bool = False,
-) -> _Maxima:
+) -> Maxima:
     """Run `fit_all` with room for what it fills."""
     m, r = len(sums.counts), len(basis.beta)
-    maxima = _Maxima(
+    maxima = Maxima(
         columns=np.full((m, 10), np.nan),
         expected=np.full((m, 5, 5), np.nan),
         observed=np.full((m, 5, 5), np.nan),
@@ -220,29 +209,17 @@ def _maximise(
         shift=np.zeros((m, r)),
         traces=np.zeros((m, 3, 4)),
     )
-    fit_all(
-        plain(sums.counts),
+    known = ClassSums(
+        np.column_stack((sums.counts, len(basis.residual) - sums.counts.sum(axis=1))),
         plain(sums.residuals),
         plain(sums.squares),
         plain(sums.sums),
         plain(sums.products),
         plain(sums.series),
         plain(sums.ratio),
-        sums.refined,
-        plain(basis.eigen.values),
         plain(sums.beta),
-        plain(basis.squares),
-        *basis.log_range,
-        plain(start),
-        float(len(basis.residual)),
-        mean_effect,
-        variance_effect,
-        observed,
-        maxima.columns,
-        maxima.expected,
-        maxima.observed,
-        maxima.bound,
-        maxima.shift,
-        maxima.traces,
+        sums.refined,
     )
+    shared = Shared(plain(basis.eigen.values), plain(basis.squares), *basis.log_range)
+    fit_all(known, shared, plain(start), mean_effect, variance_effect, observed, maxima)
     return maxima

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.kernels.limits import MAX_STEP_SECOND_ORDER
-from hlmm_scan.kernels.second_order.likelihood import evaluate
+from hlmm_scan.kernels.second_order.likelihood import ClassSums, Derivatives, Shared, evaluate
 
 Float = NDArray[np.float64]
 
 _MAX_ITERATIONS = 80
 _TOLERANCE = 1e-8  # largest element of the gradient, in standard errors
+
+
+class Maxima(NamedTuple):
+    """What `fit_all` fills for m variants: see `Derivatives`, and `fit_second_order_sums`.
+
+    Attributes
+    ----------
+    columns : ndarray, shape (m, 10)
+        Effects of mean and variance per copy, value of the function, h2, residual variance,
+        whether h2 is 0, standard deviation of the genotype, iterations, b0 and α₀.
+    expected, observed : ndarray, shape (m, 5, 5)
+        Informations.
+    bound, shift, traces : ndarray, shapes (m, 5), (m, r) and (m, 3, 4)
+    """
+
+    columns: Float
+    expected: Float
+    observed: Float
+    bound: Float
+    shift: Float
+    traces: Float
 
 
 @njit(nogil=True, cache=True)
@@ -79,65 +101,44 @@ def _free(held: bool, variance_effect: bool) -> NDArray[np.intp]:  # pragma: no 
 
 @njit(nogil=True, cache=True)
 def fit_all(
-    counts: Float,
-    residuals: Float,
-    squares: Float,
-    sums: Float,
-    products: Float,
-    series: Float,
-    ratio: Float,
-    refined: bool,
-    values: Float,
-    beta: Float,
-    mean_squares: Float,
-    low: float,
-    high: float,
+    sums: ClassSums,
+    shared: Shared,
     start: Float,
-    n: float,
     mean_effect: bool,
     variance_effect: bool,
     observed: bool,
-    out: Float,
-    information_out: Float,
-    observed_out: Float,
-    bound_out: Float,
-    shift_out: Float,
-    traces_out: Float,
+    maxima: Maxima,
 ) -> None:  # pragma: no cover
-    """Maximise for every variant; see `fit_second_order_sums` for what is filled."""
+    """Maximise for every variant from its `start`, (b0, b1, h2)."""
     v = np.zeros(3)
-    classes = np.empty(4)
+    r, out = len(shared.values), maxima.columns
     alpha, gradient = np.zeros(2), np.zeros(5)
     information, bound = np.zeros((5, 5)), np.zeros(5)
-    trial_alpha, trial_gradient = np.zeros(2), np.zeros(5)
-    trial_information, trial_bound = np.zeros((5, 5)), np.zeros(5)
-    shift, traces = np.zeros(len(values)), np.zeros((3, 4))
-    trial = (trial_gradient, trial_information, trial_bound, shift, traces)
+    trial_alpha = np.zeros(2)
+    trial = Derivatives(np.zeros(5), np.zeros((5, 5)), np.zeros(5), np.zeros(r), np.zeros((3, 4)))
+    low = Derivatives(np.zeros(5), trial.information, trial.bound, trial.shift, trial.traces)
     profiled = 2 if mean_effect else 1
-    step, other, low_gradient = np.zeros(3), np.zeros(3), np.zeros(5)
-    for j in range(counts.shape[0]):
-        bound_out[j] = np.inf
-        called = counts[j].sum()
-        centre = (counts[j, 1] + 2.0 * counts[j, 2]) / max(called, 1.0)
+    step, other = np.zeros(3), np.zeros(3)
+    for j in range(len(start)):
+        counts = sums.counts[j]
+        called = counts[:3].sum()
+        centre = (counts[1] + 2.0 * counts[2]) / max(called, 1.0)
         spread = 0.0
         for c in range(3):
-            spread += counts[j, c] * (c - centre) ** 2
-            classes[c] = counts[j, c]
-        classes[3] = n - called
+            spread += counts[c] * (c - centre) ** 2
         if called < 5.0 or spread <= 0.0:
             continue
         sd = math.sqrt(spread / called)
         for c in range(3):
             v[c] = (c - centre) / sd
-        data = (
-            v, classes, residuals[j], squares[j], sums[j], products[j], series[j], ratio[j],
-            refined, values, beta[j], mean_squares, low, high,
+        known = ClassSums(
+            counts, sums.residuals[j], sums.squares[j], sums.sums[j], sums.products[j],
+            sums.series[j], sums.ratio[j], sums.beta[j], sums.refined,
         )  # fmt: skip
+        here = Derivatives(gradient, information, bound, maxima.shift[j], maxima.traces[j])
         theta = start[j].copy()
         theta[1] *= sd
-        value = evaluate(
-            theta, alpha, profiled, *data, gradient, information, bound, shift_out[j], traces_out[j]
-        )
+        value = evaluate(theta, alpha, profiled, v, known, shared, here)
         converged, held = False, False
         iterations = 0
         for _ in range(_MAX_ITERATIONS):
@@ -162,20 +163,14 @@ def fit_all(
                 for k in range(3):
                     other[k] = theta[k] + factor * step[k]
                 other[2] = max(other[2], 0.0)
-                new = evaluate(
-                    other,
-                    trial_alpha,
-                    profiled,
-                    *data,
-                    *trial,
-                )
+                new = evaluate(other, trial_alpha, profiled, v, known, shared, trial)
                 if np.isfinite(new):
                     if new <= value + 1e-4 * factor * slope:
                         moved = True
-                    elif new <= value + 1e-12 * (abs(value) + n):
+                    elif new <= value + 1e-12 * (abs(value) + counts.sum()):
                         # The decrease drowns in rounding; the gradient still tells.
-                        there = _free(other[2] <= 0.0 and trial_gradient[4] >= 0.0, variance_effect)
-                        moved = _norm(trial_gradient, trial_information, there) < norm
+                        there = _free(other[2] <= 0.0 and trial.gradient[4] >= 0.0, variance_effect)
+                        moved = _norm(trial.gradient, trial.information, there) < norm
                     if moved:
                         break
                 factor *= 0.5
@@ -184,40 +179,34 @@ def fit_all(
             theta[:] = other
             value = new
             alpha[:] = trial_alpha
-            gradient[:] = trial_gradient
-            information[:] = trial_information
-            bound[:] = trial_bound
-            shift_out[j] = shift
-            traces_out[j] = traces
+            gradient[:] = trial.gradient
+            information[:] = trial.information
+            bound[:] = trial.bound
+            here.shift[:] = trial.shift
+            here.traces[:] = trial.traces
         if not converged:
             continue
         out[j, 0], out[j, 1] = alpha[1] / sd, theta[1] / sd
         out[j, 2], out[j, 3] = value, theta[2]
         total = 0.0
         for c in range(3):
-            total += counts[j, c] * math.exp(theta[0] + theta[1] * v[c])
+            total += counts[c] * math.exp(theta[0] + theta[1] * v[c])
         out[j, 4] = total / called
         out[j, 5] = 1.0 if held else 0.0
         out[j, 6] = sd
         out[j, 7] = iterations
         out[j, 8], out[j, 9] = theta[0], alpha[0]
-        information_out[j] = information
-        bound_out[j] = bound
+        maxima.expected[j] = information
+        maxima.bound[j] = bound
         if held:
             # A second maximum within, which the exact kernel looks for, is left to it.
             for fraction in (0.05, 0.2, 0.4, 0.6, 0.8):
                 other[0] = theta[0] + math.log(1.0 - fraction)
                 other[1] = theta[1]
                 other[2] = fraction * out[j, 4]
-                new = evaluate(
-                    other,
-                    trial_alpha,
-                    profiled,
-                    *data,
-                    *trial,
-                )
+                new = evaluate(other, trial_alpha, profiled, v, known, shared, trial)
                 if new < value:
-                    bound_out[j] = np.inf
+                    maxima.bound[j] = np.inf
         if observed:
             size = 4 if held else 5
             for k in range(size):
@@ -229,18 +218,12 @@ def fit_all(
                         trial_alpha[k] += sign * h
                     else:
                         other[k - 2] += sign * h
-                    target = low_gradient if sign < 0.0 else trial_gradient
-                    evaluate(
-                        other,
-                        trial_alpha,
-                        0,
-                        *data,
-                        target,
-                        *trial[1:],
-                    )
+                    target = low if sign < 0.0 else trial
+                    evaluate(other, trial_alpha, 0, v, known, shared, target)
                 for i in range(size):
-                    observed_out[j, i, k] = (trial_gradient[i] - low_gradient[i]) / (4.0 * h)
+                    difference = trial.gradient[i] - low.gradient[i]
+                    maxima.observed[j, i, k] = difference / (4.0 * h)
             for i in range(size):
                 for k in range(i):
-                    both = 0.5 * (observed_out[j, i, k] + observed_out[j, k, i])
-                    observed_out[j, i, k] = observed_out[j, k, i] = both
+                    both = 0.5 * (maxima.observed[j, i, k] + maxima.observed[j, k, i])
+                    maxima.observed[j, i, k] = maxima.observed[j, k, i] = both

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -47,32 +47,80 @@ class Finished:
     exact: list[ExactDeterminant | None]
 
 
+class _Rows(NamedTuple):
+    """Of the tile, and what is made of that; each of shape (m, n).
+
+    Attributes
+    ----------
+    weight, g, called, leverage : ndarray
+    spread : ndarray
+        (1 + δ)/(1 + κRδ)².
+    M : ndarray
+        diag M.
+    """
+
+    weight: Real
+    g: Real
+    called: Real
+    leverage: Real
+    spread: Real
+    M: Real
+
+
+class _Leverages(NamedTuple):
+    """R(κ), its slope and half its second derivative; each of shape (m, n)."""
+
+    R: Real
+    slope: Real
+    curvature: Real
+
+
+class _Scales(NamedTuple):
+    """ω̄, 1/ω̄, κ, h2, each of shape (m,)."""
+
+    mean: Real
+    per_mean: Real
+    kappa: Real
+    h2: Real
+
+
+class _Across(NamedTuple):
+    """What pairs of people add to (M∘M)g and (M∘M)1.
+
+    Attributes
+    ----------
+    g, one : ndarray, shape (m, n)
+    third : ndarray, shape (m,)
+        What a third person does to the latter.
+    """
+
+    g: Real
+    one: Real
+    third: Real
+
+
+class _Operated(NamedTuple):
+    """(M∘M)g, diag(D^½Σ⁻¹GGᵀΣ⁻¹D^½) and (M∘M)1; each of shape (m, n)."""
+
+    g: Real
+    h: Real
+    level: Real
+
+
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _spread(
-    weight: Real,
-    g: Real,
-    called: Real,
-    leverage: Real,
-    R: Real,
-    slope: Real,
-    curvature: Real,
-    variance: Real,
-    per_mean: Real,
-    kappa: Real,
-    h2: Real,
-    spread: Real,
-    M: Real,
-    sums: Float,
+    rows: _Rows, leverages: _Leverages, variance: Real, scales: _Scales, sums: Float
 ) -> None:  # pragma: no cover
-    """(1 + δ)/(1 + κRδ)² and diag M of everybody.
+    """Fill `spread` and `M` of everybody.
 
     `sums`, (8, m): of that spread times g and alone, the same times the row sums of pairs, those
     row sums, Σδ times what a third person does to pairs, Σ(ω·leverage)², and ΣD.
     """
+    weight, g, called, leverage, spread, M = rows
     for j in range(weight.shape[0]):
-        w, x, c, lev, r, q = weight[j], g[j], called[j], leverage[j], R[j], slope[j]
-        s, m, z = spread[j], M[j], curvature[j]
-        u, k, h = per_mean[j], kappa[j], h2[j]
+        w, x, c, lev, s, m = weight[j], g[j], called[j], leverage[j], spread[j], M[j]
+        r, q, z = leverages.R[j], leverages.slope[j], leverages.curvature[j]
+        u, k, h = scales.per_mean[j], scales.kappa[j], scales.h2[j]
         one = u / u
         two = one + one
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = u - u
@@ -99,27 +147,14 @@ def _spread(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _operate(
-    weight: Real,
-    g: Real,
-    called: Real,
-    leverage: Real,
-    M: Real,
-    spread: Real,
-    across_g: Real,
-    across_1: Real,
-    third: Real,
-    kappa: Real,
-    mean_weight: Real,
-    u_g: Real,
-    u_h: Real,
-    level: Real,
-    sums: Float,
+    rows: _Rows, across: _Across, scales: _Scales, out: _Operated, sums: Float
 ) -> None:  # pragma: no cover
-    """(M∘M)g, diag(D^½Σ⁻¹GGᵀΣ⁻¹D^½) and (M∘M)1; `sums`, (3, m), of gg, gh and hh."""
+    """Fill `out`, and `sums`, (3, m), with gᵀ(M∘M)g, gᵀh and the sum over pairs."""
+    weight, g, called, leverage, spread, M = rows
     for j in range(weight.shape[0]):
         w, x, c, lev, m, s = weight[j], g[j], called[j], leverage[j], M[j], spread[j]
-        og, o1, a, b, z = across_g[j], across_1[j], u_g[j], u_h[j], level[j]
-        k, t, mean = kappa[j], third[j], mean_weight[j]
+        og, o1, a, b, z = across.g[j], across.one[j], out.g[j], out.h[j], out.level[j]
+        k, t, mean = scales.kappa[j], across.third[j], scales.mean[j]
         s0 = s1 = s2 = k - k
         for i in range(len(w)):
             square = m[i] * m[i]
@@ -196,14 +231,11 @@ def covariances(
         )
     )  # fmt: skip
     scale = (second[:, 0] - series_at.squares) / basis.pair_sum
-    per_mean, kappa_, h2_ = (x.astype(dtype) for x in (1 / mean, kappa, h2))
+    scales = _Scales(*(x.astype(dtype) for x in (mean, 1 / mean, kappa, h2)))
     spread, M, sums = np.empty_like(g), np.empty_like(g), np.zeros((8, m))
     variance = np.exp(basis.reference).astype(dtype)
-    _spread(
-        weight, g, called, leverage, R, slope, curvature,
-        variance, per_mean, kappa_, h2_,
-        spread, M, sums,
-    )  # fmt: skip
+    of_tile = _Rows(weight, g, called, leverage, spread, M)
+    _spread(of_tile, _Leverages(R, slope, curvature), variance, scales, sums)
     across_g, across_1, by_third = spread * g, spread.copy(), np.zeros(m)
     if basis.pairs is None:
         level = -slope - R * R
@@ -219,11 +251,10 @@ def covariances(
         for vectors in (across_g, across_1):
             found = products.multiply(vectors.astype(np.float32), basis.pairs)
             vectors[:] = found * scale[:, None]
-    u_g, u_h, level_row, inner = (*(np.empty_like(g) for _ in range(3)), np.zeros((3, m)))
-    _operate(
-        weight, g, called, leverage, M, spread, across_g, across_1, by_third.astype(dtype),
-        kappa_, mean.astype(dtype), u_g, u_h, level_row, inner,
-    )  # fmt: skip
+    inner, filled = np.zeros((3, m)), _Operated(*(np.empty_like(g) for _ in range(3)))
+    across = _Across(across_g, across_1, by_third.astype(dtype))
+    _operate(of_tile, across, scales, filled, inner)
+    u_g, u_h, level_row = filled
     gg, gh, hh = inner[0], inner[1], sums[6] + mean**2 * inner[2]
     for k, exact in enumerate(finished.exact):
         if exact is not None and exact.operated is None:
