@@ -122,7 +122,7 @@ def failing_proxy(port: int, faults: Faults) -> Iterator[int]:
             if kind in ("500", "503"):
                 self._answer(int(kind), [], b"<Error><Code>SlowDown</Code></Error>")
                 return
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
             # The host is part of what was signed, moto does not look.
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()

@@ -185,7 +185,7 @@ def run_jobs(path: Path, *arguments: str) -> tuple[int, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, (done.stdout + done.stderr).splitlines()
 

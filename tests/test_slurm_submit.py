@@ -38,7 +38,7 @@ def test_three_jobs_wait_for_one_another_whatever_clusters_are_called(tmp_path, 
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout == "prepare 7, shards 8, finalise 9\n"
     prepare, shards, finalise = calls.read_text().splitlines()

@@ -114,7 +114,7 @@ def test_two_hosts_with_a_wheel_give_the_serial_result(bench, installed, tmp_pat
                 python=installed,
             )
         with distributed.Client(processes.address) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=300)
             # By a lambda, which takes its code along: these workers have not our sources.
             origins = client.run(lambda: __import__("hlmm_scan").__file__)
         environment = installed.parents[1]

@@ -45,7 +45,7 @@ class Runs:
             process = self.start(self.undisturbed, workers, "--overwrite")
             if workers == 2:
                 self.watch(process)
-            self.out, self.err = process.communicate(timeout=60)
+            self.out, self.err = process.communicate(timeout=300)
             assert process.returncode == 0, self.err
             self.seconds[workers] = time.monotonic() - started
 
@@ -141,7 +141,7 @@ def test_kills_before_during_and_after_prepare_are_all_gone_on_with(runs, tmp_pa
         if output.exists():
             xr.open_zarr(output)
     process = runs.start(output, workers=1)
-    assert process.communicate(timeout=60)[0].startswith(f"{output}: complete")
+    assert process.communicate(timeout=300)[0].startswith(f"{output}: complete")
     assert_identical(output, runs.undisturbed)
     assert [p.name for p in tmp_path.iterdir()] == ["r.zarr"]
 
@@ -178,7 +178,7 @@ def test_a_signal_ends_it_in_one_line_and_it_goes_on(runs, tmp_path, workers, nu
     state = scan_state(ResultStore.open(output))
     assert 0 < state.partitions_done < state.partitions
     process = runs.start(output, workers=1)
-    err = process.communicate(timeout=60)[1]
+    err = process.communicate(timeout=300)[1]
     assert f"{state.partitions_done} of {state.partitions} partitions are done" in err
     assert_identical(output, runs.undisturbed)
 
@@ -203,7 +203,7 @@ def test_a_second_signal_ends_it_and_its_workers_at_once(runs, tmp_path, workers
     assert ("stopped at once" in err) != ("interrupted" in err)
     assert verify(ResultStore.open(output)) == []
     process = runs.start(output, workers=1)
-    assert process.communicate(timeout=60)[0].startswith(f"{output}: complete")
+    assert process.communicate(timeout=300)[0].startswith(f"{output}: complete")
     assert_identical(output, runs.undisturbed)
 
 

@@ -233,7 +233,7 @@ def test_one_shard_twice_at_once_and_all_others_beside_it(bench, tmp_path):
     store = run.prepare(bench.config(tmp_path / "r", "joint"))
     processes = [start(tmp_path / "r", index, 2) for index in (0, 0, 1)]
     for process in processes:
-        err = process.communicate(timeout=60)[1]
+        err = process.communicate(timeout=300)[1]
         # One that starts late may find some of its partitions done.
         told = re.sub(r"\d of \d partitions are done\n", "", err)
         assert (process.returncode, told) == (0, "")

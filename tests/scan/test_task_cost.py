@@ -196,7 +196,7 @@ def test_of_several_that_find_nothing_compiled_one_compiles(warmed, monkeypatch,
         warmed.append(of)
         code.touch()
         at_work.set()
-        assert go_on.wait(60)
+        assert go_on.wait(300)
 
     monkeypatch.setattr(compiled, "_warm_up_apart", slow)
     with ThreadPoolExecutor(3) as pool:  # of its own descriptor each, as processes
@@ -204,7 +204,7 @@ def test_of_several_that_find_nothing_compiled_one_compiles(warmed, monkeypatch,
             pool.submit(compiled.compile_kernels, FitOptions(), ModelSize(1000, 1, 1, 0))
             for _ in range(3)
         ]
-        assert at_work.wait(60)
+        assert at_work.wait(300)
         time.sleep(0.3)
         assert not any(one.done() for one in tried)
         go_on.set()

@@ -401,7 +401,7 @@ def test_killed_conversion_goes_on_with_the_same_bytes(
 ):
     monkeypatch.setattr(writer, "PART_VARIANTS", 10)
     bed = make_fileset(copies)
-    ended = subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=300)
     assert ended.returncode == -signal.SIGKILL
     assert not out.exists()
     (left,) = left_beside(out)
@@ -435,7 +435,7 @@ def kill(*arguments):
 writer.put_bytes = kill
 convert([sys.argv[1]], sys.argv[2], chunk_variants=5)
 """
-    ended = subprocess.run([sys.executable, "-c", killed, bed, out], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", killed, bed, out], check=False, timeout=300)
     assert ended.returncode == -signal.SIGKILL
     assert not out.exists()
     convert([bed], out, chunk_variants=5)
@@ -446,7 +446,7 @@ convert([sys.argv[1]], sys.argv[2], chunk_variants=5)
 
 def test_killed_conversion_is_swept_by_another(make_fileset, copies, out):
     bed = make_fileset(copies)
-    subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", KILLED, bed, out], check=False, timeout=300)
     assert len(left_beside(out)) == 1
     bed.touch()  # it may hold something else now
     seen: list[tuple[int, int]] = []
