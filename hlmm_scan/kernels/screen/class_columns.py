@@ -256,7 +256,10 @@ class DosageColumns:
             second = self.plan.squares(genotypes, centre)
         else:
             second = found.own[:, 2, self.like] * self.means
-        one, two = soft_sums(found.called, found.first, second, centre)
+        # Scores are made of these: they are not for single precision.
+        first = found.first.copy()
+        first[:, self.of.own], second[:, self.of.own] = found.own[:, 1], found.own[:, 2]
+        one, two = soft_sums(found.called, first, second, centre)
         # Of 1, g and g² in place of powers of g − ḡ.
         some = soft_sums(everybody, copies, squares, np.zeros(len(called)))
         people = np.column_stack([everybody - some[0] - some[1], *some])
