@@ -71,7 +71,7 @@ def test_waits_double_up_to_a_limit_and_half_of_each_is_chance():
 
 PLACES = {
     "opening genotypes": (opening, "open_dataset"),
-    "reading variants": (GenotypeDataset, "variants"),
+    "reading where variants are": (GenotypeDataset, "loci"),
     "reading genotypes": (GenotypeDataset, "read_block"),
     "opening the store": (ResultStore, "open"),
     "reading null models": (task_module, "read_null_model"),
