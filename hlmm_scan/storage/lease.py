@@ -72,6 +72,16 @@ class Lease:
         OSError
             If the object store fails or refuses.
         """
+        # Before it can be seen: a lease of this process that is not among them counts as left over.
+        _held_here.add(self._content["token"])
+        try:
+            self._take()
+        except BaseException:
+            _held_here.discard(self._content["token"])
+            raise
+        self._thread.start()
+
+    def _take(self) -> None:
         begun = now()
         try:
             self._version = self.path.create(self._text())
@@ -85,8 +95,6 @@ class Lease:
             except FileExistsError:  # somebody else took it over at the same instant
                 raise _held(self.path) from None
         self._renewed = begun
-        _held_here.add(self._content["token"])
-        self._thread.start()
 
     def check(self) -> None:
         """Raise unless the lease is held; to be asked before everything that is written.

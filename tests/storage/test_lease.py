@@ -124,6 +124,20 @@ def test_of_many_that_take_over_one_wins(store, monkeypatch):
         assert sum(pool.map(take, range(6))) == 1
 
 
+def test_what_another_thread_has_just_taken_is_not_left_over(store, monkeypatch):
+    """Between writing a lease and anything after it, another thread may look at it."""
+    create, seen = ObjectPath.create, []
+
+    def created(path, data):
+        version = create(path, data)
+        seen.append(lease._abandoned(path))
+        return version
+
+    monkeypatch.setattr(ObjectPath, "create", created)
+    with held_alone(store):
+        assert seen == [None]
+
+
 def test_a_lease_is_renewed_while_it_is_held(store, monkeypatch):
     quicken(monkeypatch, seconds=2.0, renewal=0.1)
     with held_alone(store) as mine:
