@@ -162,6 +162,11 @@ class GenotypeDataset:
         """Return the index into `contigs` of every variant, shape (m,)."""
         return self._arrays.read("variant_contig").astype(np.int16, copy=False)
 
+    @property
+    def _contig_names(self) -> tuple[str, ...]:
+        """Names that the codes of `variant_contig` are places in."""
+        return self.contigs
+
     def variants(self, start: int, stop: int) -> VariantTable:
         """Return the variant table of variants ``start`` to ``stop`` (exclusive).
 
@@ -183,9 +188,9 @@ class GenotypeDataset:
 
     def loci(self, start: int, stop: int) -> Loci:
         """Return where variants ``start`` to ``stop`` (exclusive) are; raises as `variants`."""
-        contigs = np.array(self.contigs, dtype=object)
+        names = np.array(self._contig_names, dtype=object)
         return Loci(
-            contigs[self._arrays.read("variant_contig", start, stop)],
+            names[self._arrays.read("variant_contig", start, stop)],
             self._arrays.read("variant_position", start, stop).astype(np.int32, copy=False),
         )
 

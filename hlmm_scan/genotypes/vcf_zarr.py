@@ -28,7 +28,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
 from hlmm_scan.genotypes.readers.dosage_fields import Copies, copies_of_variant, probabilities
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
-from hlmm_scan.genotypes.variants import Loci, MoreThanTwoAlleles, StrArray, VariantTable
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTable
 from hlmm_scan.storage import ObjectPath, Place, place
 
 GENOTYPES = "call_genotype"
@@ -162,14 +162,6 @@ class VcfZarrDataset(GenotypeDataset):
             variant_id=self.variant_ids(start, stop),
             other_allele=alleles[:, 0],
             effect_allele=effect,
-        )
-
-    def loci(self, start: int, stop: int) -> Loci:
-        """Return where variants ``start`` to ``stop`` (exclusive) are."""
-        names = np.array(self._contig_names, dtype=object)
-        return Loci(
-            names[self._arrays.read("variant_contig", start, stop)],
-            self._arrays.read("variant_position", start, stop).astype(np.int32),
         )
 
     def variant_ids(self, start: int, stop: int) -> StrArray:

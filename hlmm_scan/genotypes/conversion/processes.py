@@ -110,7 +110,7 @@ class _Child:
     """One process and the pipes to it."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._last_words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(

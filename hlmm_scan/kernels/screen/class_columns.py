@@ -232,15 +232,12 @@ class DosageColumns:
         of = NullColumns.of(null)
         z, v = of.z, of.v
         plan = PowerSumsPlan.of(of.samples, of.columns(), of.own)
-        # V and the density enter nothing with a second power.
-        like, means = (
-            np.repeat([0, 1, 2, 0, 3, 0], [z, z, v, v - 1, 1, 1]),
-            np.zeros(2 * z + 2 * v + 1),
-        )
+        # V and the density enter nothing with a second power, and √w has its own.
+        like = np.repeat([0, 1, 2, 0], [z, z, v, v + 1])
+        means = np.zeros(len(like))
         means[:z] = means[z : 2 * z] = plan.totals[:z] / plan.totals[0]
         of_k = slice(2 * z, 2 * z + v)
         means[of_k] = plan.totals[of_k] / plan.totals[2 * z]
-        means[-2] = 1.0
         return cls(of, plan, means, like)
 
     def sums(self, genotypes: GenotypeBlock, counts: GenotypeCounts) -> ClassColumnSums:

@@ -71,11 +71,6 @@ class PowerSums:
     first: Float
     own: Float
 
-    def take(self, rows: Places) -> PowerSums:
-        """Return those of some variants."""
-        parts = (self.centre, self.called, self.first, self.own)
-        return PowerSums(*(part[rows] for part in parts))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerSumsPlan:
