@@ -73,16 +73,26 @@ def score_design(null: NullModel, left_out: str) -> ScoreDesign:
     return ScoreDesign.of(null, *_null_residuals(null, left_out))
 
 
-def _null_residuals(null: NullModel, left_out: str) -> tuple[Float, Float]:
-    """Return Σ₀⁻¹r₀ and k₀/D₀ − 1 of every person."""
-    fit = null.fits[left_out]
+def _null_residuals(null: NullModel, left_out: str) -> tuple[Float, Float, float]:
+    """Return Σ₀⁻¹r₀ and k₀/D₀ − 1 of every person, and what the sum of the squares of the former is
+    expected to be: the trace of Σ₀⁻¹ less that of its projection on the mean's covariates.
+    """
+    fit, X = null.fits[left_out], null.mean_design
     if null.random_effects is None:
         w = np.exp(-null.variance_design @ fit.beta)
-        r = null.y - null.mean_design @ fit.alpha
-        return w * r, w * r * r - 1
+        r = null.y - X @ fit.alpha
+        SX = X * w[:, None]
+        return w * r, w * r * r - 1, _projected_trace(w, X, SX)
     if null.intercept_only and null.n > limits.WRITTEN_OUT_PEOPLE:
         s, q, _, _ = residuals_and_leverages(null, fit, eigenstructure(null, left_out))
-        return s, q
+        return s, q, np.nan  # variances are alike: it is not looked at
     design = random_screen_design(null, left_out)
     s = design.thin[:, -1]
-    return s, s * s / design.w + design.own
+    SX = design.thin[:, : X.shape[1]]
+    expected = _projected_trace(-design.own * design.w, X, SX)
+    return s, s * s / design.w + design.own, expected
+
+
+def _projected_trace(diagonal: Float, X: Float, SX: Float) -> float:
+    """Return the trace of Σ₀⁻¹ − Σ₀⁻¹X(XᵀΣ₀⁻¹X)⁻¹XᵀΣ₀⁻¹."""
+    return float(diagonal.sum() - np.trace(np.linalg.solve(X.T @ SX, SX.T @ SX)))

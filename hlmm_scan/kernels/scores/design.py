@@ -41,7 +41,9 @@ class ScoreDesign:
     bins : ResidualBins
     freedom : tuple of float
         What scores of the mean and of the variance are multiplied by, for the degrees of freedom
-        that covariates take: the root of (n − c)/(n − 1) and of (n − v)/(n − 1).
+        that covariates take and, with covariates of the variance, for the residuals' own size
+        (math.md §7): the root of (n − c)/(n − 1), or of n·E Σs²/((n − 1)Σs²), and of
+        (n − v)/(n − 1).
     two_valued : bool
         Whether the trait has two values: then its variance is a function of its mean.
     classes : int, default 7
@@ -55,7 +57,7 @@ class ScoreDesign:
     classes: int = CLASSES
 
     @classmethod
-    def of(cls, null: NullModel, s: Float, q: Float) -> ScoreDesign:
+    def of(cls, null: NullModel, s: Float, q: Float, expected: float) -> ScoreDesign:
         """Prepare the tests.
 
         Parameters
@@ -63,12 +65,12 @@ class ScoreDesign:
         null : NullModel
         s, q : ndarray, shape (n,)
             Residuals of the mean, Σ₀⁻¹r₀, and of the variance, k₀/D₀ − 1.
+        expected : float
+            What the null model expects of Σs²; not looked at where all variances are alike.
         """
-        n = null.n
-        freedom = (
-            float(np.sqrt((n - null.mean_design.shape[1]) / (n - 1))),
-            float(np.sqrt((n - null.variance_design.shape[1]) / (n - 1))),
-        )
+        n, c, v = null.n, null.mean_design.shape[1], null.variance_design.shape[1]
+        mean = (n - c) if v == 1 else n * expected / float(s @ s)
+        freedom = float(np.sqrt(mean / (n - 1))), float(np.sqrt((n - v) / (n - 1)))
         return cls(ResidualBins.of(s, q), freedom, null.two_valued, classes_for(s, q))
 
     def tests(self, scores: Float, people: Float, copies: Float) -> ScoreTests:
