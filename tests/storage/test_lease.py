@@ -168,3 +168,20 @@ def test_who_cannot_renew_the_lease_writes_no_more(store, monkeypatch):
         time.sleep(0.6)
         with pytest.raises(InfrastructureError, match="the object store did not answer"):
             mine.check()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock that counts sleep here")
+def test_a_machine_that_slept_through_its_lease_writes_no_more(store, monkeypatch):
+    """While it sleeps, of all clocks of a process only that one goes on."""
+    real, slept = time.clock_gettime, 0.0
+
+    def clock_gettime(clock: int) -> float:
+        return real(clock) + (slept if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+    with held_alone(store) as mine:
+        slept = lease.LEASE_SECONDS - 5
+        mine.check()
+        slept = lease.LEASE_SECONDS + 1
+        with pytest.raises(InfrastructureError, match="run the same command again"):
+            mine.check()
