@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.cohort.table import Table
+from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError
 
 IDS = ("NA", "nan", "007", "7", "1e5", "true", "é", "Ø-1", "x.y", "-9", "a_b", "0", "p'q", "日本")

@@ -20,6 +20,7 @@ RANKS |= {"analysis": 6, "report": 7, "api": 8}
 # Everybody may know these.
 BASE = {
     "called",
+    "children",
     "errors",
     "outputs",
     "packed",

@@ -13,7 +13,7 @@ import zarr
 
 from hlmm_scan.api.genotypes import hard_calls
 from hlmm_scan.cohort.cohort import CohortBuilder
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.config import (
     DEFAULT_MAX_MISSING,
     DEFAULT_MIN_MAC,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 

@@ -15,7 +15,7 @@ from hlmm_scan.cohort.codes import tell_codes
 from hlmm_scan.cohort.condition import Conditioning
 from hlmm_scan.cohort.covariates import CovariateRules, Covariates
 from hlmm_scan.cohort.design import Design, build_design, centre_and_scale
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.cohort.transform import (
     Transform,
     logarithm,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.codes import tell_codes
 from hlmm_scan.cohort.design import centre_and_scale, listed
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.cohort.words import shown
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.samples import SampleIds

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.cohort.columns import named
 from hlmm_scan.cohort.grammar import Missing
-from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, StrArray, Table
+from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, StrArray, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.cohort.words import shown
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds

@@ -21,7 +21,8 @@ from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
-from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.cohort.table import Table
+from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.chromosomes import X, chromosome, is_autosome
 from hlmm_scan.genotypes.samples import SampleIds

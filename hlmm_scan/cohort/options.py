@@ -18,7 +18,7 @@ from hlmm_scan.cohort.covariates import (
     parse_references,
 )
 from hlmm_scan.cohort.people import read_people, restrictions
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.cohort.transform import RankOf, Transform
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.grammar import split_line
-from hlmm_scan.cohort.tables import FAMILY, INDIVIDUAL, read_text, separator_of
+from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL
+from hlmm_scan.cohort.tables import read_text, separator_of
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.shown import one_line

@@ -14,7 +14,8 @@ from typing import Any
 from hlmm_scan.cohort.columns import chosen
 from hlmm_scan.cohort.design import listed
 from hlmm_scan.cohort.frames import table_of
-from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.cohort.table import Table
+from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.cohort.words import shown
 from hlmm_scan.errors import InputError, nearest
 

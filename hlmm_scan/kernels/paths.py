@@ -24,7 +24,8 @@ from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.exact.fit import fit_exact
 from hlmm_scan.kernels.exact.gram_fit import GramBasis, fit_grams
 from hlmm_scan.kernels.joint import interaction
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint, fit_tiles
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint, fit_tiles
 from hlmm_scan.kernels.joint.interaction import InteractionDesign, fit_interaction
 from hlmm_scan.kernels.newton_step import fit as newton_step
 from hlmm_scan.kernels.newton_step.design import NewtonDesign

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import hlmm_scan
+from hlmm_scan.children import environment
 from hlmm_scan.genotypes import packing
 from hlmm_scan.kernels import warm_up
 from hlmm_scan.kernels.block import FitOptions
@@ -89,9 +89,6 @@ def _warm_up_apart(options: FitOptions, size: ModelSize) -> None:
     What this process has compiled or loaded before, numba would not write again, though the folder
     has been emptied since; and compiling takes memory that is never given back.
     """
-    path = os.pathsep.join(
-        filter(None, (str(Path(hlmm_scan.__file__).parents[1]), os.environ.get("PYTHONPATH")))
-    )
     said = [json.dumps(asdict(of)) for of in (options, size)]
     try:
         subprocess.run(
@@ -100,7 +97,7 @@ def _warm_up_apart(options: FitOptions, size: ModelSize) -> None:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment(),
         )
     except (OSError, subprocess.CalledProcessError) as error:
         # Then here, whatever the reason: a fault of ours shows with its cause.

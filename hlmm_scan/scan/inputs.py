@@ -20,7 +20,7 @@ from hlmm_scan.cohort.offsets import OffsetSource, Units, Use, load_offsets
 from hlmm_scan.cohort.options import CohortOptions, read_options
 from hlmm_scan.cohort.sex import Sex, sex_of
 from hlmm_scan.cohort.study import AtHand, StudyColumns, read_study
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.config.covariates import Covariates
 from hlmm_scan.config.people import People

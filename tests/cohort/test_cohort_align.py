@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.tables import Table
+from hlmm_scan.cohort.table import Table
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 

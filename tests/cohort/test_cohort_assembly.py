@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hlmm_scan.cohort.cohort import REASONS, CohortBuilder, assemble
-from hlmm_scan.cohort.tables import Table, read_table
+from hlmm_scan.cohort.table import Table
+from hlmm_scan.cohort.tables import read_table
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.samples import SampleIds
 

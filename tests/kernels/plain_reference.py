@@ -9,7 +9,8 @@ from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.classes.fit import class_sums, fit_class_sums
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.models import HLM, HLMM, Fit
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status

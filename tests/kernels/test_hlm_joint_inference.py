@@ -11,7 +11,8 @@ from test_hlm_scoring import CASES, cohort
 
 from hlmm_scan.genotypes.packing import pack
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.scoring import report as hlm_scoring_report
 from hlmm_scan.kernels.scoring.tile import PackedCalls
 from hlmm_scan.models.hlm import HLM

@@ -9,7 +9,8 @@ import pytest
 from by_chromosome import fit_scoring
 
 from hlmm_scan.kernels.estimates import Estimates, Inference
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.scoring import fit as hlm_scoring
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.fit import work_bytes

@@ -21,7 +21,8 @@ from screened_cohorts import (
 from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.screen import fit as hlm_screen
 from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
 from hlmm_scan.kernels.screen.plain import fit_screen_plain

@@ -25,7 +25,8 @@ from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.joint.fit import JointDesign, fit_joint
+from hlmm_scan.kernels.joint.design import JointDesign
+from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.newton_step import fit as newton_step
 from hlmm_scan.kernels.newton_step.design import NewtonDesign, whitening
 from hlmm_scan.kernels.newton_step.fit import fit_newton_step

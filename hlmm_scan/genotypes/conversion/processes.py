@@ -18,9 +18,9 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any
 
+from hlmm_scan.children import environment
 from hlmm_scan.errors import HlmmScanError, InfrastructureError, InputError
 from hlmm_scan.genotypes.conversion.parts import Part, PartRecord, convert_part
 
@@ -110,15 +110,13 @@ class _Child:
     """One process and the pipes to it."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[3])
-        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self._last_words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._last_words,
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+            env=environment(_ONE_THREAD),
             # Ctrl-C is for the parent to act on.
             start_new_session=True,
         )

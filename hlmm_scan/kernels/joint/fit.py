@@ -6,9 +6,6 @@ Quadratic in the number of covariates, exact, and what the fast kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,53 +13,15 @@ from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import RESTRICTIONS, likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, put_covariances
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.joint.newton import Block, maximise, pairs, solve, symmetric
 from hlmm_scan.kernels.limits import COLLINEAR
-from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
 
 Float = NDArray[np.float64]
 
-PEOPLE_PER_STRIP = 2048
-"""Sums over people are accumulated strip by strip: a fixed order, and strips stay in cache."""
-
 TILE = 16
 """Variants that are fitted abreast, where there are many."""
-
-
-@dataclass(frozen=True)
-class JointDesign:
-    """The parts of the null model the block fit needs, with the products that repeat.
-
-    Attributes
-    ----------
-    y : ndarray, shape (n,)
-    X, V : ndarray, shapes (n, c) and (n, v)
-        Standardised covariates, intercept first.
-    alpha, beta : ndarray, shapes (c,) and (v,)
-        The null fit, where every variant starts.
-    moments : tuple of float, default those of the normal distribution
-        Third and fourth moment of the null residuals, for the studentised covariance.
-    """
-
-    y: Float
-    X: Float
-    V: Float
-    alpha: Float
-    beta: Float
-    moments: tuple[float, float] = (0.0, 3.0)
-
-    @classmethod
-    def of(cls, null: NullModel) -> JointDesign:
-        """Take the parts of a null model without random effects."""
-        fit = null.fits[ALL_RANDOM_EFFECTS]
-        X, V = null.mean_design, null.variance_design
-        return cls(null.y, X, V, fit.alpha, fit.beta, fit.moments)
-
-    def strips(self) -> Iterator[slice]:
-        """Yield the slices of people over which sums are accumulated."""
-        for start in range(0, len(self.y), PEOPLE_PER_STRIP):
-            yield slice(start, start + PEOPLE_PER_STRIP)
 
 
 def _gram(design: JointDesign, columns: Float, g: Float, called: Float) -> Float:

@@ -17,7 +17,7 @@ from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import Fitted, covariances
-from hlmm_scan.kernels.joint.fit import JointDesign
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.joint.newton import Block, Sums, maximise, pairs, solve, symmetric
 from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.null.model import NullModel

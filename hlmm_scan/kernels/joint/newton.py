@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.limits import ACCEPTED, CONVEX, FLOOR, MAX_STEP, SINGULAR
 from hlmm_scan.schema import Status
-
-if TYPE_CHECKING:
-    from hlmm_scan.kernels.joint.fit import JointDesign
 
 Float = NDArray[np.float64]
 
@@ -216,7 +213,7 @@ def _newton_step(sums: Sums, expected_bb: Float) -> Float:
     return step[:, :, 0]
 
 
-Evaluate = Callable[["JointDesign", Block, Float], Sums]
+Evaluate = Callable[[JointDesign, Block, Float], Sums]
 """Profiles −2 log L at b, (m, v+1), for the m variants of a block."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.joint.fit import JointDesign
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.limits import CONVEX_NULL
 from hlmm_scan.kernels.scoring.sweep import Columns
 

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.kernels.covariances import likelihood_ratios, put_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.joint.fit import TILE as PLAIN_TILE
-from hlmm_scan.kernels.joint.fit import JointDesign
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.fits import REJECTED, Fits
 from hlmm_scan.kernels.scoring.report import log_likelihood, project, report, sandwich

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.kernels.joint.fit import JointDesign
+from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.scoring.lanes import (
     PROJECTED_SUMS,
     SUMS,
