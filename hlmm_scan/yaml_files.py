@@ -83,6 +83,17 @@ def read_yaml(path: Path) -> list[Any]:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: Path) -> list[Any]:
+    """Return the documents of YAML text; `path` is for messages.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_yaml`.
+    """
     if len(content) > MOST_BYTES:
         raise InputError(f"{path}: longer than {MOST_BYTES >> 20} MiB: this is no configuration")
     loader = None

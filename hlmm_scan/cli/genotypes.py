@@ -45,8 +45,9 @@ def convert(
 ) -> None:
     """Convert genotype files to a Zarr genotype dataset.
 
-    IN: PLINK .bed, .bgen, .pgen, .vcf, .vcf.gz, .bcf, or VCF-Zarr stores; one, or one per
-    chromosome. A conversion that was killed goes on when the same command is given again.
+    IN: PLINK .bed, .bgen, .pgen, .vcf, .vcf.gz, .bcf, VCF-Zarr stores or crosses of R/qtl2 (.zip);
+    one, or one per chromosome. A conversion that was killed goes on when the same command is given
+    again.
     """
     from hlmm_scan.api.genotypes import convert as run_convert
     from hlmm_scan.genotypes.dataset import summary

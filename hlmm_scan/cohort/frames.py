@@ -1,6 +1,7 @@
-"""Tables that are not text: data frames and labelled arrays in memory, Parquet, Zarr and netCDF.
+"""Tables that are no single text: data frames and labelled arrays in memory, Parquet, Zarr, netCDF.
 
-They mean what a text table of the same cells means, and numbers pass through no text.
+They mean what a text table of the same cells means, and numbers pass through no text. The table of
+a cross in R/qtl2's format has the columns of its phenotypes, then those of its covariates.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from hlmm_scan.cohort.grammar import Missing
 from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, StrArray, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.readers.cross_files import EXTENSIONS as CROSS_EXTENSIONS
+from hlmm_scan.genotypes.readers.cross_files import CrossFiles
 
 SAMPLES = "samples"
 """Dimension of people in labelled arrays, as sgkit names it."""
@@ -33,7 +36,7 @@ def is_labelled(data: Any) -> bool:
 
 
 def read_frame(path: Path, **options: Any) -> Table:
-    """Read a .parquet, .zarr or .nc file as a table.
+    """Read a .parquet, .zarr or .nc file, or an R/qtl2 cross, as a table.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ def read_frame(path: Path, **options: Any) -> Table:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if path.suffix in CROSS_EXTENSIONS:
+        return table_of(_frame_of_cross(path, options.get("only")), str(path), **options)
     try:
         if path.suffix == ".parquet":
             return _table_of_parquet(path, **options)
@@ -156,6 +161,39 @@ def table_of(
     return Table(
         Path(name), family, individual, names, values, digest.hexdigest(), levels, unread, faults
     )
+
+
+def _frame_of_cross(path: Path, only: Collection[str] | None) -> pd.DataFrame:
+    """Return phenotypes and covariates of a cross; columns that nobody asked for are empty."""
+    files = CrossFiles(path)
+    parts = []
+    for sheet in (*files.sheets("pheno"), *files.sheets("covar")):
+        wanted = set(sheet.columns if only is None else named(only, sheet.columns))
+        people = [person for _, person, _ in sheet.rows]
+        again = pd.Index(people).duplicated()
+        if again.any():
+            line, who, _ = sheet.rows[int(again.argmax())]
+            raise InputError(f"{sheet.path}, line {line}: '{shown(who)}' stands twice")
+        columns = [
+            _cells([cells[k] for _, _, cells in sheet.rows], files.missing)
+            if name in wanted
+            else np.full(len(people), np.nan)
+            for k, name in enumerate(sheet.columns)
+        ]
+        part = pd.DataFrame(dict(enumerate(columns)), index=pd.Index(people, name="IID"))
+        parts.append(part.set_axis(list(sheet.columns), axis=1))
+    if not parts:
+        raise InputError(f"{path}: the cross has neither phenotypes nor covariates")
+    return pd.concat(parts, axis=1)
+
+
+def _cells(texts: list[str], missing: Collection[str]) -> Any:
+    """Return a column: of numbers if all cells are."""
+    numbers = np.array([np.nan if text in missing else number(text) for text in texts])
+    there = np.array([text not in missing for text in texts])
+    if not np.isnan(numbers[there]).any():
+        return numbers
+    return np.array([text if text not in missing else None for text in texts], object)
 
 
 def _people(frame: pd.DataFrame, name: str) -> tuple[StrArray | None, StrArray, pd.DataFrame]:

@@ -21,6 +21,7 @@ from hlmm_scan.cohort.grammar import Layout, Missing, split_line
 from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, StrArray, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.readers.cross_files import EXTENSIONS as CROSS_EXTENSIONS
 from hlmm_scan.packed import unpacked
 
 _FAULTS_TOLD = 5
@@ -45,7 +46,8 @@ def read_table(
     decides), with a header ``FID IID name…`` or ``IID name…`` (also ``#FID``, ``#IID``; any
     case). Without a header the columns are FID, IID and the values, named ``phenotype_1`` and
     on. Fields may stand in double quotation marks; blank lines are skipped. Files named .parquet,
-    .zarr or .nc are read as :mod:`~hlmm_scan.cohort.frames` says.
+    .zarr or .nc, and crosses of R/qtl2 (.zip, .yaml, .json), are read as
+    :mod:`~hlmm_scan.cohort.frames` says.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ def read_table(
         of the body are told together.
     """
     path = Path(path)
-    if path.suffix in (".parquet", ".zarr", ".nc"):
+    if path.suffix in (".parquet", ".zarr", ".nc", *CROSS_EXTENSIONS):
         from hlmm_scan.cohort.frames import read_frame
 
         return read_frame(

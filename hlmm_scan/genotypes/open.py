@@ -12,6 +12,8 @@ from hlmm_scan.genotypes.blocks import FINEST
 from hlmm_scan.genotypes.dataset import KIND, GenotypeDataset, mark_of
 from hlmm_scan.genotypes.joined import Genotypes, JoinedGenotypes
 from hlmm_scan.genotypes.readers.bgen import BgenFile, EffectAllele
+from hlmm_scan.genotypes.readers.cross import Cross
+from hlmm_scan.genotypes.readers.cross_files import EXTENSIONS as CROSS_EXTENSIONS
 from hlmm_scan.genotypes.readers.pgen import PgenFileset
 from hlmm_scan.genotypes.readers.plink import PlinkFileset
 from hlmm_scan.genotypes.readers.source import Source
@@ -22,7 +24,7 @@ from hlmm_scan.storage import Place, place
 
 VCF_EXTENSIONS = (".vcf", ".vcf.gz", ".vcf.bgz", ".bcf")
 ZARR_EXTENSIONS = (".vcz", ".zarr")
-KINDS = "PLINK .bed, BGEN, PGEN, VCF, BCF and VCF-Zarr"
+KINDS = "PLINK .bed, BGEN, PGEN, VCF, BCF, VCF-Zarr and crosses of R/qtl2 (.zip, .yaml, .json)"
 
 
 def open_genotypes(paths: Sequence[Place | str]) -> Genotypes:
@@ -112,6 +114,8 @@ def open_source(path: Path, options: SourceOptions) -> Source:
         return PgenFileset.open(path)
     if name.endswith(VCF_EXTENSIONS):
         return VcfFile.open(path)
+    if name.endswith(CROSS_EXTENSIONS):
+        return Cross.open(path)
     return PlinkFileset.open(path)
 
 
@@ -124,7 +128,8 @@ def file_meant(source: Path) -> Path:
         If it is no genotype file, or goes with one.
     """
     name = source.name.lower()
-    if name.endswith((".bed", ".bgen", ".pgen", *VCF_EXTENSIONS, *ZARR_EXTENSIONS)):
+    files = (".bed", ".bgen", ".pgen", *VCF_EXTENSIONS, *CROSS_EXTENSIONS)
+    if name.endswith((*files, *ZARR_EXTENSIONS)):
         return source
     for main, beside in (
         (".bed", (".bim", ".fam")),
