@@ -211,7 +211,7 @@ def _checked(
         if effect not in columns:
             continue
         unknown = np.isnan(of[effect]) | np.isnan(of[f"{effect}_se"])
-        for name in (effect, f"{effect}_se", f"{effect}_neg_log10_p"):
+        for name in (effect, f"{effect}_se", f"{effect}_se_robust", f"{effect}_neg_log10_p"):
             of[name][unknown] = np.nan
     drop("without an estimate", np.isnan(of["add"]) & np.isnan(of["var"]))
     effect_allele, other_allele = columns["effect_allele"], columns["other_allele"]
@@ -236,17 +236,17 @@ def _checked(
     for effect in ("add", "var"):
         se, p = of[f"{effect}_se"], of[f"{effect}_neg_log10_p"]
         refuse(effect, np.isinf(of[effect]), "not finite")
-        refuse(f"{effect}_se", (se <= 0) | np.isinf(se), "not a standard error")
+        for name in (f"{effect}_se", f"{effect}_se_robust"):
+            refuse(name, (of[name] <= 0) | np.isinf(of[name]), "not a standard error")
         refuse(f"{effect}_neg_log10_p", (p < 0) | np.isinf(p), "not −log10 of a p-value")
         if effect in columns and f"{effect}_neg_log10_p" not in columns:
             p[:] = wald_neg_log10_p(of[effect], se)
     joint = of["av_neg_log10_p"]
     refuse("av_neg_log10_p", (joint < 0) | np.isinf(joint), "not −log10 of a p-value")
-    covariance = of["add_var_cov"]
-    with np.errstate(invalid="ignore"):
-        beyond = ~(np.abs(covariance) < of["add_se"] * of["var_se"])
-    refuse("add_var_cov", beyond & np.isfinite(covariance) & np.isfinite(of["add_se"])
-           & np.isfinite(of["var_se"]), "more than the standard errors allow")  # fmt: skip
+    for suffix in ("", "_robust"):
+        covariance, most = of[f"add_var_cov{suffix}"], of[f"add_se{suffix}"] * of[f"var_se{suffix}"]
+        beyond = np.isfinite(covariance) & np.isfinite(most) & ~(np.abs(covariance) < most)
+        refuse(f"add_var_cov{suffix}", beyond, "more than the standard errors allow")
     info = of["info"]
     refuse("info", (info < 0) | np.isinf(info), "not an imputation info")
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
+from hlmm_scan.meta.pool import FIELDS
 from hlmm_scan.meta.rows import ROWS_AT_ONCE, Columns, Source
 from hlmm_scan.results.export_chromosomes import autosomes_said
 from hlmm_scan.results.null_summary import trait_shape
@@ -17,12 +18,6 @@ from hlmm_scan.results.publish import is_published
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.schema import Status
 from hlmm_scan.shown import listed_names
-
-_NUMBERS = (
-    *("n", "effect_allele_frequency", "info", "add", "add_se", "var", "var_se", "add_var_cov"),
-    *("add_neg_log10_p", "var_neg_log10_p", "av_neg_log10_p", "test_flags"),
-)
-_ROBUST = ("add_se", "var_se", "add_var_cov")
 
 
 def store_source(name: str, store: ResultStore, phenotype: str) -> Source:
@@ -54,9 +49,7 @@ def store_source(name: str, store: ResultStore, phenotype: str) -> Source:
         )
     attributes = store.attributes
     stored = {v.name for v in store.variables}
-    robust = all(f"{v}_robust" in stored for v in _ROBUST)
-    columns = {v: f"{v}_robust" if robust and v in _ROBUST else v for v in _NUMBERS}
-    columns = {v: variable for v, variable in columns.items() if variable in stored}
+    columns = [name for name in FIELDS if name in stored]
     run = f"{attributes.get('run_id', '')}, {known[0]}"
     return Source(
         name,
@@ -70,7 +63,6 @@ def store_source(name: str, store: ResultStore, phenotype: str) -> Source:
             "phenotype": known[0],
             "run_id": str(attributes.get("run_id", "")),
             "digest": _digest(store),
-            "errors": "by the residuals' third and fourth moments" if robust else "the model's",
         },
         lambda: _read(store, store.phenotypes.index(known[0]), columns),
         store.being_read,
@@ -89,17 +81,15 @@ def _digest(store: ResultStore) -> str:
 
 
 def _read(
-    store: ResultStore, phenotype: int, variables: dict[str, str]
+    store: ResultStore, phenotype: int, variables: list[str]
 ) -> Iterator[tuple[Columns, Callable[[int], str]]]:
     n_variants, chunk = store.array("status").shape[1], store.array("status").chunks[1]
     step = -(-ROWS_AT_ONCE // chunk) * chunk
     for start in range(0, n_variants, step):
         rows = slice(start, min(start + step, n_variants))
-        read = store.read_partition(
-            phenotype, rows.start, rows.stop, [*variables.values(), "status"]
-        )
+        read = store.read_partition(phenotype, rows.start, rows.stop, [*variables, "status"])
         status = read["status"]
-        columns: dict[str, NDArray[np.generic]] = {v: read[s] for v, s in variables.items()}
+        columns: dict[str, NDArray[np.generic]] = {v: read[v] for v in variables}
         columns["trusted"] = (status > Status.PENDING) & (status < Status.NOT_CONVERGED)
         for name in ("contig", "effect_allele", "other_allele"):
             columns[name] = np.asarray(store.array(name)[rows]).astype(object)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import MT
+from hlmm_scan.meta.pool import FIELDS
 from hlmm_scan.meta.rows import ROWS_AT_ONCE, Columns, Source
 from hlmm_scan.meta.text import TextColumns, file_digest
 from hlmm_scan.models.inference import wald_neg_log10_p
@@ -21,11 +22,6 @@ from hlmm_scan.schema import Status
 from hlmm_scan.shown import listed_names, quoted
 
 _PLACE = ("contig", "position", "effect_allele", "other_allele")
-_OURS = (
-    *("phenotype", "variant_id", "status", "info", "test_flags"),
-    *("add", "add_se", "add_neg_log10_p", "var", "var_se", "var_neg_log10_p", "add_var_cov"),
-    *("av_neg_log10_p", "add_se_robust", "var_se_robust", "add_var_cov_robust"),
-)
 _NEEDED = (*_PLACE, "n", "effect_allele_frequency")
 _SSF = {
     "chromosome": "contig",
@@ -92,7 +88,9 @@ def table_source(name: str, path: Path, phenotype: str) -> Source:
         if "n" not in names and people is None:
             missing.append("n (or samples: sample_size in its -meta.yaml)")
     else:
-        columns = {n: n for n in (*_NEEDED, *_OURS) if n in names}
+        columns = {
+            n: n for n in (*_NEEDED, "phenotype", "variant_id", "status", *FIELDS[2:]) if n in names
+        }
         missing = [n for n in _NEEDED if n not in names]
         if not any({e, f"{e}_se"} <= set(names) for e in ("add", "var")):
             missing.append("add and add_se, or var and var_se")
@@ -125,7 +123,7 @@ def table_source(name: str, path: Path, phenotype: str) -> Source:
 
 
 def _of_phenotype(blocks: Blocks, wanted: str, source: Source) -> Blocks:
-    """Take the rows of one phenotype, with the studentised errors where there are any."""
+    """Take the rows of one phenotype."""
     seen: set[str] = set()
     for columns, where in blocks:
         columns = dict(columns)
@@ -141,9 +139,6 @@ def _of_phenotype(blocks: Blocks, wanted: str, source: Source) -> Blocks:
             source.phenotype = wanted or next(iter(seen), "")
             del columns["phenotype"]
         columns = {name: values[rows] for name, values in columns.items()}
-        if all(f"{name}_robust" in columns for name in ("add_se", "var_se", "add_var_cov")):
-            for name in ("add_se", "var_se", "add_var_cov"):
-                columns[name] = columns.pop(f"{name}_robust")
         status = columns.pop("status", None)
         if status is not None:
             labels = status.astype(str)
