@@ -61,11 +61,8 @@ def pool(cohorts: Mapping[str, Float], which: Iterable[int]) -> dict[str, Float]
         out["effect_allele_frequency"] = frequency / out["n"]
         out |= _effects(c)
         out |= _tests(c)
-        for name, effects, errors in (
-            ("add", c["add"], c["add_se"]),
-            ("var", c["var"], c["var_se"]),
-        ):
-            out |= _heterogeneity(name, *_one_effect(effects, errors))
+        for name, variances in zip(("add", "var"), _variances(c)[:2], strict=True):
+            out |= _heterogeneity(name, *_one_effect(c[name], variances))
     out["test_flags"] = _flags(c, there)
     return out
 

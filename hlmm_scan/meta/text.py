@@ -115,7 +115,7 @@ class TextColumns:
         try:
             frame = pd.read_csv(
                 io.StringIO(text), dtype=kinds, na_values=dict.fromkeys(numbers, _MISSING),
-                float_precision="round_trip", **options,
+                **options,
             )  # fmt: skip
         except (ValueError, OverflowError) as error:
             raise self._bad_cell(text, line, numbers, options) from error
@@ -171,10 +171,9 @@ class TextColumns:
             raise InputError(f"{self._path}, line {at}: not text in UTF-8") from None
 
     def _open(self) -> IO[bytes]:
-        file = self._path.open("rb")
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file
+        with self._path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return cast(IO[bytes], gzip.open(self._path)) if packed else self._path.open("rb")
 
 
 class _reading:
