@@ -32,6 +32,7 @@ PUBLIC = [
     "fit_null",
     "fit_variants",
     "hits",
+    "meta",
     "open_genotypes",
     "open_results",
     "report",

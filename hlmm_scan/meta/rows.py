@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +25,8 @@ Columns = Mapping[str, NDArray[Any]]
 
 ROWS_AT_ONCE = 65_536
 _LETTERED, _OTHERS = 1 << 20, 1 << 30
+_NOWHERE = ("", "0", "NA", ".")
+_NO_ALLELE = ("", ".", "NA")
 _RANK = 32  # bits of a place that hold the position
 
 
@@ -215,6 +217,7 @@ def _checked(
             of[name][unknown] = np.nan
     drop("without an estimate", np.isnan(of["add"]) & np.isnan(of["var"]))
     effect_allele, other_allele = columns["effect_allele"], columns["other_allele"]
+    drop("without a chromosome", _none(columns["contig"], _NOWHERE))
     drop("without alleles", _none(effect_allele) | _none(other_allele))
     position = np.asarray(columns["position"])
     drop("without a position", np.isnan(position) if position.dtype.kind == "f" else position < 1)
@@ -263,5 +266,7 @@ def _checked(
     )
 
 
-def _none(alleles: NDArray[np.object_]) -> NDArray[np.bool_]:
-    return np.asarray((alleles == "") | (alleles == ".") | (alleles == "NA"))
+def _none(texts: NDArray[np.object_], words: Sequence[str] = _NO_ALLELE) -> NDArray[np.bool_]:
+    """Return where a column says nothing."""
+    at, different = pd.factorize(texts)
+    return np.array([str(text) in words for text in different], np.bool_)[at]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.meta.cohorts import common_autosomes, common_scale, open_cohorts
 from hlmm_scan.meta.merging import windows
-from hlmm_scan.meta.rows import Chromosomes, Source, UnsortedError
+from hlmm_scan.meta.rows import Chromosomes, Rows, Source, UnsortedError
 from hlmm_scan.meta.sorting import sorted_rows
 from hlmm_scan.meta.writing import Pooling, Writer
 from hlmm_scan.results.in_use import being_changed
@@ -20,6 +21,9 @@ from hlmm_scan.staging import refuse_link, staged_store, stands
 from hlmm_scan.storage import Place
 
 logger = logging.getLogger(__name__)
+
+_READERS = 2
+"""Threads that read and check the next rows while others are pooled."""
 
 
 def pool_cohorts(
@@ -91,10 +95,11 @@ def _pooled(
         unfinished = stack.enter_context(
             staged_store(output, replace=overwrite, held=being_changed)
         )
+        reading = stack.enter_context(ThreadPoolExecutor(_READERS))
         streams = [
             stack.enter_context(sorted_rows(source.rows(chromosomes)))
             if k in unsorted
-            else source.rows(chromosomes)
+            else _ahead(source.rows(chromosomes), reading)
             for k, source in enumerate(sources)
         ]
         writer = Writer(unfinished, sources, how, scale, chromosomes)
@@ -106,3 +111,11 @@ def _pooled(
                 progress(done, max(done, progress.total))
         writer.finish()
     return ResultStore.open(output)
+
+
+def _ahead(rows: Iterator[Rows], reading: Executor) -> Iterator[Rows]:
+    """Yield the same, the next ones being read meanwhile."""
+    coming = reading.submit(next, rows, None)
+    while (here := coming.result()) is not None:
+        coming = reading.submit(next, rows, None)
+        yield here

@@ -112,6 +112,8 @@ class TextColumns:
             "skip_blank_lines": False,
             "engine": "c",
         }
+        if tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1):
+            options["float_precision"] = "round_trip"  # later versions always round correctly
         try:
             frame = pd.read_csv(
                 io.StringIO(text), dtype=kinds, na_values=dict.fromkeys(numbers, _MISSING),

@@ -215,7 +215,9 @@ class Writer:
         for number in range(len(self._pools)):
             values = {v.name: whole[f"{v.name} {number}"][:rows] for v in store.variables}
             digest = store.write_partition(number, start, start + rows, values)
-            statuses = Counter(Status(int(s)).label for s in values["status"])
+            codes, n_each = np.unique(values["status"], return_counts=True)
+            labels = [Status(int(code)).label for code in codes]
+            statuses = Counter(dict(zip(labels, map(int, n_each), strict=True)))
             self._statuses += statuses
             self._records.append(
                 PartitionRecord(

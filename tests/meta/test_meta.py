@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
+import made_cohorts as by_hand
 import numpy as np
 import pandas as pd
 import pytest
-import tables as by_hand
 import xarray as xr
 
 import hlmm_scan as hs
