@@ -59,7 +59,9 @@ def meta(
 
     Examples
     --------
-    >>> pooled = hs.meta(["results.zarr", "other.zarr"], "pooled.zarr", same_strand=True)
+    >>> hs.export("results.zarr", "other.tsv")  # for want of another cohort
+    72
+    >>> pooled = hs.meta(["results.zarr", "other.tsv"], "pooled.zarr", same_strand=True)
     >>> int(pooled.dataset["n_cohorts"].max())
     2
     """

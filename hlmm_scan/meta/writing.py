@@ -285,7 +285,7 @@ class Writer:
                 "scale": source.scale,
                 "residual_sd": spread,
                 **source.about,
-                "rows": dict(source.counts),
+                "rows": {reason: n for reason, n in source.counts.items() if n},
             }
             for source, people, spread in zip(
                 self._sources, self._people, self._residual_sd, strict=True
