@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hlmm_scan.api.arrays import fit_null, fit_variants
     from hlmm_scan.api.genotypes import convert, open_genotypes
+    from hlmm_scan.api.pooling import meta
     from hlmm_scan.api.results import (
         calibration,
         dispersion,
@@ -51,6 +52,7 @@ __all__ = [
     "fit_null",
     "fit_variants",
     "hits",
+    "meta",
     "open_genotypes",
     "open_results",
     "report",
@@ -67,6 +69,7 @@ _WHERE = {
     **dict.fromkeys(("convert", "open_genotypes"), "api.genotypes"),
     **dict.fromkeys(("calibration", "dispersion", "export", "hits"), "api.results"),
     **dict.fromkeys(("open_results", "report"), "api.results"),
+    "meta": "api.pooling",
     "scan": "api.scanning",
 }
 

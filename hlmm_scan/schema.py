@@ -41,6 +41,9 @@ class Status(IntEnum):
     HIGH_MISSING = 13
     LOW_INFO = 14
     HWE = 15
+    STRAND_UNKNOWN = 16
+    FREQUENCIES_DIFFER = 17
+    NO_COHORT = 18
     TASK_FAILED = 20
 
     @property
@@ -283,6 +286,30 @@ HAPLOID_RESULTS: tuple[Variable, ...] = (
     ),
 )
 
+
+def _heterogeneity(name: str, of: str) -> tuple[Variable, ...]:
+    return (
+        Variable(f"q_{name}", _TEST, "float64", "", f"Cochran's Q of {of} between cohorts"),
+        Variable(f"i2_{name}", _TEST, "float64", "", "Share of that Q beyond chance (I²)"),
+        Variable(f"q_{name}_neg_log10_p", _TEST, "float64", _P, "χ² test of that Q"),
+    )
+
+
+POOLED_RESULTS: tuple[Variable, ...] = (
+    Variable("n_cohorts", _TEST, "int32", "cohorts", "Cohorts pooled"),
+    Variable(
+        "direction",
+        _TEST,
+        "str",
+        "",
+        "Signs of add in the cohorts, a slash, those of var; ? where a cohort knows none",
+    ),
+    *_heterogeneity("add", "add"),
+    *_heterogeneity("var", "var"),
+    *_heterogeneity("av", "both effects with their covariance"),
+)
+"""What a meta-analysis has beside the variables of a scan."""
+
 GENOTYPES: tuple[Variable, ...] = (
     Variable("variant_contig", ("variants",), "int16", "", "Index into contig_id"),
     Variable("variant_position", ("variants",), "int32", "base pairs", "1-based position"),
@@ -386,14 +413,36 @@ def result_variables(
     return tuple(replace(v, unit=v.unit.replace(TRAIT_UNIT, trait_unit)) for v in variables)
 
 
-ALL_RESULTS = result_variables(
-    random_effects=True,
-    sandwich=True,
-    likelihood_ratio=True,
-    info=True,
-    hwe=True,
-    haploid=True,
-    interaction=True,
+_POOLED = (
+    *("n", "effect_allele_frequency", "add", "add_se", "add_neg_log10_p"),
+    *("var", "var_se", "var_neg_log10_p", "add_var_cov", "av_neg_log10_p"),
+    *("test_flags", "status"),
+)
+
+
+def pooled_variables(trait_unit: str = TRAIT_UNIT) -> tuple[Variable, ...]:
+    """Variables of a meta-analysis over (phenotype, variant).
+
+    Parameters
+    ----------
+    trait_unit : str, default "phenotype units"
+        Unit of the phenotypes as analysed.
+    """
+    variables = (*(v for v in RESULTS if v.name in _POOLED), *POOLED_RESULTS)
+    return tuple(replace(v, unit=v.unit.replace(TRAIT_UNIT, trait_unit)) for v in variables)
+
+
+ALL_RESULTS = (
+    *result_variables(
+        random_effects=True,
+        sandwich=True,
+        likelihood_ratio=True,
+        info=True,
+        hwe=True,
+        haploid=True,
+        interaction=True,
+    ),
+    *POOLED_RESULTS,
 )
 
 

@@ -32,6 +32,7 @@ PUBLIC = [
     "fit_null",
     "fit_variants",
     "hits",
+    "meta",
     "open_genotypes",
     "open_results",
     "report",
@@ -433,7 +434,13 @@ def test_the_examples_of_docstrings_run(documented, monkeypatch) -> None:
     }
     finder = doctest.DocTestFinder(recurse=True)
     tried = []
-    for name in ("genotypes", "scanning", "results", "arrays"):  # the scan before its results
+    for name in (
+        "genotypes",
+        "scanning",
+        "results",
+        "arrays",
+        "pooling",
+    ):  # the scan before its results
         module = importlib.import_module(f"hlmm_scan.api.{name}")
         for test in finder.find(module, extraglobs=known):
             told = []

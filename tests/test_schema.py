@@ -37,6 +37,9 @@ def test_status_codes_are_the_published_ones():
         "high_missing": 13,
         "low_info": 14,
         "hwe": 15,
+        "strand_unknown": 16,
+        "frequencies_differ": 17,
+        "no_cohort": 18,
         "task_failed": 20,
     }
 

@@ -79,12 +79,16 @@ class Calibration:
         return {
             "phenotype": self.phenotype,
             "people": self.people,
-            "trait_skewness": self.trait_skewness,
-            "trait_excess_kurtosis": self.trait_excess_kurtosis,
+            "trait_skewness": _or_none(self.trait_skewness),
+            "trait_excess_kurtosis": _or_none(self.trait_excess_kurtosis),
             "few_values": self.few_values,
             "verdict": self.verdict.to_json(),
             "tests": [test.to_json() for test in self.tests],
         }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def calibration(

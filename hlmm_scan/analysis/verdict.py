@@ -131,8 +131,9 @@ class Verdict:
     text: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return asdict(self)
+        """Return it as JSON types; moments that are not known as None."""
+        facts = {k: None if v != v else v for k, v in asdict(self.facts).items()}
+        return {**asdict(self), "facts": facts}
 
 
 def judge(tests: Sequence[CalibratedTest], facts: Facts) -> Verdict:

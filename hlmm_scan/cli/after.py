@@ -316,3 +316,40 @@ def check(
             for t in ("add", "var", "av")
         )
         click.echo(f"{row['phenotype']}  {row['variant_id']}  p permuted [95%] (scan): {tests}")
+
+
+@cli.command(section="After the scan")
+@click.argument("cohorts", type=STORE, nargs=-1, required=True)
+@click.option("-o", "--output", type=STORE, required=True, help="Result store to write.")
+@click.option("--phenotype", default="", help="Which one, where cohorts have several.")
+@click.option("--same-strand", is_flag=True, help="All alleles are named on one strand.")
+@click.option(
+    "--max-frequency-difference",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    show_default=True,
+    help="Variants whose effect allele frequencies differ by more between cohorts are not pooled.",
+)
+@click.option("--same-unit", is_flag=True, help="Effects on the mean are in one unit all the same.")
+@click.option("--leave-one-out", is_flag=True, help="Also pool all cohorts but one, each in turn.")
+@click.option("--overwrite", is_flag=True, help="Replace the result store at --output.")
+@click.option("--json", "as_json", is_flag=True, help="For a machine.")
+def meta(
+    cohorts: Sequence[storage.Place], output: storage.Place, as_json: bool, **options: Any
+) -> None:
+    """Pool COHORTS: both effects with their covariance, and their tests.
+
+    Cohorts are result stores (of scan, publish or meta), exports of them as text or Parquet, or
+    GWAS-SSF files. report, hits, export and calibration read what is written.
+    """
+    from hlmm_scan.api.pooling import meta as pool
+
+    store = pool(cohorts, output, **options).store
+    attributes = store.attributes
+    if as_json:
+        told = {key: attributes[key] for key in ("cohorts", "status_counts")}
+        click.echo(json.dumps({"output": str(output), **told}))
+        return
+    n_variants = store.array("status").shape[1]
+    people = sum(cohort["people"] for cohort in attributes["cohorts"])
+    click.echo(f"{output}: {n_variants:,} variants, {len(cohorts)} cohorts, {people:,} people")

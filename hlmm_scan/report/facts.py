@@ -31,6 +31,9 @@ STATUS_WORDS: Mapping[str, str] = {
     "high_missing": "left out: too many calls missing",
     "low_info": "left out: imputed too poorly",
     "hwe": "left out: not in Hardy–Weinberg equilibrium",
+    "strand_unknown": "not pooled: A/T or C/G whose strand is not known",
+    "frequencies_differ": "not pooled: cohorts differ too much in its frequency",
+    "no_cohort": "in none of the cohorts pooled here",
     "task_failed": "not done: its task failed (see status)",
 }
 

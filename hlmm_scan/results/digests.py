@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 
 def checksum(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> str:
-    """Return a digest of the named arrays, in that order, as little-endian bytes."""
+    """Return a digest of the named arrays, in that order: little-endian bytes, lines of text."""
     digest = hashlib.blake2b(digest_size=12)
     for name in names:
         column = values[name]
         digest.update(name.encode())
+        if column.dtype.kind not in "biuf":  # text
+            digest.update("\n".join(map(str, column)).encode())
+            continue
         digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 

@@ -135,6 +135,8 @@ def export(store: ResultStore, output: Path, wanted: Export) -> int:
             store.being_read(),
         ):
             return write_gwas_ssf(store, folder, chosen, tests, known)
+    if kind == "seed" and all(v.name != "log_likelihood" for v in store.variables):
+        raise InputError(f"{store.path}: pooled, so without the likelihoods of the format seed")
     companions = INDEXES if kind == "tabix" else ()
     with (
         staged_file(output, companions) as scratch,

@@ -53,7 +53,8 @@ def trait_shape(group: zarr.Group) -> TraitShape:
         before few values were asked for is taken not to have few.
     """
     if SHAPE in group.attrs:
-        people, skewness, excess, *few = cast(list[float], group.attrs[SHAPE])
+        said = cast(list[float | None], group.attrs[SHAPE])
+        people, skewness, excess, *few = (np.nan if one is None else one for one in said)
         return TraitShape(int(people), float(skewness), float(excess), any(few))
     y = np.asarray(_stored(group, "y")[:], np.float64)
     centred = y - y.mean()
@@ -88,6 +89,28 @@ def copy_summary(group: zarr.Group, target: zarr.Group) -> None:
         others = cast(zarr.Group, group["others"])
         for name, other in others.groups():
             copy_summary(other, target.require_group(f"others/{name}"))
+
+
+def write_pooled_summary(group: zarr.Group, phenotype: str, shape: TraitShape) -> None:
+    """Write what readers look for in a null model, of cohorts that were pooled.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Empty.
+    phenotype : str
+    shape : TraitShape
+        Of the trait over all cohorts; NaN where they do not say it. That of the residuals is taken
+        to be the same.
+    """
+    people = dict.fromkeys(("people", "people_in_genotypes"), shape.people)
+    said = [None if np.isnan(value) else value for value in shape]
+    group.attrs.put({"phenotype": phenotype, **people, "dropped": {}, SHAPE: said})
+    moments = np.array([[shape.skewness, shape.excess_kurtosis + 3.0]])
+    array = group.create_array(
+        "moments", shape=moments.shape, dtype="float64", compressors=compressors()
+    )
+    CheckedArray(array)[...] = moments
 
 
 def _stored(group: zarr.Group, name: str) -> CheckedArray:

@@ -68,6 +68,10 @@ def publish(store: ResultStore, output: Place) -> ResultStore:
     """
     store.require_current()
     store.require_complete()
+    if "cohorts" in store.attributes:
+        raise InputError(
+            f"{store.path}: a meta-analysis, in which there is nobody: copy it as it is"
+        )
     if stands(output):  # rather now than when all is copied
         raise InputError(f"{output}: something stands there already; choose another --output")
     with store.being_read(), staged_store(output) as unfinished:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 
 from hlmm_scan.errors import IncompleteError, InputError
 from hlmm_scan.results.digests import checksum
@@ -181,6 +182,20 @@ class ResultStore(SealedGroup):
         )
         self._arrays.pop(variable.name, None)
 
+    def end_at(self, n_variants: int) -> None:
+        """Cut the arrays to the variants there turned out to be; before :meth:`seal`."""
+        for variable in (*COORDINATES, *self.variables):
+            if "variant" in variable.dims:
+                array = self.array(variable.name).zarr
+                shape = (*array.shape[:-1], n_variants)
+                # Nothing was written beyond, and there may be a great many places for it.
+                sync(array.async_array.resize(shape, delete_outside_chunks=False))
+                self._arrays.pop(variable.name)
+
+    def put_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Add to the attributes of the root; before :meth:`seal`."""
+        self._group.attrs.update(dict(attributes))
+
     # Reading ------------------------------------------------------------------------------
 
     @property
@@ -319,7 +334,10 @@ class ResultStore(SealedGroup):
         n_variants = self.array("status").shape[1]
         if start % chunk or stop != min(start + chunk, n_variants):
             raise ValueError(f"variants {start}-{stop} are not one chunk of {chunk}")
-        stored = {v.name: np.asarray(values[v.name], dtype=v.dtype) for v in self.variables}
+        stored = {
+            v.name: np.asarray(values[v.name], dtype=object if v.dtype == "str" else v.dtype)
+            for v in self.variables
+        }
         for name, column in stored.items():
             if column.shape != (stop - start,):
                 raise ValueError(f"{name} has shape {column.shape}, not ({stop - start},)")
