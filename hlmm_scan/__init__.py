@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlmm_scan.api.arrays import fit_null, fit_variants
+    from hlmm_scan.api.background import polygenic
     from hlmm_scan.api.genotypes import convert, open_genotypes
     from hlmm_scan.api.results import (
         calibration,
@@ -53,6 +54,7 @@ __all__ = [
     "hits",
     "open_genotypes",
     "open_results",
+    "polygenic",
     "report",
     "scan",
 ]
@@ -67,6 +69,7 @@ _WHERE = {
     **dict.fromkeys(("convert", "open_genotypes"), "api.genotypes"),
     **dict.fromkeys(("calibration", "dispersion", "export", "hits"), "api.results"),
     **dict.fromkeys(("open_results", "report"), "api.results"),
+    "polygenic": "api.background",
     "scan": "api.scanning",
 }
 

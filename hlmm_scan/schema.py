@@ -344,6 +344,38 @@ GENOTYPES: tuple[Variable, ...] = (
     ),
 )
 
+BACKGROUND: tuple[Variable, ...] = (
+    Variable("phenotype", ("phenotype",), "str", "", "Name of the phenotype"),
+    Variable("contig", ("contig",), "str", "", "Chromosome left out; X stands for no autosome"),
+    Variable("sample_id", ("samples",), "str", "", "Individual id (PLINK IID)"),
+    Variable("sample_family_id", ("samples",), "str", "", "Family id (PLINK FID)"),
+    Variable(
+        "prediction",
+        ("phenotype", "contig", "samples"),
+        "float32",
+        TRAIT_UNIT,
+        "Polygenic prediction of the phenotype's residual on its mean covariates, without the "
+        "chromosome; NaN for people who were not analysed",
+    ),
+    Variable(
+        "cv_r2",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share of the residual's variance predicted in cross-validation, by all chromosomes",
+    ),
+    Variable(
+        "heritability",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share that the predictors are shrunken by, chosen by cross-validation; 0 where nothing is "
+        "predicted",
+    ),
+    Variable("n", ("phenotype",), "int32", "people", "People analysed"),
+)
+"""Of a store of polygenic predictions."""
+
 
 def result_variables(
     *,

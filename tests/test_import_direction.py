@@ -16,7 +16,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.
 
 # A package imports from itself and from packages further left; the first two know nothing at all.
 RANKS = {"models": 0, "genotypes": 0, "cohort": 1, "null": 2, "kernels": 3, "results": 4, "scan": 5}
-RANKS |= {"analysis": 6, "report": 7, "api": 8}
+RANKS |= {"polygenic": 6, "analysis": 6, "report": 7, "api": 8}
 # Everybody may know these.
 BASE = {
     "called",

@@ -132,11 +132,13 @@ def scan(
     elsewhere = cluster or options.get("scheduler") or options.get("cluster")
     spill = Spill()
     kept: tempfile.TemporaryDirectory[str] | None = None
-    given: dict[str, Any] = {k: _value(k, v, spill) for k, v in options.items() if v is not None}
-    tables = _Tables()
+    given: dict[str, Any] = {
+        k: option_value(k, v, spill) for k, v in options.items() if v is not None
+    }
+    tables = Tables()
     try:
         if in_memory(genotypes):
-            kept = _beside(storage.place(output))
+            kept = beside(storage.place(output))
             where = Path(kept.name) / "genotypes.zarr"
             convert(genotypes, where, samples=samples, variants=variants)
             genotypes = where
@@ -145,7 +147,7 @@ def scan(
         if random_effects is not None:
             given["random_effects"] = _random_effects(random_effects, spill)
         if offset is not None:
-            given["offset"] = _value("offset", offset, spill)
+            given["offset"] = option_value("offset", offset, spill)
         config = ScanConfig(
             genotypes=places_of(genotypes),
             phenotypes=tables.put("phenotypes", phenotypes),
@@ -176,7 +178,7 @@ def scan(
     return results
 
 
-class _Tables:
+class Tables:
     """Tables in memory, and the paths by which a configuration knows them."""
 
     def __init__(self) -> None:
@@ -225,7 +227,7 @@ class Spill:
             self._folder.cleanup()
 
 
-def _value(name: str, value: Any, spill: Spill) -> Any:
+def option_value(name: str, value: Any, spill: Spill) -> Any:
     """Return the value of an option as the configuration holds it."""
     kind = _KINDS[name]
     if kind == "path" and not isinstance(value, str | Path):
@@ -264,7 +266,7 @@ def _random_effects(given: Any, spill: Spill) -> Place:
     return spill.lines(_lines("random_effects", given))
 
 
-def _beside(output: Place) -> tempfile.TemporaryDirectory[str]:
+def beside(output: Place) -> tempfile.TemporaryDirectory[str]:
     """Make a temporary folder that workers who write to the output can read."""
     if isinstance(output, ObjectPath):
         raise InputError(

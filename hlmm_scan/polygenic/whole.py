@@ -105,9 +105,7 @@ def product(factors: NDArray[np.uint8] | NDArray[np.int16], columns: FloatArray)
     return total
 
 
-def combination(
-    factors: NDArray[np.uint8] | NDArray[np.int16], weights: FloatArray
-) -> FloatArray:
+def combination(factors: NDArray[np.uint8] | NDArray[np.int16], weights: FloatArray) -> FloatArray:
     """Return weighted sums of factors for each person, exactly.
 
     Parameters
