@@ -372,6 +372,13 @@ BACKGROUND: tuple[Variable, ...] = (
         "Share that the predictors are shrunken by, chosen by cross-validation; 0 where nothing is "
         "predicted",
     ),
+    Variable(
+        "residual_sd",
+        ("phenotype",),
+        "float64",
+        TRAIT_UNIT,
+        "Standard deviation of the phenotype about its mean covariates (divisor n - c)",
+    ),
     Variable("n", ("phenotype",), "int32", "people", "People analysed"),
 )
 """Of a store of polygenic predictions."""

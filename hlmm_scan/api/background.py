@@ -12,7 +12,7 @@ import pandas as pd
 
 from hlmm_scan import storage
 from hlmm_scan.api.genotypes import convert, in_memory, places_of
-from hlmm_scan.api.scanning import Spill, Tables, beside, option_value
+from hlmm_scan.api.given import Spill, Tables, beside, option_value
 from hlmm_scan.cohort.backgrounds import StoredBackground
 from hlmm_scan.config import BACKGROUND_OPTIONS, ScanConfig
 from hlmm_scan.errors import InputError, nearest

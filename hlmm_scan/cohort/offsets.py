@@ -1,4 +1,4 @@
-"""Predictions of phenotypes from the other chromosomes: regenie's step 1, or a plain table.
+"""Predictions of phenotypes from the other chromosomes: ours, regenie's step 1, a plain table.
 
 A polygenic prediction takes the place of random effects at biobank size. That of a test variant's
 chromosome leaves the chromosome out, so each chromosome has a phenotype of its own.
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.backgrounds import StoredBackground, is_background
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
@@ -183,6 +184,8 @@ class OffsetSource:
     files : mapping of str to Path
         By phenotype; empty where a table holds all.
     table : Table or None
+    background : StoredBackground or None
+        Where ``hlmm-scan polygenic`` made them.
     samples : SampleIds
         People of the genotypes.
     autosomes : int
@@ -195,6 +198,7 @@ class OffsetSource:
     path: Path
     files: Mapping[str, Path]
     table: Table | None
+    background: StoredBackground | None
     samples: SampleIds
     autosomes: int
     use: Use
@@ -206,6 +210,11 @@ class OffsetSource:
         """Whether chromosomes have predictions of their own."""
         return self.table is None
 
+    @property
+    def scale(self) -> str | None:
+        """What units of the phenotype are, where the predictions say so."""
+        return None if self.background is None else self.background.attributes["effect_scale"]
+
     def read(self, phenotype: str) -> Offsets:
         """Return the predictions of one phenotype.
 
@@ -216,7 +225,14 @@ class OffsetSource:
             people of the genotypes.
         """
         path = self.path
-        if self.table is None:
+        if self.background is not None:
+            at = match(self.samples, self.background.samples, other_name=str(path))
+            found = self.background.predictions(phenotype)
+            rows = {
+                contig: np.where(at >= 0, values[at], np.nan)
+                for contig, values in zip(self.background.chromosomes, found, strict=True)
+            }
+        elif self.table is None:
             path = self.files[phenotype]
             rows = read_loco(path, self.samples, self.autosomes)
         else:
@@ -241,9 +257,10 @@ def load_offsets(
     Parameters
     ----------
     path : Path
-        A list as regenie writes it (``_pred.list``): phenotype and .loco file in each line, the
-        file's folder being the list's where it is not absolute or no longer there. Or a table with
-        a header ``FID IID …`` or ``IID …`` and a column for every phenotype.
+        A store of ``hlmm-scan polygenic``. Or a list as regenie writes it (``_pred.list``):
+        phenotype and .loco file in each line, the file's folder being the list's where it is not
+        absolute or no longer there. Or a table with a header ``FID IID …`` or ``IID …`` and a
+        column for every phenotype.
     phenotypes : sequence of str
         Those of the scan.
     samples : SampleIds
@@ -252,7 +269,7 @@ def load_offsets(
         Of the species.
     use : {"subtract", "covariate"}, default "subtract"
     units : {"residual-sd", "phenotype"}, optional
-        By default "residual-sd" for regenie's files and "phenotype" for tables.
+        By default "residual-sd" for regenie's files and "phenotype" for the others.
     missing_values : sequence of str, default ("NA",)
         In tables.
 
@@ -261,6 +278,8 @@ def load_offsets(
     InputError
         If a file is missing or unreadable, or a phenotype has no predictions.
     """
+    if is_background(path):
+        return _of_background(path, phenotypes, samples, autosomes, use, units)
     content = read_bytes(path)
     text = as_text(content, path)
     first, lines = text.split(maxsplit=1), text.split("\n")
@@ -269,7 +288,7 @@ def load_offsets(
         for name in phenotypes:
             table.index(name, "phenotype of predictions")
         return OffsetSource(
-            path, {}, table, samples, autosomes, use, units or "phenotype", table.sha256
+            path, {}, table, None, samples, autosomes, use, units or "phenotype", table.sha256
         )
     files: dict[str, Path] = {}
     for number, line in enumerate(lines, start=1):
@@ -295,7 +314,32 @@ def load_offsets(
         digest.update(_digest(files[name]))
     fingerprint = digest.hexdigest()
     return OffsetSource(
-        path, files, None, samples, autosomes, use, units or "residual-sd", fingerprint
+        path, files, None, None, samples, autosomes, use, units or "residual-sd", fingerprint
+    )
+
+
+def _of_background(
+    path: Path,
+    phenotypes: Sequence[str],
+    samples: SampleIds,
+    autosomes: int,
+    use: Use,
+    units: Units | None,
+) -> OffsetSource:
+    """Look at a store of ours."""
+    background = StoredBackground(path)
+    for name in phenotypes:
+        background.index(name)
+    if units == "residual-sd":
+        raise InputError(f"{path}: its predictions are in units of the phenotype (--offset-units)")
+    made = int(background.attributes["autosomes"])
+    if made != autosomes:
+        raise InputError(
+            f"{path}: made for a species of {made} autosomes, but here are {autosomes} "
+            "(--autosomes)"
+        )
+    return OffsetSource(
+        path, {}, None, background, samples, autosomes, use, "phenotype", background.fingerprint
     )
 
 

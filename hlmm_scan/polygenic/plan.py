@@ -36,6 +36,8 @@ class Plan:
         Theirs.
     n_samples : int
     phenotypes : tuple of str
+    residual_sd : tuple of float
+        Of each phenotype about its mean covariates.
     chromosomes : tuple of str
         That are left out.
     blocks : tuple of (int, int, int)
@@ -50,6 +52,7 @@ class Plan:
     fingerprint: str
     n_samples: int
     phenotypes: tuple[str, ...]
+    residual_sd: tuple[float, ...]
     chromosomes: tuple[str, ...]
     blocks: tuple[tuple[int, int, int], ...]
     regions: tuple[int, str | None] | None
@@ -76,7 +79,7 @@ class Plan:
     def read(cls, folder: Path) -> Plan:
         """Read what :meth:`write` wrote."""
         told: dict[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        for name in ("genotypes", "phenotypes", "chromosomes"):
+        for name in ("genotypes", "phenotypes", "residual_sd", "chromosomes"):
             told[name] = tuple(told[name])
         told["blocks"] = tuple((c, a, b) for c, a, b in told["blocks"])
         told["regions"] = None if told["regions"] is None else tuple(told["regions"])

@@ -16,6 +16,7 @@ import numpy as np
 
 from hlmm_scan.cohort.backgrounds import KIND, StoredBackground, mark_of
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
+from hlmm_scan.cohort.offsets import residual_deviation
 from hlmm_scan.cohort.study import AtHand
 from hlmm_scan.config import ScanConfig, absolute
 from hlmm_scan.errors import InputError
@@ -39,6 +40,9 @@ from hlmm_scan.staging import refuse_link, staged_folder, stands
 from hlmm_scan.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
+
+WORKING = "working"
+"""Folder beside the unfinished store: what tasks read, level 0's predictors, the journal."""
 
 JOURNAL = "done.jsonl"
 
@@ -145,7 +149,7 @@ def _same(output: Path, parameters: Mapping[str, Any]) -> StoredBackground:
     differing = [name for name in wanted if stored.get(name) != wanted[name]]
     if differing:
         raise InputError(
-            f"{output}: a background made otherwise stands there ({', '.join(differing)} differ); "
+            f"{output}: a background made otherwise stands there (by {', '.join(differing)}); "
             "--overwrite replaces it"
         )
     logger.info("%s: complete already", output)
@@ -179,6 +183,7 @@ def _make(
         fingerprint=inputs.genotypes.fingerprint,
         n_samples=len(samples.individual_id),
         phenotypes=tuple(cohort.phenotype for cohort in cohorts),
+        residual_sd=tuple(residual_deviation(cohort) for cohort in cohorts),
         chromosomes=tuple(chromosomes),
         blocks=tuple(
             (chromosomes.index(block.chromosome), start, stop)
@@ -193,7 +198,7 @@ def _make(
     sex = samples.sex if inputs.sex is None else inputs.sex.codes
     purpose = json.dumps(dict(parameters), sort_keys=True)
     with staged_folder(output, replace=replace, resume=purpose) as store:
-        working = store.parent / "working"
+        working = store.parent / WORKING
         journal = Journal(working / JOURNAL)
         done = [Record(**noted) for noted in journal.records()]
         stores.remove_unvouched(store, working, anything_done=bool(done))

@@ -45,6 +45,7 @@ def create(store: Path, plan: Plan, samples: SampleIds) -> None:
         "contig": np.array(plan.chromosomes, object),
         "sample_id": samples.individual_id,
         "sample_family_id": samples.family_id,
+        "residual_sd": np.array(plan.residual_sd),
     }
     for variable in schema.BACKGROUND:
         if variable.name in known and known[variable.name] is None:
