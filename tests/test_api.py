@@ -34,6 +34,7 @@ PUBLIC = [
     "hits",
     "open_genotypes",
     "open_results",
+    "polygenic",
     "report",
     "scan",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from hlmm_scan.cohort.backgrounds import StoredBackground, is_background
 from hlmm_scan.polygenic.plan import Plan
-from hlmm_scan.polygenic.run import INPUTS, JOURNAL, WORKING
+from hlmm_scan.polygenic.run import JOURNAL, WORKING
+from hlmm_scan.polygenic.task import INPUTS
 from hlmm_scan.staging import stands, unfinished_folders
 from hlmm_scan.storage import Place
 from hlmm_scan.storage.journal import Journal
