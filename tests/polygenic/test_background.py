@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from background_cohorts import Study
 from click.testing import CliRunner
 
 import hlmm_scan as hs
@@ -158,7 +157,7 @@ def test_damage_to_what_is_kept_is_found(study, whole, tmp_path, monkeypatch):
     chunks = sorted(p for p in (next(tmp_path.rglob(PREDICTORS)) / "predictors" / "c").rglob("*")
                     if p.is_file())  # fmt: skip
     assert len(chunks) == 48
-    chunks[3].unlink()
+    chunks[0].unlink()
     pool = Backwards()
     with pytest.raises(DamagedError, match="missing; give the same command again"):
         study.background(tmp_path / "b.zarr")
@@ -210,7 +209,7 @@ def test_a_task_that_ends_its_workers_is_named(study):
         def __str__(self) -> str:
             return "block 3"
 
-    pool = DaskPool(EmbeddedCluster(1), os.abort_on if False else _abort, "ended every worker")
+    pool = DaskPool(EmbeddedCluster(1), _abort, "ended every worker")
     with pytest.raises(InputError, match="ended every worker"):
         list(pool.run([1]))
 
@@ -237,7 +236,11 @@ def test_a_scan_takes_it_and_its_export_alike(study, whole, tmp_path):
     ).dataset.load()
     for name in ("add", "add_se", "var", "add_neg_log10_p", "n"):
         np.testing.assert_array_equal(scan["ours"][name], scan["path"][name])
-        np.testing.assert_allclose(scan["ours"][name], loco[name], rtol=1e-6, atol=1e-8)
+    # On X the list's units are taken with sex among the covariates.
+    autosomes = study.contigs != "X"
+    for there, tolerance in ((autosomes, 1e-6), (~autosomes, 2e-2)):
+        one, other = (found["add_neg_log10_p"].values[:, there] for found in (scan["ours"], loco))
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
     assert (scan["ours"]["add_se"] < scan["none"]["add_se"]).mean() > 0.95
 
 
@@ -346,9 +349,9 @@ def test_dosages_filters_and_regions(study, tmp_path):
         min_maf=0.2,
         **arrays,
     )
-    frequency = dosages[autosomes].mean(axis=1) / 2
+    frequency = study.complete[autosomes].mean(axis=1) / 2  # of the nearest calls
     passing = (np.minimum(frequency, 1 - frequency) > 0.2) & (study.contigs[autosomes] != "3")
-    assert abs(found.dataset.attrs["variants"] - passing.sum()) < 6  # MAF of the nearest calls
+    assert found.dataset.attrs["variants"] == passing.sum()
     assert found.chromosomes == ["1", "2", "3", "X"]
     with found.dataset.load() as dataset:
         prediction = dataset["prediction"].isel(phenotype=0)
@@ -376,11 +379,14 @@ def test_traits_and_covariates_that_cannot_be_analysed_are_left_out(study, tmp_p
 
 def test_too_few_people_for_folds(study, tmp_path):
     few = study.traits[["a"]].where(np.arange(study.n)[:, None] < 9)
+    more = study.covariates.assign(x=np.arange(study.n) % 7, z=np.arange(study.n) ** 2)
     with pytest.raises(InputError, match="too few people for cross-validation: of 9 people"):
         hs.polygenic(
-            study.genotypes, few, tmp_path / "b.zarr", sex_table=study.sex_table,
-            mean_covariates=study.covariates.assign(x=np.arange(study.n) % 7, z=study.sex),
-        )  # fmt: skip
+            *(study.genotypes, few, tmp_path / "b.zarr"),
+            sex_table=study.sex_table,
+            mean_covariates=more,
+            folds=2,
+        )
 
 
 def test_bad_inputs_are_one_line(study, whole, tmp_path, capsys):
@@ -396,7 +402,7 @@ def test_bad_inputs_are_one_line(study, whole, tmp_path, capsys):
         (["--max-missing", "0", "--min-maf", "0.5"], "no variant is left to predict with"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--workers", "2", "--scheduler", "x:1"], "exclude each other"),
-        (["--phenotype", "e"], "no phenotype 'e'"),
+        (["--phenotype", "e"], "unknown phenotype 'e'"),
         (["--covariate-mode", "null"], "No such option"),
     ):
         assert main([str(x) for x in ["polygenic", *flags, *more]]) == 2
@@ -451,8 +457,3 @@ def test_status_and_verify(study, whole, tmp_path):
     assert "prediction" in runner.invoke(cli, ["verify", str(copy.path)]).output
     with pytest.raises(DamagedError, match="make the background again"):
         load_offsets(copy.path, ["d"], study.genotypes.samples, autosomes=22).read("d")
-
-
-def test_study_is_what_it_says(study):
-    assert isinstance(study, Study)
-    assert study.traits.isna().sum().between(1, study.n - 100).sum() == 2
