@@ -434,7 +434,8 @@ def test_the_examples_of_docstrings_run(documented, monkeypatch) -> None:
     }
     finder = doctest.DocTestFinder(recurse=True)
     tried = []
-    for name in ("genotypes", "scanning", "results", "arrays"):  # the scan before its results
+    # The scan before its results.
+    for name in ("genotypes", "background", "scanning", "results", "arrays"):
         module = importlib.import_module(f"hlmm_scan.api.{name}")
         for test in finder.find(module, extraglobs=known):
             told = []

@@ -164,7 +164,7 @@ def polygenic(
     ...     "genotypes.zarr", phenotypes, "background.zarr", mean_covariates=covariates
     ... )
     >>> background.phenotypes
-    ['trait1', 'other']
+    ['trait1']
     """
     known = {f.name for f in fields(ScanConfig) if f.name in BACKGROUND_OPTIONS} - {*_NAMED}
     for name in options:

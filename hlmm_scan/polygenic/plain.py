@@ -1,6 +1,6 @@
 """Stacked ridge as it is written down: dense, of one trait, with nothing but numpy.
 
-What the tests hold the fast path against. See section 17 of the mathematics in the pages.
+What the tests hold the fast path against. See section 13 of the mathematics in the pages.
 """
 
 from __future__ import annotations
