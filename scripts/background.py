@@ -28,7 +28,6 @@ POWER_KEPT = 0.9
 """Least mean χ² at causal variants, over the exact model's, over all traits of a structure."""
 
 
-
 @dataclass(frozen=True)
 class Size:
     """How much is simulated."""

@@ -34,7 +34,7 @@ BASE = {
     "hlmm_scan",
 }
 # Modules at the top, and who may know them; scan/ takes the options of a run from config.
-TOP = {"config": {"scan", "api", "cli"}, "simulate": {"cli"}, "logs": {"cli"}}
+TOP = {"config": {"scan", "polygenic", "api", "cli"}, "simulate": {"cli"}, "logs": {"cli"}}
 TOP |= {"signals": {"cli", "scan"}, "surroundings": {"cli"}}
 TOP |= {"cli": {"__main__"}, "__main__": set()}
 ROOMS = {
