@@ -358,6 +358,13 @@ BACKGROUND: tuple[Variable, ...] = (
         "chromosome; NaN for people who were not analysed",
     ),
     Variable(
+        "whole_genome_prediction",
+        ("phenotype", "samples"),
+        "float32",
+        TRAIT_UNIT,
+        "The same with all chromosomes",
+    ),
+    Variable(
         "cv_r2",
         ("phenotype",),
         "float64",
@@ -382,6 +389,32 @@ BACKGROUND: tuple[Variable, ...] = (
     Variable("n", ("phenotype",), "int32", "people", "People analysed"),
 )
 """Of a store of polygenic predictions."""
+
+BACKGROUND_OF_VARIANCE: tuple[Variable, ...] = (
+    Variable(
+        "log_variance_prediction",
+        ("phenotype", "contig", "samples"),
+        "float32",
+        "log variance",
+        "Polygenic prediction of the log-variance about its covariates, without the chromosome",
+    ),
+    Variable(
+        "log_variance_cv_r2",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share of the variance of the variance scores predicted in cross-validation",
+    ),
+    Variable(
+        "log_variance_heritability",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share that the predictors of the log-variance are shrunken by; 0 where nothing is "
+        "predicted",
+    ),
+)
+"""What a store has beside, where the log-variance is predicted too."""
 
 
 def result_variables(

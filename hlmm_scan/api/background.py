@@ -71,7 +71,9 @@ class Background:
 
     def to_frame(self) -> pd.DataFrame:
         """Return people, R² in cross-validation and chosen shrinkage of each phenotype."""
-        names = ("n", "cv_r2", "heritability")
+        names = ["n", "cv_r2", "heritability"]
+        if self.stored.of_variance:
+            names += ["log_variance_cv_r2", "log_variance_heritability"]
         columns = {name: self.stored.array(name)[:] for name in names}
         return pd.DataFrame(columns, index=pd.Index(self.phenotypes, name="phenotype"))
 
@@ -109,6 +111,7 @@ def polygenic(
     variance_covariates: Any = None,
     block_size: int = DEFAULT_BLOCK_SIZE,
     folds: int = DEFAULT_FOLDS,
+    variance: bool = False,
     samples: ArrayLike | None = None,
     variants: pd.DataFrame | None = None,
     client: Any = None,
@@ -127,13 +130,16 @@ def polygenic(
     ----------
     genotypes, phenotypes, mean_covariates, variance_covariates, samples, variants
         As :func:`scan` takes them. Covariates of the mean are projected out; those of the variance
-        only say who has them, so that the people are those of a scan.
+        out of the scores of the variance, and people without them are left out as in a scan.
     output : Path or str
         Store to write.
     block_size : int, default 1000
         Variants of a block of neighbours, about.
     folds : int, default 5
         Of people, by a hash of their ids, for cross-validation.
+    variance : bool, default False
+        Predict the log-variance as well, from the squares that the prediction of the mean leaves. A
+        scan then takes it as a covariate of the variance.
     client : distributed.Client, optional
         Whose workers do the tasks; it is left open.
     scheduler : str, optional
@@ -172,7 +178,7 @@ def polygenic(
             raise TypeError(
                 f"polygenic() has no option '{name}'{nearest(name, [*known, *_NAMED, 'folds'])}"
             )
-    stacking = Stacking(block_size, folds)
+    stacking = Stacking(block_size, folds, variance)
     cluster = _cluster(client, scheduler, workers)
     tables, spill = Tables(), Spill()
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from hlmm_scan.storage.places import MARK, ROOT
 FloatArray = NDArray[np.float64]
 
 KIND = "background"
+LOG_VARIANCE = "log_variance_prediction"
 FORMAT = 1
 REMEDY = "make the background again"
 
@@ -133,8 +134,19 @@ class StoredBackground:
             raise InputError(f"{self.path}: no predictions of phenotype '{phenotype}'{why}")
         return self.phenotypes.index(phenotype)
 
-    def predictions(self, phenotype: str) -> FloatArray:
+    @property
+    def of_variance(self) -> bool:
+        """Whether there are predictions of log-variances as well."""
+        return LOG_VARIANCE in self.group
+
+    def predictions(self, phenotype: str, name: str = "prediction") -> FloatArray:
         """Return the predictions of one phenotype, shape (chromosomes, n_samples).
+
+        Parameters
+        ----------
+        phenotype : str
+        name : str, default "prediction"
+            Of the array; :data:`LOG_VARIANCE` for those of the log-variance.
 
         Raises
         ------
@@ -143,5 +155,5 @@ class StoredBackground:
         DamagedError
             If they cannot be read.
         """
-        found = self.array("prediction")[self.index(phenotype)]
+        found = self.array(name)[self.index(phenotype)]
         return np.asarray(found, np.float64)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
-from hlmm_scan.cohort.backgrounds import StoredBackground, is_background
+from hlmm_scan.cohort.backgrounds import LOG_VARIANCE, StoredBackground, is_background
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
@@ -64,6 +64,8 @@ class Offsets:
         Of the species.
     use : {"subtract", "covariate"}
     units : {"residual-sd", "phenotype"}
+    variance_rows : mapping of str to ndarray of float64, shape (n_samples,)
+        Predictions of the log-variance, by the same chromosomes; empty where there are none.
     """
 
     phenotype: str
@@ -72,11 +74,13 @@ class Offsets:
     autosomes: int
     use: Use
     units: Units
+    variance_rows: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def available(self) -> NDArray[np.bool_]:
         """Who has predictions for all chromosomes, shape (n_samples,)."""
-        finite = [np.isfinite(values) for values in self.rows.values()]
+        every = (*self.rows.values(), *self.variance_rows.values())
+        finite = [np.isfinite(values) for values in every]
         return np.asarray(np.logical_and.reduce(finite), np.bool_)
 
     def row(self, contig: str) -> str:
@@ -124,7 +128,8 @@ class Offsets:
         Cohort
             With y − s·prediction for phenotype, s = 1 or, in units "residual-sd", the standard
             deviation of y's residuals on the mean covariates (divisor n − c); or with one more
-            covariate.
+            covariate. A prediction of the log-variance becomes a covariate of the variance: what
+            it is worth, its ridge regression having shrunken it, is fitted.
 
         Raises
         ------
@@ -138,6 +143,11 @@ class Offsets:
         (Mbatchou et al. 2021, Methods). Here covariates are fitted afterwards, so that the
         phenotype keeps its units.
         """
+        if self.variance_rows:
+            predicted = self.variance_rows[row][cohort.samples]
+            design = with_covariate(cohort.variance_design, LOG_VARIANCE, predicted)
+            if design is not None:  # else it is 0 for all, as where nothing could be predicted
+                cohort = replace(cohort, variance_design=design)
         values = self.rows[row][cohort.samples]
         if self.use == "covariate":
             design = with_covariate(cohort.mean_design, COVARIATE, values)
@@ -211,6 +221,11 @@ class OffsetSource:
         return self.table is None
 
     @property
+    def of_variance(self) -> bool:
+        """Whether log-variances are predicted as well."""
+        return self.background is not None and self.background.of_variance
+
+    @property
     def scale(self) -> str | None:
         """What units of the phenotype are, where the predictions say so."""
         return None if self.background is None else self.background.attributes["effect_scale"]
@@ -225,13 +240,18 @@ class OffsetSource:
             people of the genotypes.
         """
         path = self.path
+        variance: dict[str, FloatArray] = {}
         if self.background is not None:
             at = match(self.samples, self.background.samples, other_name=str(path))
-            found = self.background.predictions(phenotype)
-            rows = {
-                contig: np.where(at >= 0, values[at], np.nan)
-                for contig, values in zip(self.background.chromosomes, found, strict=True)
-            }
+
+            def rows_of(found: FloatArray) -> dict[str, FloatArray]:
+                moved = (np.where(at >= 0, values[at], np.nan) for values in found)
+                return dict(zip(chromosomes, moved, strict=True))
+
+            chromosomes = self.background.chromosomes
+            rows = rows_of(self.background.predictions(phenotype))
+            if self.of_variance:
+                variance = rows_of(self.background.predictions(phenotype, LOG_VARIANCE))
         elif self.table is None:
             path = self.files[phenotype]
             rows = read_loco(path, self.samples, self.autosomes)
@@ -239,7 +259,7 @@ class OffsetSource:
             at = match(self.samples, self.table)
             values = self.table.values[at, self.table.index(phenotype)]
             rows = {EVERYWHERE: np.where(at >= 0, values, np.nan)}
-        return Offsets(phenotype, path, rows, self.autosomes, self.use, self.units)
+        return Offsets(phenotype, path, rows, self.autosomes, self.use, self.units, variance)
 
 
 def load_offsets(

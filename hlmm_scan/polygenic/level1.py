@@ -34,6 +34,8 @@ class Stacked:
     ----------
     prediction : ndarray of float64, shape (chromosomes, n)
         Without each chromosome, in units of the response.
+    whole : ndarray of float64, shape (n,)
+        With all of them.
     cv_r2 : float
         Share of the response's variance that all predictors explain in people whom they were not
         fitted in; at least 0.
@@ -42,6 +44,7 @@ class Stacked:
     """
 
     prediction: FloatArray
+    whole: FloatArray
     cv_r2: float
     heritability: float
 
@@ -98,15 +101,17 @@ def stack(
             left += squares[k] - 2 * found @ right[k] + found @ (grams[k] @ found)
         if left < best:
             best, chosen = left, share
-    prediction = np.zeros((n_chromosomes, len(y)))
+    prediction = np.zeros((n_chromosomes + 1, len(y)))
     if chosen:
         others = [np.flatnonzero(of_chromosome != c) for c in range(n_chromosomes)]
+        others.append(everything)
         bits = bits_left(PREDICTOR_BITS, n_predictors)
         for k, (a, b) in enumerate(edges):
-            weights = np.zeros((n_predictors, n_chromosomes))
+            weights = np.zeros((n_predictors, len(others)))
             for c, kept in enumerate(others):
                 if len(kept):
                     weights[kept, c] = without_fold(k, kept, chosen) * scale[kept]
             rounded, exponent = whole(weights, bits)
             prediction[:, a:b] = np.ldexp(combination(predictors[:, a:b], rounded), exponent).T
-    return Stacked(prediction, 1 - best / float(squares.sum()), chosen)
+    r2 = 1 - best / float(squares.sum())
+    return Stacked(prediction[:-1], prediction[-1], r2, chosen)

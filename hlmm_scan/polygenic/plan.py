@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ DEFAULT_FOLDS = 5
 
 SHARES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """Choices of heritability h at both levels; the penalty is (variables) · (1 − h)/h."""
+
+Part = Literal["mean", "variance"]
 
 _FILE = "plan.json"
 
@@ -45,6 +47,8 @@ class Plan:
         `rows.npy`.
     regions : (int, str or None) or None
         Autosomes and genome build, where somebody is haploid.
+    variance : bool
+        Whether the log-variance is predicted as well.
     """
 
     run_id: str
@@ -56,6 +60,12 @@ class Plan:
     chromosomes: tuple[str, ...]
     blocks: tuple[tuple[int, int, int], ...]
     regions: tuple[int, str | None] | None
+    variance: bool = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is predicted, one after the other."""
+        return ("mean", "variance") if self.variance else ("mean",)
 
     @property
     def penalties(self) -> tuple[float, ...]:

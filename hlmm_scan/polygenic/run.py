@@ -7,12 +7,14 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
+from numpy.typing import NDArray
 
 from hlmm_scan.cohort.backgrounds import KIND, StoredBackground, mark_of
 from hlmm_scan.cohort.cohort import Cohort, CohortBuilder
@@ -27,8 +29,9 @@ from hlmm_scan.polygenic import store as stores
 from hlmm_scan.polygenic.blocks import Filters, chromosomes_of, cut_blocks
 from hlmm_scan.polygenic.folds import folds_of
 from hlmm_scan.polygenic.people import People, check_folds
-from hlmm_scan.polygenic.plan import DEFAULT_BLOCK_SIZE, DEFAULT_FOLDS, SHARES, Plan
-from hlmm_scan.polygenic.task import INPUTS, Record, Task, run_task
+from hlmm_scan.polygenic.plan import DEFAULT_BLOCK_SIZE, DEFAULT_FOLDS, SHARES, Part, Plan
+from hlmm_scan.polygenic.scores import variance_scores
+from hlmm_scan.polygenic.task import INPUTS, PREDICTORS, Level, Record, Task, run_task
 from hlmm_scan.scan.clusters import Cluster
 from hlmm_scan.scan.inputs import Inputs, read_inputs
 from hlmm_scan.scan.planning import cohort_of, none_or_all
@@ -37,6 +40,8 @@ from hlmm_scan.scan.progress import Progress
 from hlmm_scan.scan.provenance import input_paths, software
 from hlmm_scan.scan.worker import let_go
 from hlmm_scan.staging import refuse_link, staged_folder, stands
+from hlmm_scan.storage import zarr_store
+from hlmm_scan.storage.arrays import CheckedArray
 from hlmm_scan.storage.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,8 @@ WORKING = "working"
 """Folder beside the unfinished store: what tasks read, level 0's predictors, the journal."""
 
 JOURNAL = "done.jsonl"
+
+Rows = NDArray[np.int64]
 
 _DEADLY = "ended every worker that tried it; workers have too little memory?"
 _MOST_FOLDS = 100
@@ -60,10 +67,13 @@ class Stacking:
         Variants of a block, about.
     folds : int, default 5
         Of people, for cross-validation.
+    variance : bool, default False
+        Predict the log-variance as well.
     """
 
     block_size: int = DEFAULT_BLOCK_SIZE
     folds: int = DEFAULT_FOLDS
+    variance: bool = False
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -117,7 +127,8 @@ def make_background(
     with genotypes_in_use.being_read(config.genotypes):
         inputs = read_inputs(config, tables)
         parameters = {**_parameters(inputs), "block_size": stacking.block_size}
-        parameters |= {"folds": stacking.folds, "shares": list(SHARES)}
+        parameters |= {"folds": stacking.folds, "variance": stacking.variance}
+        parameters["shares"] = list(SHARES)
         if stands(output) and not overwrite:
             return _same(output, parameters)
         pool: Pool[Task, Record] = SerialPool(run_task)
@@ -192,33 +203,24 @@ def _make(
         regions=None
         if inputs.regions is None
         else (inputs.regions.autosomes, inputs.regions.build),
+        variance=stacking.variance,
     )
     if inputs.selection.rows is not None:
         rows = np.asarray(inputs.selection.rows)[rows]
     sex = samples.sex if inputs.sex is None else inputs.sex.codes
     purpose = json.dumps(dict(parameters), sort_keys=True)
     with staged_folder(output, replace=replace, resume=purpose) as store:
-        working = store.parent / WORKING
-        journal = Journal(working / JOURNAL)
-        done = [Record(**noted) for noted in journal.records()]
-        stores.remove_unvouched(store, working, anything_done=bool(done))
-        (working / INPUTS).mkdir(parents=True, exist_ok=True)
-        people = People.of(cohorts, folds)
-        people.write(working / INPUTS)
-        n_people = len(people.samples)
-        del people, cohorts  # large, and tasks map what was written
-        plan.write(working / INPUTS, rows, sex)
+        work = _Working(store, store.parent / WORKING, plan, pool)
         stores.create(store, plan, samples)
-        stores.create_predictors(working, plan, n_people)
-        journal.begin(record.to_json() for record in done)
-        for level, count, unit in (
-            ("block", len(plan.blocks), "blocks"),
-            ("trait", len(plan.phenotypes), "traits"),
-        ):
-            done += _do(level, count, unit, done, plan, working, store, journal, pool)
+        for part in plan.parts:
+            responses = cohorts if part == "mean" else _scores(store, cohorts)
+            work.prepare(part, People.of(responses, folds), rows, sex)
+            del responses  # large, and tasks map what was written
+            work.do(part, "block", len(plan.blocks))
+            work.do(part, "trait", len(plan.phenotypes))
         stores.finish(
             store,
-            [record for record in done if record.level == "trait"],
+            {part: [r for r in done if r.level == "trait"] for part, done in work.done.items()},
             hashlib.sha256(purpose.encode()).hexdigest(),
             {
                 "parameters": dict(parameters),
@@ -235,34 +237,64 @@ def _make(
         )
 
 
-def _do(
-    level: Any,
-    count: int,
-    unit: str,
-    done: Iterable[Record],
-    plan: Plan,
-    working: Path,
-    store: Path,
-    journal: Journal,
-    pool: Pool[Task, Record],
-) -> list[Record]:
-    """Do what is not done of a level, and note it."""
-    before = {record.index for record in done if record.level == level}
-    if before:
-        logger.info("%d of %d %s are done", len(before), count, unit)
+class _Working:
+    """The parts of a background while they are made: their folders, journals and records.
 
-    def tasks() -> Iterator[Task]:
-        for index in range(count):
-            if index not in before:
-                yield Task(level, index, str(working), str(store), plan.run_id)
+    Parameters
+    ----------
+    store : Path
+        The unfinished background.
+    folder : Path
+        Of all parts; one of each in it.
+    plan : Plan
+    pool : Pool
+    """
 
-    found = []
-    if len(before) < count:
+    def __init__(self, store: Path, folder: Path, plan: Plan, pool: Pool[Task, Record]) -> None:
+        self.store, self.folder, self.plan, self.pool = store, folder, plan, pool
+        self.journals = {part: Journal(folder / part / JOURNAL) for part in plan.parts}
+        self.done = {
+            part: [Record(**noted) for noted in journal.records()]
+            for part, journal in self.journals.items()
+        }
+        stores.remove_unvouched(store, anything_done=any(self.done.values()))
+
+    def prepare(self, part: Part, people: People, rows: Rows, sex: NDArray[np.int8]) -> None:
+        """Write what tasks of a part read."""
+        working, done = self.folder / part, self.done[part]
+        (working / INPUTS).mkdir(parents=True, exist_ok=True)
+        stores.remove_unvouched(working / PREDICTORS, anything_done=bool(done))
+        people.write(working / INPUTS)
+        self.plan.write(working / INPUTS, rows, sex)
+        stores.create_predictors(working, self.plan, len(people.samples))
+        self.journals[part].begin(record.to_json() for record in done)
+
+    def do(self, part: Part, level: Level, count: int) -> None:
+        """Do what is not done of a level, and note it."""
+        before = {record.index for record in self.done[part] if record.level == level}
+        unit = f"{level}s" if part == "mean" else f"{level}s of the variance"
+        if before:
+            logger.info("%d of %d %s are done", len(before), count, unit)
+        if len(before) == count:
+            return
+        where = str(self.folder / part), str(self.store), self.plan.run_id
+        tasks = (Task(level, k, part, *where) for k in range(count) if k not in before)
         with Progress(count, unit, len(before)) as progress:
-            for record in pool.run(tasks()):
-                journal.note(record.to_json())
-                found.append(record)
+            for record in self.pool.run(tasks):
+                self.journals[part].note(record.to_json())
+                self.done[part].append(record)
                 progress.advance(1)
+
+
+def _scores(store: Path, cohorts: Sequence[Cohort]) -> list[Cohort]:
+    """Return the variance scores of every trait less its prediction."""
+    group = zarr.open_group(zarr_store(store, read_only=True), mode="r", use_consolidated=False)
+    predictions = group["whole_genome_prediction"]
+    assert isinstance(predictions, zarr.Array)
+    found = []
+    for number, cohort in enumerate(cohorts):
+        row = CheckedArray(predictions)[number].astype(np.float64)
+        found.append(variance_scores(cohort, row[cohort.samples]))
     return found
 
 

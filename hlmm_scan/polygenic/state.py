@@ -27,6 +27,7 @@ class State:
     running : bool
         Whether a process is at it.
     blocks, blocks_done, traits, traits_done : int
+        Twice as many where the log-variance is predicted too.
     """
 
     path: str
@@ -62,21 +63,24 @@ def background_state(path: Place) -> State | None:
     """
     if is_background(path):
         stored = StoredBackground(path)
-        blocks, traits = int(stored.attributes["blocks"]), len(stored.phenotypes)
+        parts = 1 + stored.of_variance
+        blocks, traits = parts * int(stored.attributes["blocks"]), parts * len(stored.phenotypes)
         return State(str(path), True, False, blocks, blocks, traits, traits)
     if not isinstance(path, Path) or stands(path):
         return None
     for folder, running in unfinished_folders(path):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            plan = Plan.read(folder / WORKING / INPUTS)
-            done = [r["level"] for r in Journal(folder / WORKING / JOURNAL).records()]
+            plan = Plan.read(folder / WORKING / "mean" / INPUTS)
+            journals = (folder / WORKING / part / JOURNAL for part in plan.parts)
+            done = [r["level"] for one in journals for r in Journal(one).records()]
+            parts = len(plan.parts)
             return State(
                 str(path),
                 False,
                 running,
-                len(plan.blocks),
+                parts * len(plan.blocks),
                 done.count("block"),
-                len(plan.phenotypes),
+                parts * len(plan.phenotypes),
                 done.count("trait"),
             )
     return None

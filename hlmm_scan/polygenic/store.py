@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -15,12 +16,21 @@ from zarr.errors import ZarrUserWarning
 from hlmm_scan import __version__, schema
 from hlmm_scan.cohort.backgrounds import FORMAT, KIND
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.polygenic.plan import SHARES, Plan
+from hlmm_scan.polygenic.plan import SHARES, Part, Plan
 from hlmm_scan.polygenic.task import PREDICTORS, Record
 from hlmm_scan.storage import zarr_store
 from hlmm_scan.storage.arrays import CheckedArray, compressors, seal
 from hlmm_scan.storage.checksums import CHUNK, Manifest
 from hlmm_scan.storage.places import MARK
+
+_OF_TRAITS: dict[str, tuple[Part, str]] = {
+    "n": ("mean", "n"),
+    "cv_r2": ("mean", "cv_r2"),
+    "heritability": ("mean", "heritability"),
+    "log_variance_cv_r2": ("variance", "cv_r2"),
+    "log_variance_heritability": ("variance", "heritability"),
+}
+"""Arrays of one number a trait, and which task found it under which name."""
 
 
 def create(store: Path, plan: Plan, samples: SampleIds) -> None:
@@ -47,7 +57,7 @@ def create(store: Path, plan: Plan, samples: SampleIds) -> None:
         "sample_family_id": samples.family_id,
         "residual_sd": np.array(plan.residual_sd),
     }
-    for variable in schema.BACKGROUND:
+    for variable in schema.BACKGROUND + schema.BACKGROUND_OF_VARIANCE * plan.variance:
         if variable.name in known and known[variable.name] is None:
             continue
         shape = tuple(sizes[dim] for dim in variable.dims)
@@ -84,28 +94,30 @@ def create_predictors(working: Path, plan: Plan, n_people: int) -> None:
     files.flush()
 
 
-def remove_unvouched(store: Path, working: Path, *, anything_done: bool) -> None:
-    """Remove what an earlier process was writing when it ended.
+def remove_unvouched(folder: Path, *, anything_done: bool) -> None:
+    """Remove from a store what an earlier process was writing when it ended.
 
     Of what no record vouches for, a power cut may have left anything; it is written again.
     """
-    for folder in (store, working / PREDICTORS):
-        if folder.is_dir() and not anything_done:
-            shutil.rmtree(folder)
-            folder.mkdir()
-        for left in list(folder.rglob("*.partial")) if folder.is_dir() else ():
-            left.unlink()
+    if folder.is_dir() and not anything_done:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    for left in list(folder.rglob("*.partial")) if folder.is_dir() else ():
+        left.unlink()
 
 
 def finish(
-    store: Path, records: Iterable[Record], fingerprint: str, attributes: Mapping[str, Any]
+    store: Path,
+    records: Mapping[Part, Iterable[Record]],
+    fingerprint: str,
+    attributes: Mapping[str, Any],
 ) -> None:
     """Write what traits' tasks found, and seal the store.
 
     Parameters
     ----------
     store : Path
-    records : iterable of Record
+    records : mapping of {"mean", "variance"} to iterable of Record
         Of all traits.
     fingerprint : str
         What tells the store from others.
@@ -114,11 +126,12 @@ def finish(
     """
     files = zarr_store(store)
     group = zarr.open_group(files, mode="r+", zarr_format=3, use_consolidated=False)
-    traits = sorted(records, key=lambda record: record.index)
-    for name in ("n", "cv_r2", "heritability"):
-        array = group[name]
-        assert isinstance(array, zarr.Array)
-        CheckedArray(array)[:] = np.array([record.found[name] for record in traits], array.dtype)
+    traits = {p: sorted(of, key=lambda record: record.index) for p, of in records.items()}
+    for name, (part, found) in _OF_TRAITS.items():
+        array = group.get(name)
+        if isinstance(array, zarr.Array):
+            values = [record.found[found] for record in traits[part]]
+            CheckedArray(array)[:] = np.array(values, array.dtype)
     manifest = Manifest(fingerprint)
     names = [name for name, _ in group.arrays()]
     for name in names:
@@ -126,10 +139,10 @@ def finish(
         assert isinstance(array, zarr.Array)
         grid = (-(-s // max(c, 1)) for s, c in zip(array.shape, array.chunks, strict=True))
         manifest.make_room(name, tuple(grid))
-        if name not in ("n", "cv_r2", "heritability", "prediction"):
+        if name not in _OF_TRAITS and not name.endswith("prediction"):
             CheckedArray(array)[:] = array[:]  # noted with their checksums
     manifest.note({key: crc for key, crc in files.written.items() if CHUNK in key})
-    for record in traits:
+    for record in itertools.chain(*traits.values()):
         manifest.note(record.chunks)
     mark: dict[str, Any] = {
         "kind": KIND,

@@ -22,7 +22,7 @@ from hlmm_scan.polygenic.blocks import read_codes
 from hlmm_scan.polygenic.level0 import predictors
 from hlmm_scan.polygenic.level1 import stack
 from hlmm_scan.polygenic.people import People
-from hlmm_scan.polygenic.plan import SHARES, Plan
+from hlmm_scan.polygenic.plan import SHARES, Part, Plan
 from hlmm_scan.storage import zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
 from hlmm_scan.storage.checksums import CHUNK, Checks, every_chunk
@@ -41,8 +41,10 @@ class Task:
     level : {"block", "trait"}
     index : int
         Of the block or the trait.
+    part : {"mean", "variance"}
+        What is predicted.
     working : str
-        The working folder.
+        The part's working folder.
     store : str
         The unfinished background.
     run_id : str
@@ -50,12 +52,13 @@ class Task:
 
     level: Level
     index: int
+    part: Part
     working: str
     store: str
     run_id: str
 
     def __str__(self) -> str:
-        return f"{self.level} {self.index + 1} of the background"
+        return f"{self.level} {self.index + 1} of the background, {self.part}"
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,17 @@ def _run_trait(task: Task, work: _Work) -> Record:
         SHARES,
         len(plan.chromosomes),
     )
-    prediction = np.full((len(plan.chromosomes), plan.n_samples), np.nan, np.float32)
-    prediction[:, people.samples[group.rows]] = found.prediction * people.units[trait]
+    made = {"prediction": found.prediction, "whole_genome_prediction": found.whole}
+    if task.part == "variance":
+        made = {"log_variance_prediction": found.prediction}
     files = zarr_store(Path(task.store))
     store = zarr.open_group(files, mode="r+", zarr_format=3, use_consolidated=False)
-    into = store["prediction"]
-    assert isinstance(into, zarr.Array)
-    CheckedArray(into)[trait] = prediction
+    for name, values in made.items():
+        into = store[name]
+        assert isinstance(into, zarr.Array)
+        row = np.full((*values.shape[:-1], plan.n_samples), np.nan, np.float32)
+        row[..., people.samples[group.rows]] = values * people.units[trait]
+        CheckedArray(into)[trait] = row
     files.flush()
     return Record(
         "trait",

@@ -87,7 +87,7 @@ def make_plan(
     model = ModelSize(
         people=max(people.values()),
         mean=mean + fitted,
-        variance=variance,
+        variance=variance + (inputs.offsets is not None and inputs.offsets.of_variance),
         random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
         screen=inputs.config.screens,
         dosages=genotypes.unit > 0,
