@@ -84,6 +84,14 @@ def standardised(copies: np.ndarray) -> np.ndarray:
     return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
 
 
+def restricted(h: float, values: np.ndarray, ones: np.ndarray, y: np.ndarray) -> float:
+    """Return −2 log restricted likelihood, the variance at its best, in eigenvectors' axes."""
+    d = h * values + (1 - h)
+    weight = (ones**2 / d).sum()
+    rest = ((y - (ones * y / d).sum() / weight * ones) ** 2 / d).sum()
+    return float((len(y) - 1) * np.log(rest) + np.log(d).sum() + np.log(weight))
+
+
 def exact(g: np.ndarray, contig: np.ndarray, traits: np.ndarray) -> np.ndarray:
     """Return χ² of every variant and trait, shape (traits, variants), chromosomes left out."""
     n = g.shape[1]
@@ -95,14 +103,8 @@ def exact(g: np.ndarray, contig: np.ndarray, traits: np.ndarray) -> np.ndarray:
         tested, ones = g[here] @ vectors, vectors.sum(axis=0)
         for k, y in enumerate(traits):
             rotated = y @ vectors
-
-            def twice_restricted(h: float, rotated: np.ndarray = rotated) -> float:
-                d = h * values + (1 - h)  # noqa: B023 (called within the loop)
-                mu = (ones * rotated / d).sum() / (ones**2 / d).sum()  # noqa: B023
-                rest = ((rotated - mu * ones) ** 2 / d).sum()  # noqa: B023
-                return float((n - 1) * np.log(rest) + np.log(d).sum() + np.log((ones**2 / d).sum()))  # noqa: B023
-
-            h = minimize_scalar(twice_restricted, bounds=(0.0, 0.999), method="bounded").x
+            known = values, ones, rotated
+            h = minimize_scalar(restricted, bounds=(0.0, 0.999), args=known, method="bounded").x
             w = 1 / (h * values + 1 - h)
             centre = (w * ones**2).sum()
             x = tested - np.outer(tested @ (w * ones) / centre, ones)
