@@ -110,8 +110,9 @@ def fit_block(sums: BlockSums, group: Group, penalties: Sequence[float]) -> Bloc
     penalties : sequence of float
         λ of the R ridge regressions, in units of sums over people.
     """
-    xz = sums.products[:, :, group.covariates]
-    xy = sums.products[:, :, group.responses].copy()
+    # Copies: how a library multiplies may depend on what lies between the rows of a matrix.
+    xz = np.ascontiguousarray(sums.products[:, :, group.covariates])
+    xy = np.ascontiguousarray(sums.products[:, :, group.responses].transpose(2, 0, 1))
     zz, zy = group.covariate_sums(sums.people)
     on_covariates = cho_solve(cho_factor(zz.sum(axis=0)), xz.sum(axis=0).T)  # (c, m)
     grams = sums.grams(group).copy()
@@ -119,24 +120,24 @@ def fit_block(sums: BlockSums, group: Group, penalties: Sequence[float]) -> Bloc
     for k, one in enumerate(grams):
         shared = xz[k] @ on_covariates
         one += on_covariates.T @ (zz[k] @ on_covariates) - shared - shared.T
-    for t in range(xy.shape[2]):  # one by one: products of many would round by how many they are
-        xy[:, :, t] -= zy[:, :, t] @ on_covariates
+    for t in range(len(xy)):  # one by one: products of many would round by how many they are
+        xy[t] -= zy[t] @ on_covariates
     total = grams.sum(axis=0)
     rest = total.diagonal().copy()
     varies = rest > EXPLAINED * raw
     scale = np.zeros(len(rest))
     scale[varies] = np.sqrt(len(group.rows) / rest[varies])
-    n_folds, n_traits, m = len(grams), xy.shape[2], len(rest)
+    n_folds, n_traits, m = len(grams), len(xy), len(rest)
     weights = np.zeros((n_folds, n_traits, len(penalties), m))
     for k in range(n_folds):
         without = (total - grams[k]) * scale * scale[:, None]
-        right = (xy.sum(axis=0) - xy[k]) * scale[:, None]
+        right = [(one.sum(axis=0) - one[k]) * scale for one in xy]
         diagonal = without.diagonal().copy()
         for r, penalty in enumerate(penalties):
             np.fill_diagonal(without, diagonal + penalty)
             factor = cho_factor(without.T, lower=True, check_finite=False)
             for t in range(n_traits):
-                solved = cho_solve(factor, right[:, t].copy(), check_finite=False)
+                solved = cho_solve(factor, right[t], check_finite=False)
                 weights[k, t, r] = solved * scale
     return BlockModels(weights, weights @ on_covariates.T)
 

@@ -63,23 +63,22 @@ class Group:
 
     def covariate_columns(self, people: People) -> FloatArray:
         """Return the covariates of these people, shape (n_g, c)."""
-        return np.asarray(people.columns[self.rows, self.covariates])
+        return np.ascontiguousarray(people.columns[self.rows, self.covariates])
 
     def response(self, people: People, trait: int) -> FloatArray:
         """Return one trait of these people, shape (n_g,)."""
         column = self.responses.start + self.traits.index(trait)
-        return np.asarray(people.columns[self.rows, column])
+        return np.ascontiguousarray(people.columns[self.rows, column])
 
     def covariate_sums(self, people: People) -> tuple[FloatArray, FloatArray]:
-        """Return ZᵀZ and Zᵀy of each fold, shapes (K, c, c) and (K, c, traits)."""
-        z = self.covariate_columns(people)
-        zz, zy = [], []
-        for a, b in self.edges(people):
-            zz.append(z[a:b].T @ z[a:b])
-            # One trait at a time: a product of many would round by how many there are.
-            each = [z[a:b].T @ self.response(people, trait)[a:b] for trait in self.traits]
-            zy.append(np.stack(each, axis=1))
-        return np.stack(zz), np.stack(zy)
+        """Return ZᵀZ and Zᵀy of each fold, shapes (K, c, c) and (traits, K, c)."""
+        z, edges = self.covariate_columns(people), self.edges(people)
+        zz = np.stack([z[a:b].T @ z[a:b] for a, b in edges])
+        zy = []
+        for trait in self.traits:  # one by one: many together would round by how many they are
+            y = self.response(people, trait)
+            zy.append(np.stack([z[a:b].T @ y[a:b] for a, b in edges]))
+        return zz, np.stack(zy)
 
 
 @dataclass(frozen=True, eq=False)

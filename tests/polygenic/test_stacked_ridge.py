@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.design import build_design
 from hlmm_scan.polygenic import plain, whole
 from hlmm_scan.polygenic.folds import folds_of
-from hlmm_scan.polygenic.level0 import predictors
+from hlmm_scan.polygenic.level0 import BlockSums, fit_block, predictors
 from hlmm_scan.polygenic.level1 import stack
 from hlmm_scan.polygenic.people import People
 
@@ -155,3 +157,27 @@ def test_folds_stay_where_people_are_added():
     folds = folds_of(ids, N_FOLDS)
     assert np.array_equal(folds_of(["new", *ids], N_FOLDS)[1:], folds)
     assert np.bincount(folds).min() > 320
+
+
+@pytest.mark.parametrize("others", [[0, 2], [2, 0], [3, 0, 1], [1, 2, 3, 0]])
+@pytest.mark.parametrize("n_covariates", [0, 2])
+def test_ridge_weights_have_the_bits_of_the_trait_alone(arrays, others, n_covariates):
+    """Before predictors are rounded, which would hide nearly all differences."""
+
+    def weights_of(traits):
+        cohorts = [arrays.cohort(t) for t in traits]
+        if not n_covariates:
+            cohorts = [replace(c, mean_design=intercept(c)) for c in cohorts]
+        people = People.of(cohorts, arrays.folds)
+        group = people.group_of[traits.index(0)]
+        sums = BlockSums(arrays.codes[:40][:, people.samples], people)
+        at = group.traits.index(traits.index(0))
+        found = fit_block(sums, group, [0.5, 100.0])
+        return found.weights[:, at], found.of_covariates[:, at]
+
+    for alone, together in zip(weights_of([0]), weights_of(others), strict=True):
+        assert np.array_equal(alone, together)
+
+
+def intercept(cohort):
+    return build_design(np.zeros((len(cohort), 0)), (), "mean", cohort.phenotype)
