@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hlmm_scan.api.arrays import fit_null, fit_variants
+    from hlmm_scan.api.background import polygenic
     from hlmm_scan.api.genotypes import convert, open_genotypes
     from hlmm_scan.api.pooling import meta
     from hlmm_scan.api.results import (
@@ -55,6 +56,7 @@ __all__ = [
     "meta",
     "open_genotypes",
     "open_results",
+    "polygenic",
     "report",
     "scan",
 ]
@@ -70,6 +72,7 @@ _WHERE = {
     **dict.fromkeys(("calibration", "dispersion", "export", "hits"), "api.results"),
     **dict.fromkeys(("open_results", "report"), "api.results"),
     "meta": "api.pooling",
+    "polygenic": "api.background",
     "scan": "api.scanning",
 }
 

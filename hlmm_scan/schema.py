@@ -371,6 +371,78 @@ GENOTYPES: tuple[Variable, ...] = (
     ),
 )
 
+BACKGROUND: tuple[Variable, ...] = (
+    Variable("phenotype", ("phenotype",), "str", "", "Name of the phenotype"),
+    Variable("contig", ("contig",), "str", "", "Chromosome left out; X stands for no autosome"),
+    Variable("sample_id", ("samples",), "str", "", "Individual id (PLINK IID)"),
+    Variable("sample_family_id", ("samples",), "str", "", "Family id (PLINK FID)"),
+    Variable(
+        "prediction",
+        ("phenotype", "contig", "samples"),
+        "float32",
+        TRAIT_UNIT,
+        "Polygenic prediction of the phenotype's residual on its mean covariates, without the "
+        "chromosome; NaN for people who were not analysed",
+    ),
+    Variable(
+        "whole_genome_prediction",
+        ("phenotype", "samples"),
+        "float32",
+        TRAIT_UNIT,
+        "The same with all chromosomes",
+    ),
+    Variable(
+        "cv_r2",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share of the residual's variance predicted in cross-validation, by all chromosomes",
+    ),
+    Variable(
+        "heritability",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share that the predictors are shrunken by, chosen by cross-validation; 0 where nothing is "
+        "predicted",
+    ),
+    Variable(
+        "residual_sd",
+        ("phenotype",),
+        "float64",
+        TRAIT_UNIT,
+        "Standard deviation of the phenotype about its mean covariates (divisor n - c)",
+    ),
+    Variable("n", ("phenotype",), "int32", "people", "People analysed"),
+)
+"""Of a store of polygenic predictions."""
+
+BACKGROUND_OF_VARIANCE: tuple[Variable, ...] = (
+    Variable(
+        "log_variance_prediction",
+        ("phenotype", "contig", "samples"),
+        "float32",
+        "log variance",
+        "Polygenic prediction of the log-variance about its covariates, without the chromosome",
+    ),
+    Variable(
+        "log_variance_cv_r2",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share of the variance of the variance scores predicted in cross-validation",
+    ),
+    Variable(
+        "log_variance_heritability",
+        ("phenotype",),
+        "float64",
+        "",
+        "Share that the predictors of the log-variance are shrunken by; 0 where nothing is "
+        "predicted",
+    ),
+)
+"""What a store has beside, where the log-variance is predicted too."""
+
 
 def result_variables(
     *,

@@ -35,6 +35,7 @@ PUBLIC = [
     "meta",
     "open_genotypes",
     "open_results",
+    "polygenic",
     "report",
     "scan",
 ]
@@ -434,13 +435,8 @@ def test_the_examples_of_docstrings_run(documented, monkeypatch) -> None:
     }
     finder = doctest.DocTestFinder(recurse=True)
     tried = []
-    for name in (
-        "genotypes",
-        "scanning",
-        "results",
-        "arrays",
-        "pooling",
-    ):  # the scan before its results
+    # The scan before its results.
+    for name in ("genotypes", "background", "scanning", "results", "arrays", "pooling"):
         module = importlib.import_module(f"hlmm_scan.api.{name}")
         for test in finder.find(module, extraglobs=known):
             told = []

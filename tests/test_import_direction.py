@@ -16,7 +16,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.
 
 # A package imports from itself and from packages further left; the first two know nothing at all.
 RANKS = {"models": 0, "genotypes": 0, "cohort": 1, "null": 2, "kernels": 3, "results": 4, "scan": 5}
-RANKS |= {"analysis": 6, "meta": 6, "report": 7, "api": 8}
+RANKS |= {"polygenic": 6, "analysis": 6, "meta": 6, "report": 7, "api": 8}
 # Everybody may know these.
 BASE = {
     "called",
@@ -34,7 +34,7 @@ BASE = {
     "hlmm_scan",
 }
 # Modules at the top, and who may know them; scan/ takes the options of a run from config.
-TOP = {"config": {"scan", "api", "cli"}, "simulate": {"cli"}, "logs": {"cli"}}
+TOP = {"config": {"scan", "polygenic", "api", "cli"}, "simulate": {"cli"}, "logs": {"cli"}}
 TOP |= {"signals": {"cli", "scan"}, "surroundings": {"cli"}}
 TOP |= {"cli": {"__main__"}, "__main__": set()}
 ROOMS = {

@@ -246,6 +246,28 @@ def test_relatedness_is_judged_where_there_is_something_to_judge(script):
     assert len(relatedness.required([first, line])) == 1
 
 
+def test_a_background_is_judged_beside_the_exact_model(script):
+    background = script("background")
+    line = background.Line("unrelated", 0.3, 10, 0.1, 20.0, 21.0, 22.0, 1.2, 1.03, 1.01)
+    found = background.summary([line, replace(line, power_ours=22.0)], "unrelated")
+    assert found["power_ours_over_exact"] == pytest.approx(21.5 / 22)
+    assert not background.required({"unrelated": found}, background.FULL)
+    worse = {**found, "power_ours_over_exact": 0.8, "lambda_ours": 1.2}
+    misses = background.required({"unrelated": worse}, background.FULL)
+    assert [miss.split(":")[1].split()[0] for miss in misses] == ["χ²", "λ"]
+
+
+def test_the_exact_mixed_model_is_least_squares_where_nobody_is_alike(script):
+    background = script("background")
+    rng = np.random.default_rng(1)
+    copies = background.genotypes("unrelated", background.Size(80, 200, 2, (), (), 0.1), rng)
+    g, y = background.standardised(copies), rng.normal(size=(1, 80))
+    contig = np.repeat(["1", "2"], [1, 199])
+    g[1:] *= 1e-6  # no relationship
+    r = np.corrcoef(g[0], y[0])[0, 1]
+    assert background.exact(g, contig, y)[0, 0] == pytest.approx(78 * r**2 / (1 - r**2), rel=1e-6)
+
+
 def test_relatedness_without_its_data_is_one_clear_line(script, monkeypatch, tmp_path, capsys):
     relatedness = script("relatedness")
     monkeypatch.setattr(sys, "argv", ["relatedness", "--mouse", str(tmp_path)])

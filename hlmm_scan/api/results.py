@@ -14,9 +14,12 @@ from hlmm_scan import storage
 from hlmm_scan.analysis.dispersion import Method, PhenotypeSlope, write_dispersion
 from hlmm_scan.analysis.frame import rows_below
 from hlmm_scan.analysis.regions import parse_region
+from hlmm_scan.api.background import Background
 from hlmm_scan.api.genotypes import places_of
+from hlmm_scan.cohort.backgrounds import StoredBackground, is_background
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
+from hlmm_scan.polygenic.export import export_loco
 from hlmm_scan.results import export as exports
 from hlmm_scan.results.inputs import scanned_genotypes
 from hlmm_scan.results.publish import is_published
@@ -356,7 +359,7 @@ def report(
 
 
 def export(
-    results: Results | ResultStore | Place | str,
+    results: Results | ResultStore | Background | Place | str,
     output: Path | str,
     *,
     format: str | None = None,
@@ -364,13 +367,14 @@ def export(
     test: Names = (),
     metadata: Path | str | None = None,
 ) -> int:
-    """Write results as files that other programs read.
+    """Write results, or a polygenic background, as files that other programs read.
 
     Parameters
     ----------
-    results : Results or path
+    results : Results, Background or path
+        A background is written as regenie's .loco files and their list.
     output : Path or str
-        A file; for gwas-ssf a folder.
+        A file; for gwas-ssf, and for a background, a folder.
     format : {"tsv", "csv", "parquet", "tabix", "gwas-ssf", "regenie", "seed"}, optional
         Default: parquet if the name ends in .parquet, csv if in .csv or .csv.gz, else tsv.
     phenotype, test : str or sequence of str, optional
@@ -393,6 +397,12 @@ def export(
     72
     """
     path = Path(output)
+    if not isinstance(results, Results | ResultStore):
+        stored = _background(results)
+        if stored is not None:
+            if format not in (None, "regenie") or test or metadata is not None:
+                raise InputError("a background is written as .loco files, and has no tests")
+            return export_loco(stored, path, _names(phenotype))
     kind = format or exports.format_by_name(path)
     wanted = exports.Export(
         kind, _names(phenotype), _names(test), None if metadata is None else Path(metadata)
@@ -400,7 +410,17 @@ def export(
     return exports.export(_store(results), path, wanted)
 
 
-def _store(results: Results | ResultStore | Place | str) -> ResultStore:
+def _background(given: Background | Place | str) -> StoredBackground | None:
+    """Open a background; None where something else is given."""
+    if isinstance(given, Background):
+        return given.stored
+    where = storage.place(given)
+    return StoredBackground(where) if is_background(where) else None
+
+
+def _store(results: Results | ResultStore | Background | Place | str) -> ResultStore:
+    if isinstance(results, Background):
+        raise InputError(f"{results.path}: a polygenic background, not results of a scan")
     if isinstance(results, Results):
         return results.store
     if isinstance(results, ResultStore):

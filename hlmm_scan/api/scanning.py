@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from hlmm_scan import storage
+from hlmm_scan.api.background import Background
 from hlmm_scan.api.genotypes import convert, in_memory, places_of
+from hlmm_scan.api.given import KINDS, Spill, Tables, beside, lines_of, option_value
 from hlmm_scan.api.results import Results
-from hlmm_scan.cohort.frames import is_labelled
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.dataset import GenotypeDataset
@@ -28,7 +26,6 @@ from hlmm_scan.storage import ObjectPath, Place
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-_KINDS = {f.name: f.metadata["kind"] for f in fields(ScanConfig)}
 _NAMED = (
     *("genotypes", "phenotypes", "output", "mean_covariates", "variance_covariates"),
     *("random_effects", "offset", "workers"),
@@ -74,8 +71,9 @@ def scan(
         phenotypes, which are then none.
     random_effects : sequence of variant ids, GenotypeDataset or path, optional
         With them the HLMM, else the HLM.
-    offset : pandas.DataFrame or path, optional
-        Predictions of the phenotypes from the other chromosomes.
+    offset : Background, pandas.DataFrame or path, optional
+        Predictions of the phenotypes from the other chromosomes: of :func:`polygenic`, regenie's
+        list, or a table.
     samples : array of str, shape (people,), optional
         With an array of genotypes: IIDs.
     variants : pandas.DataFrame, optional
@@ -123,8 +121,8 @@ def scan(
     'phenotype units'
     """
     for name in options:
-        if name not in _KINDS or name in _NAMED:
-            known = [*(n for n in _KINDS if n not in _NAMED), *_NAMED, "client", "progress"]
+        if name not in KINDS or name in _NAMED:
+            known = [*(n for n in KINDS if n not in _NAMED), *_NAMED, "client", "progress"]
             raise TypeError(f"scan() has no option '{name}'{nearest(name, known)}")
     if client is not None and (workers or options.get("scheduler") or options.get("cluster")):
         raise InputError("client excludes workers, scheduler and cluster: it says where tasks run")
@@ -132,11 +130,13 @@ def scan(
     elsewhere = cluster or options.get("scheduler") or options.get("cluster")
     spill = Spill()
     kept: tempfile.TemporaryDirectory[str] | None = None
-    given: dict[str, Any] = {k: _value(k, v, spill) for k, v in options.items() if v is not None}
-    tables = _Tables()
+    given: dict[str, Any] = {
+        k: option_value(k, v, spill) for k, v in options.items() if v is not None
+    }
+    tables = Tables()
     try:
         if in_memory(genotypes):
-            kept = _beside(storage.place(output))
+            kept = beside(storage.place(output))
             where = Path(kept.name) / "genotypes.zarr"
             convert(genotypes, where, samples=samples, variants=variants)
             genotypes = where
@@ -144,8 +144,10 @@ def scan(
             raise InputError("samples and variants describe an array of genotypes")
         if random_effects is not None:
             given["random_effects"] = _random_effects(random_effects, spill)
+        if isinstance(offset, Background):
+            offset = offset.path
         if offset is not None:
-            given["offset"] = _value("offset", offset, spill)
+            given["offset"] = option_value("offset", offset, spill)
         config = ScanConfig(
             genotypes=places_of(genotypes),
             phenotypes=tables.put("phenotypes", phenotypes),
@@ -176,103 +178,10 @@ def scan(
     return results
 
 
-class _Tables:
-    """Tables in memory, and the paths by which a configuration knows them."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[int, Path] = {}
-        self.at_hand: dict[Path, Any] = {}
-
-    def put(self, name: str, data: Any) -> Path:
-        """Take a table, or leave a path."""
-        if isinstance(data, str | Path):
-            return Path(data)
-        if id(data) not in self._by_id:
-            number = f" {len(self.at_hand)}" if self.at_hand else ""
-            where = storage.absolute(Path(f"<{name}{number}>"))
-            assert isinstance(where, Path)
-            self.at_hand[where] = data
-            self._by_id[id(data)] = where
-        return self._by_id[id(data)]
-
-    def put_all(self, name: str, data: Any) -> tuple[Path, ...]:
-        """Take a table or several."""
-        if data is None:
-            return ()
-        several = list(data) if isinstance(data, list | tuple) else [data]
-        return tuple(self.put(name, one) for one in several)
-
-
-class Spill:
-    """A temporary folder for short lists that are read from files."""
-
-    def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files = 0
-
-    def lines(self, lines: Sequence[str]) -> Path:
-        """Write lines to a file of their own."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hlmm-scan-")
-        self._files += 1
-        path = Path(self._folder.name) / f"{self._files}.txt"
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return path
-
-    def cleanup(self) -> None:
-        """Remove what was written."""
-        if self._folder is not None:
-            self._folder.cleanup()
-
-
-def _value(name: str, value: Any, spill: Spill) -> Any:
-    """Return the value of an option as the configuration holds it."""
-    kind = _KINDS[name]
-    if kind == "path" and not isinstance(value, str | Path):
-        return spill.lines(_lines(name, value))
-    if kind == "path":
-        return Path(value)
-    if kind == "store":
-        return storage.place(value)
-    if kind == "names":
-        return (value,) if isinstance(value, str) else tuple(map(str, value))
-    if kind in ("number", "whole"):
-        return value.item() if isinstance(value, np.generic) else value
-    return value
-
-
-def _lines(name: str, value: Any) -> list[str]:
-    """Return the lines of a list of ids, or of a table."""
-    if isinstance(value, pd.DataFrame):
-        frame = value
-        if not isinstance(frame.index, pd.RangeIndex):
-            frame = frame.reset_index(names=["FID", "IID"][-frame.index.nlevels :])
-        cells = frame.astype(object).where(frame.notna(), "NA")
-        rows = ["\t".join(map(str, row)) for row in cells.itertuples(index=False)]
-        return rows if name in ("keep", "remove") else ["\t".join(map(str, frame.columns)), *rows]
-    if is_labelled(value) or isinstance(value, Mapping):
-        raise InputError(f"{name}: a path, a sequence of ids or a DataFrame is needed")
-    return [str(one) for one in value]
-
-
 def _random_effects(given: Any, spill: Spill) -> Place:
     """Return where random effects are: a dataset, or a list of ids."""
     if isinstance(given, GenotypeDataset):
         return given.path
     if isinstance(given, str | Path | ObjectPath):
         return storage.place(given)
-    return spill.lines(_lines("random_effects", given))
-
-
-def _beside(output: Place) -> tempfile.TemporaryDirectory[str]:
-    """Make a temporary folder that workers who write to the output can read."""
-    if isinstance(output, ObjectPath):
-        raise InputError(
-            "genotypes in memory go to a folder beside the output, which is in an object store; "
-            "convert them there first"
-        )
-    folder = output.absolute().parent
-    try:
-        return tempfile.TemporaryDirectory(prefix=f".{output.name}-genotypes-", dir=folder)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
+    return spill.lines(lines_of("random_effects", given))

@@ -58,7 +58,7 @@ def _handed_over(table: pd.DataFrame, of: str, output: Path | None, as_json: boo
     "--output",
     type=FILE,
     required=True,
-    help="File to write (.gz compresses text); for gwas-ssf a folder.",
+    help="File to write (.gz compresses text); for gwas-ssf, and of a background, a folder.",
 )
 @click.option(
     "--format",
@@ -87,7 +87,10 @@ def export(
     test: Sequence[str],
     metadata: Path | None,
 ) -> None:
-    """Write results as files that other programs read."""
+    """Write results as files that other programs read.
+
+    Of a polygenic background: regenie's .loco files and their list, in a folder.
+    """
     from hlmm_scan.api.results import export as write_rows
 
     rows = write_rows(

@@ -10,7 +10,7 @@ import click
 
 from hlmm_scan.cli.root import FILE, STORE
 from hlmm_scan.cli.sections import FIRST, RUNNING, Option
-from hlmm_scan.config import GROUPS
+from hlmm_scan.config import BACKGROUND_OPTIONS, GROUPS
 
 _TYPES: dict[str, Any] = {"path": FILE, "store": STORE, "whole": int, "number": float}
 _NOT_OF_ONE_FIT = {"genotypes", "output", "phenotype", "strict", "only_sex"}
@@ -36,6 +36,11 @@ def fit_options(command: Decorated) -> Decorated:
     """Give a command the flags about tables, people, transforms and covariates."""
     wanted = {f.name for group in GROUPS[:4] for f in fields(group)}
     return _flags(command, wanted - _NOT_OF_ONE_FIT)
+
+
+def background_options(command: Decorated) -> Decorated:
+    """Give a command the flags of what a polygenic background is made of."""
+    return _flags(command, BACKGROUND_OPTIONS - {"output"})
 
 
 def _flags(command: Decorated, names: Container[str]) -> Decorated:

@@ -1,4 +1,4 @@
-"""Before the scan: genotypes converted, or made up."""
+"""Before the scan: genotypes converted or made up, and the polygenic background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from hlmm_scan import signals, storage
+from hlmm_scan.cli.flags import background_options
 from hlmm_scan.cli.root import FILE, STORE, cli
+from hlmm_scan.cli.sections import FIRST, Option
 from hlmm_scan.errors import InputError
 
 
@@ -90,3 +92,59 @@ def simulate(output: Path, **options: Any) -> None:
         click.echo(path)
     if cohort.random_effects is not None:
         click.echo(cohort.random_effects)
+
+
+@cli.command(section="Before the scan")
+@background_options
+@click.option(
+    "-o",
+    "--output",
+    type=STORE,
+    required=True,
+    cls=Option,
+    section=FIRST,
+    help="Store of predictions to write.",
+)
+@click.option("--block-size", type=int, help="Variants of a block, about. Default: 1000.")
+@click.option("--folds", type=int, help="Folds of people for cross-validation. Default: 5.")
+@click.option("--variance/--no-variance", default=None, help="Predict the log-variance as well.")
+@click.option("--overwrite", is_flag=True, help="Replace a background of hlmm-scan.")
+def polygenic(
+    genotypes: Sequence[storage.Place],
+    phenotypes: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    variance: bool | None,
+    **options: Any,
+) -> None:
+    """Predict traits from the other chromosomes, for `scan --offset`.
+
+    Stacked ridge regression: blocks of neighbouring variants, then all blocks but those of one
+    chromosome. What was killed goes on when the same command is given again.
+    """
+    if not genotypes or phenotypes is None:
+        raise InputError(f"--{'phenotypes' if genotypes else 'genotypes'} is required")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be at least 1, not {workers}")
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    given["variance"] = bool(variance)
+    if scheduler is not None:
+        given["scheduler"] = scheduler
+    from hlmm_scan.scan.executors import available_cores
+
+    if scheduler is None or workers is not None:
+        given["workers"] = workers or available_cores()
+    if given.get("workers", 1) > 1:
+        from hlmm_scan.scan import fork_server
+
+        fork_server.start()  # before anything heavy is imported here
+    from hlmm_scan.api.background import polygenic as make
+
+    with signals.work_kept():
+        found = make(list(genotypes), phenotypes, progress=True, **given)
+    for name, row in found.to_frame().iterrows():
+        told = f", of the variance scores {row['log_variance_cv_r2']:.4f}" if variance else ""
+        click.echo(
+            f"{name}: {int(row['n']):,} people, R² in cross-validation {row['cv_r2']:.4f}{told}"
+        )
+    click.echo(f"{found.path}: complete")

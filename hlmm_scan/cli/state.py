@@ -16,15 +16,20 @@ from hlmm_scan.errors import HlmmScanError
 @click.option("--json", "as_json", is_flag=True, help="For a machine.")
 @click.option("--verify", "reread", is_flag=True, help="Read every finished partition again.")
 def status(results: storage.Place, as_json: bool, reread: bool) -> None:
-    """Say what of a scan is done, missing or failed."""
+    """Say what of a scan, or of a polygenic background, is done, missing or failed."""
     from tqdm import tqdm
 
+    from hlmm_scan.polygenic.state import background_state
     from hlmm_scan.results.mark import REMEDY
     from hlmm_scan.results.store import ResultStore
     from hlmm_scan.scan.preparation import preparing
     from hlmm_scan.scan.state import listed, scan_state, verify
     from hlmm_scan.staging import stands
 
+    background = background_state(results)
+    if background is not None:
+        click.echo(json.dumps(background.to_json(), indent=2) if as_json else str(background))
+        return
     unfinished = None if stands(results) else preparing(results)
     if unfinished is not None:
         click.echo(json.dumps(unfinished.to_json(), indent=2) if as_json else str(unfinished))
@@ -84,7 +89,7 @@ def status(results: storage.Place, as_json: bool, reread: bool) -> None:
 @cli.command(epilog=EXIT_CODES, section="The scan")
 @click.argument("place", metavar="DATASET_ORSTORE", type=STORE)
 def verify(place: storage.Place) -> None:
-    """Read a genotype dataset or a result store again and say what of it is damaged.
+    """Read a genotype dataset, a result store or a background again and say what of it is damaged.
 
     Recomputes every checksum, and of a dataset its fingerprint. Exit code 0 where all is as it was
     written, 1 where something is not.

@@ -1,4 +1,4 @@
-"""Predictions of phenotypes from the other chromosomes: regenie's step 1, or a plain table.
+"""Predictions of phenotypes from the other chromosomes: ours, regenie's step 1, a plain table.
 
 A polygenic prediction takes the place of random effects at biobank size. That of a test variant's
 chromosome leaves the chromosome out, so each chromosome has a phenotype of its own.
@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hlmm_scan.cohort.align import match
+from hlmm_scan.cohort.backgrounds import LOG_VARIANCE, StoredBackground, is_background
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.derived import with_covariate, with_phenotype
 from hlmm_scan.cohort.loco_files import read_loco
@@ -63,6 +64,8 @@ class Offsets:
         Of the species.
     use : {"subtract", "covariate"}
     units : {"residual-sd", "phenotype"}
+    variance_rows : mapping of str to ndarray of float64, shape (n_samples,)
+        Predictions of the log-variance, by the same chromosomes; empty where there are none.
     """
 
     phenotype: str
@@ -71,11 +74,13 @@ class Offsets:
     autosomes: int
     use: Use
     units: Units
+    variance_rows: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def available(self) -> NDArray[np.bool_]:
         """Who has predictions for all chromosomes, shape (n_samples,)."""
-        finite = [np.isfinite(values) for values in self.rows.values()]
+        every = (*self.rows.values(), *self.variance_rows.values())
+        finite = [np.isfinite(values) for values in every]
         return np.asarray(np.logical_and.reduce(finite), np.bool_)
 
     def row(self, contig: str) -> str:
@@ -123,7 +128,8 @@ class Offsets:
         Cohort
             With y − s·prediction for phenotype, s = 1 or, in units "residual-sd", the standard
             deviation of y's residuals on the mean covariates (divisor n − c); or with one more
-            covariate.
+            covariate. A prediction of the log-variance becomes a covariate of the variance: what
+            it is worth, its ridge regression having shrunken it, is fitted.
 
         Raises
         ------
@@ -137,6 +143,11 @@ class Offsets:
         (Mbatchou et al. 2021, Methods). Here covariates are fitted afterwards, so that the
         phenotype keeps its units.
         """
+        if self.variance_rows:
+            predicted = self.variance_rows[row][cohort.samples]
+            design = with_covariate(cohort.variance_design, LOG_VARIANCE, predicted)
+            if design is not None:  # else it is 0 for all, as where nothing could be predicted
+                cohort = replace(cohort, variance_design=design)
         values = self.rows[row][cohort.samples]
         if self.use == "covariate":
             design = with_covariate(cohort.mean_design, COVARIATE, values)
@@ -183,6 +194,8 @@ class OffsetSource:
     files : mapping of str to Path
         By phenotype; empty where a table holds all.
     table : Table or None
+    background : StoredBackground or None
+        Where ``hlmm-scan polygenic`` made them.
     samples : SampleIds
         People of the genotypes.
     autosomes : int
@@ -195,6 +208,7 @@ class OffsetSource:
     path: Path
     files: Mapping[str, Path]
     table: Table | None
+    background: StoredBackground | None
     samples: SampleIds
     autosomes: int
     use: Use
@@ -206,6 +220,16 @@ class OffsetSource:
         """Whether chromosomes have predictions of their own."""
         return self.table is None
 
+    @property
+    def of_variance(self) -> bool:
+        """Whether log-variances are predicted as well."""
+        return self.background is not None and self.background.of_variance
+
+    @property
+    def scale(self) -> str | None:
+        """What units of the phenotype are, where the predictions say so."""
+        return None if self.background is None else self.background.attributes["effect_scale"]
+
     def read(self, phenotype: str) -> Offsets:
         """Return the predictions of one phenotype.
 
@@ -216,14 +240,26 @@ class OffsetSource:
             people of the genotypes.
         """
         path = self.path
-        if self.table is None:
+        variance: dict[str, FloatArray] = {}
+        if self.background is not None:
+            at = match(self.samples, self.background.samples, other_name=str(path))
+
+            def rows_of(found: FloatArray) -> dict[str, FloatArray]:
+                moved = (np.where(at >= 0, values[at], np.nan) for values in found)
+                return dict(zip(chromosomes, moved, strict=True))
+
+            chromosomes = self.background.chromosomes
+            rows = rows_of(self.background.predictions(phenotype))
+            if self.of_variance:
+                variance = rows_of(self.background.predictions(phenotype, LOG_VARIANCE))
+        elif self.table is None:
             path = self.files[phenotype]
             rows = read_loco(path, self.samples, self.autosomes)
         else:
             at = match(self.samples, self.table)
             values = self.table.values[at, self.table.index(phenotype)]
             rows = {EVERYWHERE: np.where(at >= 0, values, np.nan)}
-        return Offsets(phenotype, path, rows, self.autosomes, self.use, self.units)
+        return Offsets(phenotype, path, rows, self.autosomes, self.use, self.units, variance)
 
 
 def load_offsets(
@@ -241,9 +277,10 @@ def load_offsets(
     Parameters
     ----------
     path : Path
-        A list as regenie writes it (``_pred.list``): phenotype and .loco file in each line, the
-        file's folder being the list's where it is not absolute or no longer there. Or a table with
-        a header ``FID IID …`` or ``IID …`` and a column for every phenotype.
+        A store of ``hlmm-scan polygenic``. Or a list as regenie writes it (``_pred.list``):
+        phenotype and .loco file in each line, the file's folder being the list's where it is not
+        absolute or no longer there. Or a table with a header ``FID IID …`` or ``IID …`` and a
+        column for every phenotype.
     phenotypes : sequence of str
         Those of the scan.
     samples : SampleIds
@@ -252,7 +289,7 @@ def load_offsets(
         Of the species.
     use : {"subtract", "covariate"}, default "subtract"
     units : {"residual-sd", "phenotype"}, optional
-        By default "residual-sd" for regenie's files and "phenotype" for tables.
+        By default "residual-sd" for regenie's files and "phenotype" for the others.
     missing_values : sequence of str, default ("NA",)
         In tables.
 
@@ -261,6 +298,8 @@ def load_offsets(
     InputError
         If a file is missing or unreadable, or a phenotype has no predictions.
     """
+    if is_background(path):
+        return _of_background(path, phenotypes, samples, autosomes, use, units)
     content = read_bytes(path)
     text = as_text(content, path)
     first, lines = text.split(maxsplit=1), text.split("\n")
@@ -269,7 +308,7 @@ def load_offsets(
         for name in phenotypes:
             table.index(name, "phenotype of predictions")
         return OffsetSource(
-            path, {}, table, samples, autosomes, use, units or "phenotype", table.sha256
+            path, {}, table, None, samples, autosomes, use, units or "phenotype", table.sha256
         )
     files: dict[str, Path] = {}
     for number, line in enumerate(lines, start=1):
@@ -295,7 +334,32 @@ def load_offsets(
         digest.update(_digest(files[name]))
     fingerprint = digest.hexdigest()
     return OffsetSource(
-        path, files, None, samples, autosomes, use, units or "residual-sd", fingerprint
+        path, files, None, None, samples, autosomes, use, units or "residual-sd", fingerprint
+    )
+
+
+def _of_background(
+    path: Path,
+    phenotypes: Sequence[str],
+    samples: SampleIds,
+    autosomes: int,
+    use: Use,
+    units: Units | None,
+) -> OffsetSource:
+    """Look at a store of ours."""
+    background = StoredBackground(path)
+    for name in phenotypes:
+        background.index(name)
+    if units == "residual-sd":
+        raise InputError(f"{path}: its predictions are in units of the phenotype (--offset-units)")
+    made = int(background.attributes["autosomes"])
+    if made != autosomes:
+        raise InputError(
+            f"{path}: made for a species of {made} autosomes, but here are {autosomes} "
+            "(--autosomes)"
+        )
+    return OffsetSource(
+        path, {}, None, background, samples, autosomes, use, "phenotype", background.fingerprint
     )
 
 

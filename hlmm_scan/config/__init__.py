@@ -8,10 +8,11 @@ writes them.
 from hlmm_scan.config.declared import Group
 from hlmm_scan.config.files import absolute, compose, load_config, to_yaml
 from hlmm_scan.config.models import INFORMATION, METHODS
-from hlmm_scan.config.scan import GROUPS, ScanConfig
+from hlmm_scan.config.scan import BACKGROUND_OPTIONS, GROUPS, ScanConfig
 from hlmm_scan.config.variants import DEFAULT_MAX_MISSING, DEFAULT_MIN_MAC, DEFAULT_MIN_MAF
 
 __all__ = [
+    "BACKGROUND_OPTIONS",
     "DEFAULT_MAX_MISSING",
     "DEFAULT_MIN_MAC",
     "DEFAULT_MIN_MAF",

@@ -61,8 +61,8 @@ class Models(Group):
     offset: Path | None = option(
         None,
         "path",
-        "Predictions from the other chromosomes: regenie's _pred.list, or a table with a column "
-        "for every phenotype.",
+        "Predictions from the other chromosomes: a store that polygenic made, regenie's "
+        "_pred.list, or a table with a column for every phenotype.",
     )
     offset_as: str = option(
         "subtract",
@@ -75,7 +75,7 @@ class Models(Group):
         "choice",
         "What a prediction of 1 is: residual-sd, one standard deviation of the phenotype about "
         "its mean covariates; phenotype, one of its units. Default: the first for regenie's "
-        "files, the second for tables.",
+        "files, the second for the others.",
         choices=("residual-sd", "phenotype"),
     )
     interaction: str | None = option(

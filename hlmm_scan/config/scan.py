@@ -22,6 +22,13 @@ GROUPS: tuple[type[Group], ...] = (
 )
 """In the order of the help."""
 
+BACKGROUND_OPTIONS = frozenset(
+    f.name
+    for group in (Study, People, Traits, Covariates, Variants, Chromosomes)
+    for f in fields(group)
+) - {"hwe", "sex_on_x"} | {"workers", "scheduler"}
+"""Options of a scan that say what a polygenic background is made of, or where."""
+
 
 @dataclass(frozen=True)
 class ScanConfig(

@@ -229,6 +229,18 @@ def read_inputs(config: ScanConfig, tables: AtHand | None = None) -> Inputs:
     sexed = any(kind.ploidy in (Ploidy.X, Ploidy.Y) for kind in kinds)
     sex = sex_of(genotypes.samples, config.sex_table)
     people = dataclasses.replace(genotypes.samples, sex=sex.codes)
+    cohort = read_options(
+        people,
+        (mean, variance),
+        genotypes=genotypes,
+        regions=regions,
+        **{name: getattr(config, name) for name in _COHORT_OPTIONS},
+    )
+    if offsets is not None and offsets.scale not in (None, cohort.transform.scale):
+        raise InputError(
+            f"{config.offset}: predictions of phenotypes in {offsets.scale}, but here they are in "
+            f"{cohort.transform.scale}: transform them alike in both"
+        )
     return Inputs(
         config=config,
         genotypes=scanned,
@@ -240,13 +252,7 @@ def read_inputs(config: ScanConfig, tables: AtHand | None = None) -> Inputs:
         random_effects=source,
         loco=loco,
         observed=(config.se or default_se) == "observed",
-        cohort=read_options(
-            people,
-            (mean, variance),
-            genotypes=genotypes,
-            regions=regions,
-            **{name: getattr(config, name) for name in _COHORT_OPTIONS},
-        ),
+        cohort=cohort,
         regions=regions,
         kinds=kinds,
         sex=sex if sexed or config.only_sex else None,

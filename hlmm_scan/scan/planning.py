@@ -79,7 +79,7 @@ def make_plan(
             mean = max(mean, len(cohort.mean_design.names))
             variance = max(variance, len(cohort.variance_design.names))
     if reasons and (inputs.config.strict or not people):
-        raise InputError(_none_or_all(reasons, len(inputs.phenotypes.columns)))
+        raise InputError(none_or_all(reasons, len(inputs.phenotypes.columns)))
     for name in set(reasons) - set(known):
         logger.warning("%s is left out: %s", name, reasons[name])
     fitted = inputs.offsets is not None and inputs.offsets.use == "covariate"
@@ -87,7 +87,7 @@ def make_plan(
     model = ModelSize(
         people=max(people.values()),
         mean=mean + fitted,
-        variance=variance,
+        variance=variance + (inputs.offsets is not None and inputs.offsets.of_variance),
         random=0 if inputs.random_effects is None else len(inputs.random_effects.genotypes),
         screen=inputs.config.screens,
         dosages=genotypes.unit > 0,
@@ -151,7 +151,7 @@ def _with_null_models(inputs: Inputs, plan: Plan) -> Plan:
     )
 
 
-def _none_or_all(reasons: Mapping[str, str], n_asked: int) -> str:
+def none_or_all(reasons: Mapping[str, str], n_asked: int) -> str:
     """Return why no phenotype is analysed, all of their faults in one line."""
     told = list(reasons.values())[:_REASONS_TOLD]
     if len(reasons) == 1 and n_asked == 1:

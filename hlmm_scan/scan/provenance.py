@@ -35,6 +35,30 @@ def _paths(given: Any) -> str | list[str]:
     return str(given[0]) if len(given) == 1 else [str(one) for one in given]
 
 
+def input_paths(inputs: Inputs, genotypes: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """Return where the files of a run were, by option."""
+    return {
+        "genotypes": genotypes[0] if len(genotypes) == 1 else list(genotypes),
+        **{
+            name: _paths(getattr(inputs.config, name))
+            for name in (
+                "phenotypes",
+                "mean_covariates",
+                "variance_covariates",
+                "random_effects",
+                "keep",
+                "remove",
+                "condition_list",
+                "extract",
+                "exclude",
+                "sex_table",
+                "offset",
+            )
+            if getattr(inputs.config, name) not in (None, ())
+        },
+    }
+
+
 def provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
     """Return the attributes of the store: what was run, on what, with which software."""
     seed_mode = inputs.config.covariate_mode == "seed"
@@ -45,26 +69,7 @@ def provenance(inputs: Inputs, plan: Plan) -> dict[str, Any]:
         "parameters": dict(plan.parameters),
         "phenotypes_left_out": dict(plan.left_out),
         "autosomes": inputs.config.autosomes or HUMAN_AUTOSOMES,
-        "inputs": {
-            "genotypes": plan.genotypes[0] if len(plan.genotypes) == 1 else list(plan.genotypes),
-            **{
-                name: _paths(getattr(inputs.config, name))
-                for name in (
-                    "phenotypes",
-                    "mean_covariates",
-                    "variance_covariates",
-                    "random_effects",
-                    "keep",
-                    "remove",
-                    "condition_list",
-                    "extract",
-                    "exclude",
-                    "sex_table",
-                    "offset",
-                )
-                if getattr(inputs.config, name) not in (None, ())
-            },
-        },
+        "inputs": input_paths(inputs, plan.genotypes),
         "software": software(),
         "effects_per": "copy of effect_allele",
         "effect_scale": (

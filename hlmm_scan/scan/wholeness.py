@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.cohort.backgrounds import FORMAT
+from hlmm_scan.cohort.backgrounds import KIND as BACKGROUND
 from hlmm_scan.errors import HlmmScanError, InputError
 from hlmm_scan.genotypes import in_use as genotypes_in_use
 from hlmm_scan.genotypes.arrays import CHECKSUMS
@@ -49,7 +51,7 @@ class Verdict:
 
 
 def verify_store(where: Place | str) -> Verdict:
-    """Recompute every checksum and digest of a genotype dataset or a result store.
+    """Recompute every checksum and digest of a genotype dataset, a result store or a background.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def verify_store(where: Place | str) -> Verdict:
     attributes = (root or {}).get("attributes")
     mark = attributes.get(MARK) if isinstance(attributes, dict) else None
     kind = mark.get("kind") if isinstance(mark, dict) else None
-    known = {KIND: (DATASET_FORMAT,), "results": (STORE_FORMAT,)}
+    known = {KIND: (DATASET_FORMAT,), "results": (STORE_FORMAT,), BACKGROUND: (FORMAT,)}
     if mark and kind in known and mark.get("format") not in known[kind]:
         raise InputError(
             f"{where}: {kind} of format {mark.get('format')}, this version verifies "
@@ -87,12 +89,23 @@ def verify_store(where: Place | str) -> Verdict:
         if attributes and kind == "results":
             with results_in_use.being_read(where, str(attributes.get("run_id", ""))):
                 return _verify_results(where)
+        if kind == BACKGROUND:
+            return _verify_listed(where)
     except OSError as error:
         raise read_error(where, error) from error
     raise InputError(
-        f"{where}: neither a genotype dataset nor a result store of hlmm-scan, so there are no "
+        f"{where}: no genotype dataset, result store or background of hlmm-scan, so there are no "
         "checksums to verify"
     )
+
+
+def _verify_listed(where: Place) -> Verdict:
+    """Look at a store of which the manifest lists all there is."""
+    try:
+        files, damage = _look_at(where, _listed(Manifest.read(where, f"{MANIFEST}/{ROOT}")))
+    except InputError as error:
+        files, damage = 0, [_without(where, error)]
+    return Verdict(str(where), files, tuple(damage))
 
 
 def _verify_dataset(where: Place, *, checked: bool) -> Verdict:

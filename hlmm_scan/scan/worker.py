@@ -21,7 +21,9 @@ from threadpoolctl import threadpool_limits
 
 from hlmm_scan.null import host_cache
 
-_PACKAGES = ("hlmm_scan.genotypes", "hlmm_scan.kernels", "hlmm_scan.null", "hlmm_scan.scan")
+_PACKAGES = tuple(
+    f"hlmm_scan.{name}" for name in ("genotypes", "kernels", "null", "polygenic", "scan")
+)
 """Where something is kept; what other packages keep is small, or their own."""
 
 _SETTINGS = ("threading.max_workers", "async.concurrency")

@@ -6,7 +6,9 @@ Imported where arrays are made and read; the command line starts without Zarr.
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +21,8 @@ from zarr.core.sync import sync
 
 from hlmm_scan.errors import DamagedError, HlmmScanError
 from hlmm_scan.storage.attempts import transient
-from hlmm_scan.storage.checksums import bytes_of
+from hlmm_scan.storage.checksums import MANIFEST, Manifest, bytes_of, checksum_of, sealed
+from hlmm_scan.storage.places import ROOT
 from hlmm_scan.storage.zarr_files import ZarrFiles
 from hlmm_scan.storage.zarr_objects import ZarrObjects
 
@@ -42,6 +45,28 @@ def flush(group: zarr.Group) -> None:
     store = group.store
     if isinstance(store, ZarrFiles | ZarrObjects):
         store.flush()
+
+
+def seal(files: ZarrFiles | ZarrObjects, manifest: Manifest, arrays: Iterable[str]) -> None:
+    """Put the manifest of a finished store beside its arrays, and seal its root.
+
+    Parameters
+    ----------
+    files : ZarrFiles or ZarrObjects
+        With consolidated metadata.
+    manifest : Manifest
+        Of all chunks.
+    arrays : iterable of str
+        Names, whose metadata are listed too, as they change no more.
+    """
+    for name in arrays:
+        key = f"{name}/{ROOT}"
+        manifest.note({key: checksum_of(key, get_bytes(files, key))})
+    put_bytes(files, f"{MANIFEST}/{ROOT}", manifest.to_document())
+    root = json.loads(get_bytes(files, ROOT))
+    # A process that was killed here left its manifest, which is no part of the data's tree.
+    root["consolidated_metadata"]["metadata"].pop(MANIFEST, None)
+    put_bytes(files, ROOT, sealed(root))
 
 
 def compressors(level: int = 0) -> list[Any]:

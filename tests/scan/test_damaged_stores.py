@@ -239,7 +239,7 @@ def test_an_older_dataset_is_read_and_verified_as_far_as_it_can(genotypes, capsy
 def test_what_cannot_be_verified(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "absent")]) == 2
     assert main(["verify", str(tmp_path)]) == 2
-    assert "neither a genotype dataset nor a result store" in lines(capsys)[-1]
+    assert "no genotype dataset, result store or background" in lines(capsys)[-1]
 
 
 def test_a_damaged_ledger_is_told_and_costs_nothing_but_work(store, capsys):

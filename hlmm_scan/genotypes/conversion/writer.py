@@ -9,14 +9,12 @@ killed goes on when it is started again.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +43,10 @@ from hlmm_scan.genotypes.fingerprint import Fingerprint
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
 from hlmm_scan.genotypes.variants import StrArray, VariantTable
 from hlmm_scan.storage import Place, UnfinishedPath, zarr_store
-from hlmm_scan.storage.arrays import CheckedArray, compressors, get_bytes, put_bytes
-from hlmm_scan.storage.checksums import CHUNK, MANIFEST, Manifest, checksum_of, sealed
-from hlmm_scan.storage.durable import write_durably
-from hlmm_scan.storage.places import MARK, ROOT
+from hlmm_scan.storage.arrays import CheckedArray, compressors, seal
+from hlmm_scan.storage.checksums import CHUNK, Manifest
+from hlmm_scan.storage.journal import Journal
+from hlmm_scan.storage.places import MARK
 
 logger = logging.getLogger(__name__)
 
@@ -65,37 +63,6 @@ MIN_PARTS = 16
 """Parts where there are fewer variants, so that they divide among workers."""
 
 SAMPLE_CHUNK = 1 << 20
-
-
-class _Journal:
-    """Parts that are done, a line each, in a file beside the unfinished dataset."""
-
-    def __init__(self, store: Place) -> None:
-        # Without a folder of its own a conversion cannot be gone on with.
-        self.path = store.parent / "parts.jsonl" if isinstance(store, Path) else None
-
-    def records(self) -> list[PartRecord]:
-        """Return what an earlier process noted; the line in which it was killed does not count."""
-        if self.path is None or not self.path.is_file():
-            return []
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        return [PartRecord(**json.loads(line)) for line in lines if line.endswith(b"}\n")]
-
-    def begin(self, records: Sequence[PartRecord]) -> None:
-        """Write these records anew."""
-        if self.path is not None:
-            write_durably(self.path, "".join(map(self._line, records)).encode())
-
-    def note(self, record: PartRecord) -> None:
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._line(record))
-                file.flush()
-                os.fsync(file.fileno())
-
-    @staticmethod
-    def _line(record: PartRecord) -> str:
-        return json.dumps(record.to_json()) + "\n"
 
 
 def _unchecked() -> None:
@@ -136,9 +103,10 @@ class DatasetWriter:
         self.progress = progress
         self.fingerprint = Fingerprint()
         self.contigs: dict[str, int] = {}
-        self.journal = _Journal(store)
+        # Without a folder of its own a conversion cannot be gone on with.
+        self.journal = Journal(store.parent / "parts.jsonl" if isinstance(store, Path) else None)
         self.manifest = Manifest("")
-        self.done = self.journal.records()
+        self.done = [PartRecord(**noted) for noted in self.journal.records()]
         if isinstance(store, Path) and store.is_dir():
             for left in store.iterdir() if not self.done else store.rglob("*.partial"):
                 # Of what no record vouches for, a power cut may have left anything.
@@ -267,13 +235,13 @@ class DatasetWriter:
 
     def _write_parts(self) -> None:
         m = self.source.n_variants
-        self.journal.begin(self.done)
+        self.journal.begin(record.to_json() for record in self.done)
         self.done = [self._noted(record) for record in self.done]
         converted = sum(record.stop - record.start for record in self.done)
         if converted:
             logger.info("going on after %d of %d variants", converted, m)
         for record in self.pool.run(self._parts({record.index for record in self.done})):
-            self.journal.note(record)
+            self.journal.note(record.to_json())
             self.done.append(self._noted(record))
             converted += record.stop - record.start
             if isinstance(self.place, UnfinishedPath):
@@ -342,20 +310,9 @@ class DatasetWriter:
             # Zarr says that other readers may not know consolidated metadata; they need not.
             warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
             zarr.consolidate_metadata(self.files)
-        self._seal(str(attributes[MARK]["fingerprint"]))
-
-    def _seal(self, fingerprint: str) -> None:
-        """List the checksums of all that was written, and seal what changes no more."""
         self._note()
-        self.manifest.of = fingerprint
-        for name in self.arrays:
-            key = f"{name}/{ROOT}"
-            self.manifest.note({key: checksum_of(key, get_bytes(self.files, key))})
-        put_bytes(self.files, f"{MANIFEST}/{ROOT}", self.manifest.to_document())
-        root = json.loads(get_bytes(self.files, ROOT))
-        # A process that was killed here left its manifest, which is no part of the data's tree.
-        root["consolidated_metadata"]["metadata"].pop(MANIFEST, None)
-        put_bytes(self.files, ROOT, sealed(root))
+        self.manifest.of = str(attributes[MARK]["fingerprint"])
+        seal(self.files, self.manifest, self.arrays)
 
     def _note(self) -> None:
         """List the chunks that this process wrote since it last did."""

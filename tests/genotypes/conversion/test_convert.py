@@ -424,15 +424,15 @@ def test_conversion_killed_at_its_end_gives_the_same_bytes(make_fileset, copies,
     last = {"the manifest": 1, "the root": 2}[writes]
     killed = f"""
 import os, signal, sys
-from hlmm_scan.genotypes.conversion import writer
+from hlmm_scan.storage import arrays
 from hlmm_scan.genotypes.conversion.convert import convert
-put, calls = writer.put_bytes, 0
+put, calls = arrays.put_bytes, 0
 def kill(*arguments):
     global calls
     calls += 1
     if calls == {last}: os.kill(os.getpid(), signal.SIGKILL)
     put(*arguments)
-writer.put_bytes = kill
+arrays.put_bytes = kill
 convert([sys.argv[1]], sys.argv[2], chunk_variants=5)
 """
     ended = subprocess.run([sys.executable, "-c", killed, bed, out], check=False, timeout=300)
