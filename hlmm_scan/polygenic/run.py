@@ -215,7 +215,6 @@ def _make(
         for part in plan.parts:
             responses = cohorts if part == "mean" else _scores(store, cohorts)
             work.prepare(part, People.of(responses, folds), rows, sex)
-            del responses  # large, and tasks map what was written
             work.do(part, "block", len(plan.blocks))
             work.do(part, "trait", len(plan.phenotypes))
         stores.finish(
