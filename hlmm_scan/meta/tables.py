@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from hlmm_scan.errors import InputError
@@ -20,6 +19,7 @@ from hlmm_scan.models.inference import wald_neg_log10_p
 from hlmm_scan.results.export_chromosomes import autosomes_said
 from hlmm_scan.schema import Status
 from hlmm_scan.shown import listed_names, quoted
+from hlmm_scan.yaml_files import read_mapping
 
 _PLACE = ("contig", "position", "effect_allele", "other_allele")
 _NEEDED = (*_PLACE, "n", "effect_allele_frequency")
@@ -203,11 +203,10 @@ def _about_ssf(path: Path) -> tuple[str, int | None]:
     if not described.is_file():
         return effect, None
     try:
-        content = yaml.safe_load(described.read_text(encoding="utf-8"))
-        samples = content.get("samples") if isinstance(content, dict) else None
-        sizes = [int(one["sample_size"]) for one in samples or [] if one.get("sample_size")]
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise InputError(f"{described}: cannot be read ({' '.join(str(error).split())})") from None
+        samples = read_mapping(described).get("samples") or []
+        sizes = [int(one["sample_size"]) for one in samples if one.get("sample_size")]
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f"{described}: 'samples' has no list of sample_size") from None
     return effect, sum(sizes) or None
 
 

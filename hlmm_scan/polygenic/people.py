@@ -160,12 +160,13 @@ class People:
         for number, group in enumerate(self.groups):
             np.save(folder / f"rows-{number}.npy", group.rows)
             told.append({k: v for k, v in asdict(group).items() if k != "rows"})
-        (folder / "people.json").write_text(json.dumps({"edges": self.edges, "groups": told}))
+        text = json.dumps({"edges": self.edges, "groups": told})
+        (folder / "people.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> People:
         """Read what :meth:`write` wrote; columns are mapped, so workers of a host share them."""
-        told = json.loads((folder / "people.json").read_text())
+        told = json.loads((folder / "people.json").read_text(encoding="utf-8"))
         groups = tuple(
             Group(
                 np.load(folder / f"rows-{number}.npy"),
