@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from class_sampling import LEVELS, TESTS, Tally
-from null_traits import Float, draw_trait
+from null_traits import draw_trait
 from simulated import CONTIG, draw_genotypes, null_model, random_effects, standardised_columns
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.packing import unpack
 from hlmm_scan.genotypes.readers.plink import PlinkFileset

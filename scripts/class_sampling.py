@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from null_traits import Float
 from numba import njit
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.scores.p_values import score_tests
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 

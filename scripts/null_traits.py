@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
+
 Draw = Callable[[np.random.Generator, int], Float]
 
 

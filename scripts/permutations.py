@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 from class_sampling import TESTS, Residuals, Tiles
-from null_traits import COUNTS, LATTICES, TRAITS, Float, class_counts, draw_trait
+from null_traits import COUNTS, LATTICES, TRAITS, class_counts, draw_trait
 from scipy.stats import beta
 from tables import table, write
 from threadpoolctl import threadpool_limits
+
+from hlmm_scan.array_types import Float
 
 PEOPLE = (433, 1_000, 2_000, 3_000)
 ENOUGH = 50

@@ -20,11 +20,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from null_traits import Float, draw_trait
+from null_traits import draw_trait
 from simulated import CONTIG, null_model
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import HardCalls, joined
 from hlmm_scan.kernels.block import FitOptions, fit_block
 from hlmm_scan.kernels.estimates import Inference

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hlmm_scan as hs
+from hlmm_scan.array_types import Float
 from hlmm_scan.meta.pool import FIELDS, pool
 from hlmm_scan.models.inference import wald_neg_log10_p
 
-Float = NDArray[np.float64]
 QUESTIONS = ("add", "var", "av")
 LEVELS = (1e-2, 1e-3, 1e-4, 1e-5)
 

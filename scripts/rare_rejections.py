@@ -24,18 +24,12 @@ from pathlib import Path
 import numpy as np
 from calibrate import level_names, number, unmet
 from class_sampling import LEVELS, TESTS
-from null_traits import (
-    COUNTS,
-    TRAITS,
-    TWO_VALUED,
-    Float,
-    class_counts,
-    draw_trait,
-)
+from null_traits import COUNTS, TRAITS, TWO_VALUED, class_counts, draw_trait
 from splitting import Variant, rejected
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT
 
 IMPUTED = ("normal", "gamma(2)", "t5", "log-normal")

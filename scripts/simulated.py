@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.cohort import REASONS, Cohort
 from hlmm_scan.cohort.design import build_design
 from hlmm_scan.null.fit import fit_null
 from hlmm_scan.null.model import NullModel, RandomEffects
-
-Float = NDArray[np.float64]
 
 CONTIG = "1"
 """Chromosome of simulated test variants; random effects lie on another."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from null_traits import Float
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.design import ScoreDesign, classes_for, genotype_classes

@@ -36,8 +36,6 @@ from hlmm_scan.schema import Status, result_variables
 from hlmm_scan.simulate import TRAIT, simulate_cohort
 from hlmm_scan.staging import staged_store
 
-Float = NDArray[np.float64]
-
 MEGABASES = (
     249, 242, 198, 190, 182, 171, 159, 145, 138, 134, 135,
     133, 114, 107, 102, 90, 83, 80, 59, 64, 47, 51,

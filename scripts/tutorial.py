@@ -27,18 +27,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import binom, kstest
 from tables import table, write
 
 from hlmm_scan.analysis.dispersion import dispersion_effects, write_dispersion
+from hlmm_scan.array_types import Float
 from hlmm_scan.config import ScanConfig
 from hlmm_scan.genotypes.conversion.convert import convert
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.scan import run
 from hlmm_scan.simulate import simulate_cohort
-
-Float = NDArray[np.float64]
 
 LEVELS = (0.05, 0.01)
 FOUND = 6.0  # −log10 p

@@ -19,6 +19,7 @@ RANKS = {"models": 0, "genotypes": 0, "cohort": 1, "null": 2, "kernels": 3, "res
 RANKS |= {"polygenic": 6, "analysis": 6, "meta": 6, "report": 7, "api": 8}
 # Everybody may know these.
 BASE = {
+    "array_types",
     "called",
     "children",
     "errors",

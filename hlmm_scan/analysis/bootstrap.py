@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hlmm_scan.analysis.refits import FittedVariant
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.hlmm import HLMM
-
-Float = NDArray[np.float64]
 
 NOISE = ("residual", "normal")
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import zarr
 
-from hlmm_scan.analysis.quantiles import Float
 from hlmm_scan.analysis.rejection import ALL, BLOCKS, Bin, CalibratedTest, Seen, summary
 from hlmm_scan.analysis.rows import (
     chosen_tests,
@@ -19,6 +18,7 @@ from hlmm_scan.analysis.rows import (
     trusted,
 )
 from hlmm_scan.analysis.verdict import FEWEST_TESTS, Facts, Verdict, judge
+from hlmm_scan.array_types import Float
 from hlmm_scan.results.null_summary import trait_shape
 from hlmm_scan.results.store import ResultStore
 from hlmm_scan.results.tests import LIKELIHOOD_RATIO, ReportedTest, at_bound, available_tests

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hlmm_scan.analysis.bootstrap import NOISE, bootstrap
 from hlmm_scan.analysis.permuted import CheckedGenotypes, ScoreStatistic, count, exceedances_wanted
 from hlmm_scan.analysis.refits import Refits
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
@@ -34,7 +35,6 @@ from hlmm_scan.schema import Status
 
 logger = logging.getLogger(__name__)
 
-Float = NDArray[np.float64]
 
 PERMUTATIONS = 10_000
 HALF_WIDTH = 0.3

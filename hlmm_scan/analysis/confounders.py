@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from hlmm_scan.analysis.linkage import ChosenGenotypes, imputed
 from hlmm_scan.analysis.refits import Refit, Refits
-
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 LOST_SHARE = 0.5
 """Share of a variance effect's χ² that must go when something is modelled, for that to be its

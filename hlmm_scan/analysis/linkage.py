@@ -7,11 +7,10 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.genotypes.joined import Genotypes
 from hlmm_scan.genotypes.ploidy import Ploidy, recode
-
-Float = NDArray[np.float64]
 
 _CACHE_BYTES = 256 << 20
 _WORKING_BYTES = 64 << 20

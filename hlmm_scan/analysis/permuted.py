@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.prepared import random_screen_design, score_design
 from hlmm_scan.kernels.screen.plain import residual
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import NullModel
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 _LEVEL = 0.95
 """Of intervals of permutation p-values."""

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.inference import chi2_of
-
-Float = NDArray[np.float64]
 
 _PER_UNIT = 4096  # bins of one unit of −log10 p
 _LINEAR = 8  # units up to which bins are equally wide

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.exact.fit import studentised
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE, Fit
 from hlmm_scan.models.hlm import HLM
@@ -15,8 +16,6 @@ from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.inference import wald_neg_log10_p
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.moments import noise_moments, pooled_moments
-
-Float = NDArray[np.float64]
 
 _MOST_OPERATIONS = 1e10
 """n·l² up to which random effects are fitted at every variant."""

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 from scipy.stats import t as student
 
-from hlmm_scan.analysis.quantiles import Float, PValues, expected_neg_log10_p
+from hlmm_scan.analysis.quantiles import PValues, expected_neg_log10_p
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.inference import chi2_of
 from hlmm_scan.results.tests import ReportedTest
 

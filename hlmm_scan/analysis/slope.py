@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
-
-Float = NDArray[np.float64]
 
 BLOCKS = 200
 """Blocks of the jackknife: long against linkage, many enough for their variance."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.shown import one_line
@@ -18,8 +18,6 @@ from hlmm_scan.storage import Place, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
 from hlmm_scan.storage.checksums import MANIFEST, Checks, Manifest, every_chunk, read_document
 from hlmm_scan.storage.places import MARK, ROOT
-
-FloatArray = NDArray[np.float64]
 
 KIND = "background"
 LOG_VARIANCE = "log_variance_prediction"
@@ -139,7 +137,7 @@ class StoredBackground:
         """Whether there are predictions of log-variances as well."""
         return LOG_VARIANCE in self.group
 
-    def predictions(self, phenotype: str, name: str = "prediction") -> FloatArray:
+    def predictions(self, phenotype: str, name: str = "prediction") -> Float:
         """Return the predictions of one phenotype, shape (chromosomes, n_samples).
 
         Parameters

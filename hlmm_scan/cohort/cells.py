@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hlmm_scan.cohort.grammar import Cells, Layout, Missing, StrArray, coded, split_line
+from hlmm_scan.array_types import Strings
+from hlmm_scan.cohort.grammar import Cells, Layout, Missing, coded, split_line
 from hlmm_scan.cohort.line_by_line import parse_lines
 from hlmm_scan.cohort.words import disguise, looks_missing, number, numbers_in_disguise
 from hlmm_scan.errors import InputError
@@ -165,7 +166,7 @@ def _shape(body: bytes, separator: str) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def _parse_fast(
     body: bytes, layout: Layout, missing: Missing
-) -> tuple[tuple[StrArray, ...], NDArray[np.float64], dict[int, tuple[str, ...]]]:
+) -> tuple[tuple[Strings, ...], NDArray[np.float64], dict[int, tuple[str, ...]]]:
     """Ids, values and levels by pandas' C parser; ValueError where a cell is not as it must be."""
     n_ids, n_fields = layout.n_ids, layout.n_fields
     text = {*range(n_ids), *(n_ids + column for column in layout.levels)}

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.words import MISSING_CODES, shown
-
-FloatArray = NDArray[np.float64]
 
 _FEWEST = 3
 _SHARE = 1e-3
@@ -23,7 +22,7 @@ _SCORES = 10
 """Below it, numbers may be a score that goes below zero."""
 
 
-def suspected_codes(values: FloatArray) -> list[tuple[float, int]]:
+def suspected_codes(values: Float) -> list[tuple[float, int]]:
     """Return values that may stand for missing, each with how many people have it.
 
     A value that many share is suspected where it lies far from the others; a usual code also where
@@ -48,7 +47,7 @@ def suspected_codes(values: FloatArray) -> list[tuple[float, int]]:
     return [(float(unique[k]), int(counts[k])) for k in np.flatnonzero(found)]
 
 
-def _far(there: FloatArray, unique: FloatArray, counts: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _far(there: Float, unique: Float, counts: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Which values lie far from the others, and are no part of a tail."""
     # Halves and quarters: no difference of values near the largest numbers overflows.
     low, median, high = np.percentile(there / 4, [25, 50, 75])
@@ -68,7 +67,7 @@ def _far(there: FloatArray, unique: FloatArray, counts: NDArray[np.intp]) -> NDA
     return found
 
 
-def tell_codes(values: FloatArray, name: str, path: Path) -> str | None:
+def tell_codes(values: Float, name: str, path: Path) -> str | None:
     """Return a line on the values of a column that may stand for missing, or None."""
     found = suspected_codes(values)
     if not found:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Bool, Float
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.codes import tell_codes
 from hlmm_scan.cohort.condition import Conditioning
@@ -28,8 +29,6 @@ from hlmm_scan.genotypes.samples import SampleIds
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 REASONS = (
     "not_kept",
@@ -87,13 +86,13 @@ class Cohort:
 
     phenotype: str
     samples: NDArray[np.int64]
-    y: FloatArray
+    y: Float
     mean_design: Design
     variance_design: Design
     dropped: tuple[tuple[str, int], ...]
     n_reference: int
     not_in_genotypes: int
-    environment: FloatArray | None = None
+    environment: Float | None = None
     two_valued: bool = False
 
     def __len__(self) -> int:
@@ -140,7 +139,7 @@ class CohortBuilder:
         mean_covariates: Table | None = None,
         variance_covariates: Table | None = None,
         *,
-        restrictions: Mapping[str, BoolArray] | None = None,
+        restrictions: Mapping[str, Bool] | None = None,
         rules: CovariateRules | None = None,
         transform: Transform | None = None,
         condition: Conditioning | None = None,
@@ -172,7 +171,7 @@ class CohortBuilder:
         name: str,
         *,
         announce: bool = True,
-        restrictions: Mapping[str, BoolArray] | None = None,
+        restrictions: Mapping[str, Bool] | None = None,
     ) -> Cohort:
         """Assemble the cohort of one phenotype and log its counts.
 
@@ -256,9 +255,7 @@ class CohortBuilder:
             two_valued=two_valued,
         )
 
-    def _select(
-        self, column: FloatArray, also: Mapping[str, BoolArray]
-    ) -> tuple[BoolArray, dict[str, int]]:
+    def _select(self, column: Float, also: Mapping[str, Bool]) -> tuple[Bool, dict[str, int]]:
         """Who is analysed, and how many each reason is the first to exclude."""
         # Row −1 reads the last person's value; those are excluded as not in the table before.
         passing = {
@@ -347,7 +344,7 @@ def assemble(
     return builder.build(name)
 
 
-def _check_phenotype(name: str, y: FloatArray, level: int) -> None:
+def _check_phenotype(name: str, y: Float, level: int) -> None:
     """Refuse a constant phenotype, and log at `level` one that is far from continuous."""
     if centre_and_scale(y[:, None])[1][0] == 0:
         raise InputError(
@@ -371,7 +368,7 @@ def _check_phenotype(name: str, y: FloatArray, level: int) -> None:
     )
 
 
-def _check_not_explained(name: str, y: FloatArray, design: Design) -> None:
+def _check_not_explained(name: str, y: Float, design: Design) -> None:
     """Refuse a phenotype that the mean covariates give without error: no variance would be left."""
     rest = residuals(y, design.matrix)
     if np.linalg.norm(rest) <= _PERFECT_FIT * np.sqrt(len(y)):

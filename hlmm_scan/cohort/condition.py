@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.joined import Genotypes
@@ -21,8 +22,6 @@ from hlmm_scan.genotypes.ploidy import HaploidRegions, Ploidy, recode
 from hlmm_scan.genotypes.variant_names import VariantName
 
 logger = logging.getLogger(__name__)
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,9 @@ class Conditioning:
     """
 
     variant_ids: tuple[str, ...]
-    copies: FloatArray
+    copies: Float
 
-    def columns(self, samples: NDArray[np.int64], phenotype: str) -> FloatArray:
+    def columns(self, samples: NDArray[np.int64], phenotype: str) -> Float:
         """Return covariates of some people: copies, the mean over these people where missing.
 
         Parameters

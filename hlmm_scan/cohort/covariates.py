@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.codes import tell_codes
 from hlmm_scan.cohort.design import centre_and_scale, listed
@@ -16,8 +17,6 @@ from hlmm_scan.cohort.table import Table
 from hlmm_scan.cohort.words import shown
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.genotypes.samples import SampleIds
-
-FloatArray = NDArray[np.float64]
 
 DEFAULT_MIN_LEVEL_COUNT = 10
 
@@ -238,7 +237,7 @@ class Covariates:
 
     def columns(
         self, samples: NDArray[np.int64], *, constant_too: bool = False
-    ) -> tuple[FloatArray, tuple[str, ...], tuple[str, ...]]:
+    ) -> tuple[Float, tuple[str, ...], tuple[str, ...]]:
         """Expand levels and products among some people.
 
         Parameters
@@ -267,7 +266,7 @@ class Covariates:
             return np.zeros((len(samples), 0)), (), ()
         values = self._table.values[self._rows[samples]]
         notes: list[str] = []
-        blocks: dict[str, list[tuple[str, FloatArray]]] = {}
+        blocks: dict[str, list[tuple[str, Float]]] = {}
         for position, name in enumerate(self._table.columns):
             column = values[:, position]
             if name in self._table.levels:
@@ -295,7 +294,7 @@ class Covariates:
 
     def _indicators(
         self, name: str, codes: NDArray[np.int64], notes: list[str], constant_too: bool
-    ) -> list[tuple[str, FloatArray]]:
+    ) -> list[tuple[str, Float]]:
         """The indicators of the levels of one column, but for the reference level."""
         assert self._table is not None
         levels = self._table.levels[name]
@@ -334,8 +333,8 @@ class Covariates:
 
     @staticmethod
     def _products(
-        factors: Sequence[Sequence[tuple[str, FloatArray]]],
-    ) -> list[tuple[str, FloatArray]]:
+        factors: Sequence[Sequence[tuple[str, Float]]],
+    ) -> list[tuple[str, Float]]:
         """All products of a column of each factor, the first factor's columns slowest."""
         products = list(factors[0])
         for factor in factors[1:]:
@@ -344,8 +343,8 @@ class Covariates:
         return products
 
     def _common(
-        self, products: list[tuple[str, FloatArray]], notes: list[str]
-    ) -> list[tuple[str, FloatArray]]:
+        self, products: list[tuple[str, Float]], notes: list[str]
+    ) -> list[tuple[str, Float]]:
         """Those combinations of levels that are not rare."""
         rare = [name for name, column in products if column.sum() < self._least]
         if rare:
@@ -355,7 +354,7 @@ class Covariates:
         return [(name, column) for name, column in products if name not in rare]
 
 
-def _varying(columns: list[tuple[str, FloatArray]]) -> list[tuple[str, FloatArray]]:
+def _varying(columns: list[tuple[str, Float]]) -> list[tuple[str, Float]]:
     """Those columns that are not the same in everybody."""
     if not columns or not len(columns[0][1]):
         return columns

@@ -9,16 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.cohort import TEST_PARAMETERS, Cohort
 from hlmm_scan.cohort.design import Design, build_design, centre_and_scale, is_combination
 from hlmm_scan.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
 
-
-def with_covariate(design: Design, name: str, values: FloatArray) -> Design | None:
+def with_covariate(design: Design, name: str, values: Float) -> Design | None:
     """Put one more covariate into a design.
 
     Parameters
@@ -52,7 +51,7 @@ def with_covariate(design: Design, name: str, values: FloatArray) -> Design | No
     return extended
 
 
-def with_covariate_in_both(cohort: Cohort, name: str, values: FloatArray) -> Cohort:
+def with_covariate_in_both(cohort: Cohort, name: str, values: Float) -> Cohort:
     """Put a covariate into the mean and the variance, where it says something new there.
 
     Parameters
@@ -79,7 +78,7 @@ def with_covariate_in_both(cohort: Cohort, name: str, values: FloatArray) -> Coh
 
 
 def with_environment(
-    cohort: Cohort, name: str, values: FloatArray, *, in_variance: bool = False
+    cohort: Cohort, name: str, values: Float, *, in_variance: bool = False
 ) -> Cohort:
     """Put an environment beside a phenotype, and among its mean covariates if it is not yet.
 
@@ -171,7 +170,7 @@ def _of_people(design: Design, kept: NDArray[np.bool_], what: str, phenotype: st
     return found
 
 
-def with_phenotype(cohort: Cohort, y: FloatArray, name: str) -> Cohort:
+def with_phenotype(cohort: Cohort, y: Float, name: str) -> Cohort:
     """Put another phenotype in the place of the one there is.
 
     Parameters

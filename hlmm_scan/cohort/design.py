@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
-
-FloatArray = NDArray[np.float64]
 
 INTERCEPT = "intercept"
 
@@ -41,12 +39,12 @@ class Design:
         Standard deviations (divisor n) in the user's units; 1 for the intercept.
     """
 
-    matrix: FloatArray
+    matrix: Float
     names: tuple[str, ...]
-    centres: FloatArray
-    scales: FloatArray
+    centres: Float
+    scales: Float
 
-    def to_user_map(self) -> FloatArray:
+    def to_user_map(self) -> Float:
         """Return the matrix M for which X_standardised·a = X_raw·(M a).
 
         Returns
@@ -59,8 +57,8 @@ class Design:
         return linear
 
     def mean_to_user(
-        self, coefficients: FloatArray, covariance: FloatArray, y_centre: float, y_scale: float
-    ) -> tuple[FloatArray, FloatArray]:
+        self, coefficients: Float, covariance: Float, y_centre: float, y_scale: float
+    ) -> tuple[Float, Float]:
         """Take the estimates of a mean model back to raw covariates and phenotype.
 
         Parameters
@@ -85,8 +83,8 @@ class Design:
         return raw, linear @ covariance @ linear.T
 
     def variance_to_user(
-        self, coefficients: FloatArray, covariance: FloatArray, y_scale: float
-    ) -> tuple[FloatArray, FloatArray]:
+        self, coefficients: Float, covariance: Float, y_scale: float
+    ) -> tuple[Float, Float]:
         """Take the estimates of a log-variance model back to raw covariates and phenotype.
 
         The log variance of y is 2·log(y_scale) plus that of y / y_scale, so that the phenotype's
@@ -113,7 +111,7 @@ class Design:
         raw[0] += 2.0 * np.log(y_scale)
         return raw, linear @ covariance @ linear.T
 
-    def _checked(self, coefficients: FloatArray, covariance: FloatArray) -> FloatArray:
+    def _checked(self, coefficients: Float, covariance: Float) -> Float:
         c = len(self.names)
         if np.shape(coefficients) != (c,) or np.shape(covariance) != (c, c):
             raise ValueError(
@@ -123,7 +121,7 @@ class Design:
         return np.asarray(coefficients, np.float64)
 
 
-def centre_and_scale(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def centre_and_scale(values: Float) -> tuple[Float, Float]:
     """Return mean and standard deviation (divisor n) of every column.
 
     Exact under scaling by powers of two, and safe from 1e-300 to 1e300.
@@ -155,7 +153,7 @@ def centre_and_scale(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def build_design(
-    values: FloatArray,
+    values: Float,
     names: Sequence[str],
     what: Literal["mean", "variance"] = "mean",
     where: str = "the phenotype",
@@ -224,7 +222,7 @@ def build_design(
     return design
 
 
-def is_combination(matrix: FloatArray) -> bool:
+def is_combination(matrix: Float) -> bool:
     """Whether the last column is a combination of the others.
 
     Parameters
@@ -235,7 +233,7 @@ def is_combination(matrix: FloatArray) -> bool:
     return bool(_combinations(matrix))
 
 
-def _combinations(matrix: FloatArray) -> list[tuple[int, list[int]]]:
+def _combinations(matrix: Float) -> list[tuple[int, list[int]]]:
     """Columns that are combinations of earlier ones, each with the ones it is made of.
 
     Parameters

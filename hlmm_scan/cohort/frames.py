@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.cohort.columns import named
 from hlmm_scan.cohort.grammar import Missing
-from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, StrArray, Table
+from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.readers.cross_files import EXTENSIONS as CROSS_EXTENSIONS
@@ -196,7 +197,7 @@ def _cells(texts: list[str], missing: Collection[str]) -> Any:
     return np.array([text if text not in missing else None for text in texts], object)
 
 
-def _people(frame: pd.DataFrame, name: str) -> tuple[StrArray | None, StrArray, pd.DataFrame]:
+def _people(frame: pd.DataFrame, name: str) -> tuple[Strings | None, Strings, pd.DataFrame]:
     """Return FIDs, IIDs and the other columns."""
     kinds = {str(column).lower(): column for column in frame.columns}
     iid = next((kinds[k] for k in sorted(INDIVIDUAL) if k in kinds), None)
@@ -224,7 +225,7 @@ def _people(frame: pd.DataFrame, name: str) -> tuple[StrArray | None, StrArray, 
     return families, ids, frame.drop(columns=[c for c in (fid, iid) if c is not None])
 
 
-def _texts(ids: Any, what: str, name: str) -> StrArray:
+def _texts(ids: Any, what: str, name: str) -> Strings:
     """Return ids as texts; whole numbers without a point."""
     given = pd.Series(ids)
     if given.dtype.kind == "f":
@@ -256,7 +257,7 @@ def _levels(cells: pd.Series[Any], missing: Missing) -> tuple[NDArray[np.float64
     return np.array([place.get(text, np.nan) for text in texts]), found
 
 
-def _numbers(cells: pd.Series[Any], missing: Missing, who: StrArray) -> NDArray[np.float64]:
+def _numbers(cells: pd.Series[Any], missing: Missing, who: Strings) -> NDArray[np.float64]:
     """Return a column of numbers, NaN where missing."""
     if _words(cells):
         texts = ["" if gone else str(cell) for cell, gone in zip(cells, cells.isna(), strict=True)]

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.cohort.words import advice, looks_missing, number, numbers_in_disguise, shown
-
-StrArray = NDArray[np.object_]
 
 _ALWAYS_MISSING = frozenset({"", "na", "nan"})
 _TOKEN = re.compile(r'"([^"]*)"|([^ \t]+)')
@@ -156,7 +155,7 @@ class Cells:
         By value column, what is wrong with its cells; they are NaN, or levels all the same.
     """
 
-    ids: tuple[StrArray, ...]
+    ids: tuple[Strings, ...]
     values: NDArray[np.float64]
     lines: NDArray[np.int64]
     levels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -179,7 +178,7 @@ def split_line(line: str, separator: str) -> list[str]:
     return [cell.strip() for cell in row]
 
 
-def coded(cells: StrArray, missing: Missing) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def coded(cells: Strings, missing: Missing) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Positions of cells among their levels, NaN where missing, and the levels."""
     codes, found = pd.factorize(cells)  # −1 where pandas found a cell missing
     stripped = [str(cell).strip() for cell in found]

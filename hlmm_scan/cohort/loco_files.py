@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, chromosome
 from hlmm_scan.genotypes.samples import SampleIds
@@ -19,14 +20,10 @@ from hlmm_scan.packed import unpacked
 from hlmm_scan.shown import one_line
 from hlmm_scan.textfiles import decoded
 
-FloatArray = NDArray[np.float64]
-
 _LOCO_HEADER = "FID_IID"
 
 
-def read_loco(
-    path: Path, samples: SampleIds, autosomes: int = HUMAN_AUTOSOMES
-) -> dict[str, FloatArray]:
+def read_loco(path: Path, samples: SampleIds, autosomes: int = HUMAN_AUTOSOMES) -> dict[str, Float]:
     """Read a .loco file.
 
     Parameters
@@ -51,7 +48,7 @@ def read_loco(
     InputError
         With line and column.
     """
-    rows: dict[str, FloatArray] = {}
+    rows: dict[str, Float] = {}
     with _opened(path) as file:
         header = decoded(file.readline(), 1, path).split()
         if len(header) < 2 or header[0] != _LOCO_HEADER:
@@ -108,7 +105,7 @@ def _columns(path: Path, people: list[str], samples: SampleIds) -> NDArray[np.in
     return np.asarray(found[best], np.intp)
 
 
-def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> FloatArray:
+def _numbers(path: Path, line: int, cells: list[bytes], people: list[str]) -> Float:
     try:
         values = np.array([b"nan" if cell == b"NA" else cell for cell in cells]).astype(float)
     except ValueError:

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.backgrounds import LOG_VARIANCE, StoredBackground, is_background
 from hlmm_scan.cohort.cohort import Cohort
@@ -32,7 +33,6 @@ from hlmm_scan.textfiles import as_text, read_bytes
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
 Use = Literal["subtract", "covariate"]
 Units = Literal["residual-sd", "phenotype"]
 
@@ -70,11 +70,11 @@ class Offsets:
 
     phenotype: str
     path: Path
-    rows: Mapping[str, FloatArray]
+    rows: Mapping[str, Float]
     autosomes: int
     use: Use
     units: Units
-    variance_rows: Mapping[str, FloatArray] = field(default_factory=dict)
+    variance_rows: Mapping[str, Float] = field(default_factory=dict)
 
     @property
     def available(self) -> NDArray[np.bool_]:
@@ -240,11 +240,11 @@ class OffsetSource:
             people of the genotypes.
         """
         path = self.path
-        variance: dict[str, FloatArray] = {}
+        variance: dict[str, Float] = {}
         if self.background is not None:
             at = match(self.samples, self.background.samples, other_name=str(path))
 
-            def rows_of(found: FloatArray) -> dict[str, FloatArray]:
+            def rows_of(found: Float) -> dict[str, Float]:
                 moved = (np.where(at >= 0, values[at], np.nan) for values in found)
                 return dict(zip(chromosomes, moved, strict=True))
 

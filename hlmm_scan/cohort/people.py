@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Bool
 from hlmm_scan.cohort.align import match
 from hlmm_scan.cohort.grammar import split_line
 from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL
@@ -18,7 +18,6 @@ from hlmm_scan.shown import one_line
 
 logger = logging.getLogger(__name__)
 
-BoolArray = NDArray[np.bool_]
 
 SEXES = {"male": 1, "female": 2}
 """Codes of :attr:`SampleIds.sex`; 0 is unknown."""
@@ -79,7 +78,7 @@ def restrictions(
     keep: tuple[Path, SampleIds] | None = None,
     remove: tuple[Path, SampleIds] | None = None,
     only_sex: str | None = None,
-) -> dict[str, BoolArray]:
+) -> dict[str, Bool]:
     """Say who passes each wish, by the reason that drops who does not.
 
     Parameters
@@ -104,7 +103,7 @@ def restrictions(
         If nobody of a list is in the genotypes, a person of a list cannot be told from another, or
         the genotypes say nobody's sex.
     """
-    passing: dict[str, BoolArray] = {}
+    passing: dict[str, Bool] = {}
     if keep is not None:
         path, people = keep
         if not len(people):
@@ -126,7 +125,7 @@ def restrictions(
     return passing
 
 
-def _count(found: BoolArray, path: Path, people: SampleIds) -> None:
+def _count(found: Bool, path: Path, people: SampleIds) -> None:
     """Warn of people who are in a list only."""
     absent = len(people) - int(np.count_nonzero(found))
     if absent:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.cohort.columns import unknown
 from hlmm_scan.errors import InputError
-
-StrArray = NDArray[np.object_]
 
 FAMILY = {"fid", "#fid"}
 INDIVIDUAL = {"iid", "#iid"}
@@ -46,8 +45,8 @@ class Table:
     """
 
     path: Path
-    family_id: StrArray | None
-    individual_id: StrArray
+    family_id: Strings | None
+    individual_id: Strings
     columns: tuple[str, ...]
     values: NDArray[np.float64]
     sha256: str

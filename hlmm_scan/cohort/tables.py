@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.cohort.cells import columns_of_words, parse_body
 from hlmm_scan.cohort.columns import named
 from hlmm_scan.cohort.grammar import Layout, Missing, split_line
-from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, StrArray, Table
+from hlmm_scan.cohort.table import FAMILY, INDIVIDUAL, Table
 from hlmm_scan.cohort.words import number, shown
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.readers.cross_files import EXTENSIONS as CROSS_EXTENSIONS
@@ -257,7 +258,7 @@ def _check_names(names: Sequence[tuple[int, str]], path: Path) -> None:
         seen.add(name)
 
 
-def _faults_of_ids(ids: tuple[StrArray, ...], lines: NDArray[np.int64]) -> list[str]:
+def _faults_of_ids(ids: tuple[Strings, ...], lines: NDArray[np.int64]) -> list[str]:
     """What is wrong with the people: empty ids, and whoever occurs more than once."""
     faults = []
     for column, label in zip(ids, ("FID", "IID")[-len(ids) :], strict=True):

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
 from hlmm_scan.schema import TRAIT_UNIT
-
-FloatArray = NDArray[np.float64]
 
 RankOf = Literal["residuals", "phenotype"]
 
@@ -61,7 +60,7 @@ class Transform:
         return f"standard normal quantiles of the ranks of {ranked}{logged}"
 
 
-def logarithm(y: FloatArray, phenotype: str) -> FloatArray:
+def logarithm(y: Float, phenotype: str) -> Float:
     """Return the natural logarithm.
 
     Raises
@@ -79,7 +78,7 @@ def logarithm(y: FloatArray, phenotype: str) -> FloatArray:
     return np.log(y)
 
 
-def within(y: FloatArray, deviations: float) -> NDArray[np.bool_]:
+def within(y: Float, deviations: float) -> NDArray[np.bool_]:
     """Return who is no further than that many standard deviations from the mean.
 
     Parameters
@@ -98,7 +97,7 @@ def within(y: FloatArray, deviations: float) -> NDArray[np.bool_]:
     return near
 
 
-def normal_quantiles_of_ranks(y: FloatArray) -> FloatArray:
+def normal_quantiles_of_ranks(y: Float) -> Float:
     """Return Φ⁻¹((r − 3/8) / (n + 1/4)), r the ranks from 1 to n (Blom).
 
     Parameters
@@ -124,11 +123,11 @@ def normal_quantiles_of_ranks(y: FloatArray) -> FloatArray:
     last = np.cumsum(sizes)
     ranks = np.empty(n)
     ranks[order] = (last - 0.5 * (sizes - 1))[group]
-    quantiles: FloatArray = ndtri((ranks - 0.375) / (n + 0.25))
+    quantiles: Float = ndtri((ranks - 0.375) / (n + 0.25))
     return quantiles
 
 
-def residuals(y: FloatArray, X: FloatArray) -> FloatArray:
+def residuals(y: Float, X: Float) -> Float:
     """Return what least squares leave of the standardised phenotype.
 
     Parameters
@@ -144,7 +143,7 @@ def residuals(y: FloatArray, X: FloatArray) -> FloatArray:
         Residuals of (y − mean)/SD.
     """
     centres, scales = centre_and_scale(y[:, None])
-    rest: FloatArray = (y - centres[0]) / scales[0]
+    rest: Float = (y - centres[0]) / scales[0]
     gram = X.T @ X
     for _ in range(2):  # the second step takes out the rounding of the first
         rest = rest - X @ np.linalg.lstsq(gram, X.T @ rest, rcond=None)[0]

@@ -13,8 +13,8 @@ import zarr
 import zarr.errors
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import DamagedError, InputError
-from hlmm_scan.genotypes.variants import StrArray
 from hlmm_scan.staging import read_error, stands
 from hlmm_scan.storage import ObjectPath, Place, transient, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray
@@ -107,7 +107,7 @@ class StoredArrays:
                 f"({error.strerror or error}); {self.remedy}"
             ) from error
 
-    def text(self, name: str, start: int = 0, stop: int | None = None) -> StrArray:
+    def text(self, name: str, start: int = 0, stop: int | None = None) -> Strings:
         """Read rows of an array of text; some programs store it as bytes.
 
         Raises

@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Bool
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.packing import (
     MISSING_BYTE,
@@ -40,7 +41,6 @@ DIGEST_BITS = 256
 
 _HARD, _DOSAGE = b"\0", b"\1"
 
-Bools = NDArray[np.bool_]
 Rows = NDArray[np.integer] | slice
 
 
@@ -90,7 +90,7 @@ class HardCalls:
             self.packed, np.arange(self.n_samples) if samples is None else samples
         )
 
-    def whole(self) -> Bools:
+    def whole(self) -> Bool:
         """Return which variants have whole copies in everybody who has data, shape (m,): all."""
         return np.ones(len(self), np.bool_)
 
@@ -110,7 +110,7 @@ class HardCalls:
         return counts, _frequency((counts[:, 1] + 2 * counts[:, 2]).astype(np.float64), counts)
 
     def without_errors(
-        self, haploid: Bools, absent: Bools, among: Bools
+        self, haploid: Bool, absent: Bool, among: Bool
     ) -> tuple[HardCalls, NDArray[np.int32]]:
         """Set missing what some people cannot have; see :meth:`Dosages.without_errors`."""
         packed, low = self.packed, lower_bits(haploid)
@@ -180,7 +180,7 @@ class Dosages:
         # The quotient is rounded as 2·code/steps is, so that 0, 1 and 2 copies are exact.
         return np.where(codes > self.steps, np.nan, codes * 2.0 / self.steps)
 
-    def whole(self) -> Bools:
+    def whole(self) -> Bool:
         """Return which variants have whole copies in everybody who has data, shape (m,)."""
         return whole_rows(self.codes, self.steps)
 
@@ -211,7 +211,7 @@ class Dosages:
         return counts, _frequency(total * 2.0 / self.steps, counts)
 
     def without_errors(
-        self, haploid: Bools, absent: Bools, among: Bools
+        self, haploid: Bool, absent: Bool, among: Bool
     ) -> tuple[Dosages, NDArray[np.int32]]:
         """Set missing what some people cannot have.
 

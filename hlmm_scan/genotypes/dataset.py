@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hlmm_scan import schema
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
 from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls, joined, packed_calls
@@ -24,7 +25,7 @@ from hlmm_scan.genotypes.chromosomes import NUMBERS_STAY, in_words
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
-from hlmm_scan.genotypes.variants import Loci, StrArray, VariantTable
+from hlmm_scan.genotypes.variants import Loci, VariantTable
 from hlmm_scan.storage import Place, place
 from hlmm_scan.storage.places import MARK
 
@@ -194,7 +195,7 @@ class GenotypeDataset:
             self._arrays.read("variant_position", start, stop).astype(np.int32, copy=False),
         )
 
-    def variant_ids(self, start: int, stop: int) -> StrArray:
+    def variant_ids(self, start: int, stop: int) -> Strings:
         """Return the ids of variants ``start`` to ``stop`` (exclusive)."""
         return self._arrays.text("variant_id", start, stop)
 
@@ -320,7 +321,7 @@ class GenotypeDataset:
         """
         return find_variants(ids, self.n_variants, self.variant_ids, self.variants, str(self.path))
 
-    def id_blocks(self) -> Iterator[StrArray]:
+    def id_blocks(self) -> Iterator[Strings]:
         """Yield the ids of all variants, a bounded number at a time."""
         for start in range(0, self.n_variants, _IDS_AT_ONCE):
             yield self.variant_ids(start, min(start + _IDS_AT_ONCE, self.n_variants))

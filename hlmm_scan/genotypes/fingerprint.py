@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.genotypes.blocks import DIGEST_BITS
 from hlmm_scan.genotypes.dataset import DATASET_FORMAT, GenotypeDataset
 from hlmm_scan.genotypes.samples import SampleIds
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
+from hlmm_scan.genotypes.variants import VariantTable
 
 _ROWS = 65_536
 _UNKNOWN_FAMILY = "0"
@@ -59,7 +60,7 @@ class Fingerprint:
     def _add(self, stream: str, data: bytes | NDArray[Any]) -> None:
         self.streams.setdefault(stream, hashlib.sha256()).update(data)
 
-    def _add_text(self, stream: str, values: StrArray) -> None:
+    def _add_text(self, stream: str, values: Strings) -> None:
         # Cells of genotype files hold no line feeds, so these part them without doubt.
         self._add(stream, "".join(f"{value}\n" for value in values.tolist()).encode())
 

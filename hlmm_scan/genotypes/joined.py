@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import FINEST, GenotypeBlock, joined, packed_calls
 from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import packed_width
-from hlmm_scan.genotypes.samples import SampleIds, StrArray
+from hlmm_scan.genotypes.samples import SampleIds
 from hlmm_scan.genotypes.variant_names import VariantName, find_variants
 from hlmm_scan.genotypes.variants import Loci, VariantTable, concatenate
 from hlmm_scan.storage import Place
@@ -210,7 +211,7 @@ class JoinedGenotypes:
         contigs, positions = zip(*((p.contig, p.position) for p in (none, *parts)), strict=True)
         return Loci(np.concatenate(contigs), np.concatenate(positions))
 
-    def variant_ids(self, start: int, stop: int) -> StrArray:
+    def variant_ids(self, start: int, stop: int) -> Strings:
         """Return the ids of variants ``start`` to ``stop`` (exclusive)."""
         ids = [p.variant_ids(low, high)[rows] for p, low, high, rows in self._spans(start, stop)]
         return np.concatenate([np.zeros(0, object), *ids])
@@ -267,7 +268,7 @@ class JoinedGenotypes:
         where = ", ".join(map(str, self.paths))
         return find_variants(ids, self.n_variants, self.variant_ids, self.variants, where)
 
-    def id_blocks(self) -> Iterator[StrArray]:
+    def id_blocks(self) -> Iterator[Strings]:
         """Yield the ids of all variants, a bounded number at a time."""
         for start in range(0, self.n_variants, _TABLE_ROWS):
             yield self.variant_ids(start, min(start + _TABLE_ROWS, self.n_variants))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-StrArray = NDArray[np.object_]
 
 MALE, FEMALE, UNKNOWN = 1, 2, 0
 """PLINK's codes of sex."""
@@ -50,8 +50,8 @@ class SampleIds:
         1 male, 2 female, 0 unknown (PLINK's codes).
     """
 
-    individual_id: StrArray
-    family_id: StrArray | None = None
+    individual_id: Strings
+    family_id: Strings | None = None
     sex: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ def halves(name: str, delimiter: str) -> tuple[str, str] | None:
     return (family, individual) if family and individual and name.count(delimiter) == 1 else None
 
 
-def repeated_id(ids: StrArray) -> str | None:
+def repeated_id(ids: Strings) -> str | None:
     """Return the first id that stands a second time, None where all are unique."""
     seen: set[str] = set()
     for name in ids.tolist():

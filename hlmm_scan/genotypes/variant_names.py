@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.chromosomes import chromosome
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
+from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.textfiles import read_lines
 
 NO_ID = frozenset({"", ".", "NA"})
@@ -169,7 +170,7 @@ def _of_table(
 def find_variants(
     names: Iterable[str | VariantName],
     n_variants: int,
-    ids: Callable[[int, int], StrArray],
+    ids: Callable[[int, int], Strings],
     table: Callable[[int, int], VariantTable],
     where: str,
 ) -> NDArray[np.int64]:
@@ -236,7 +237,7 @@ def find_variants(
 def listed(
     names: Sequence[VariantName],
     n_variants: int,
-    ids: Callable[[int, int], StrArray],
+    ids: Callable[[int, int], Strings],
     table: Callable[[int, int], VariantTable],
 ) -> tuple[NDArray[np.bool_], int]:
     """Return which variants a list means, and how many of its names are known.

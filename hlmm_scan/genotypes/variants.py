@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
-
-StrArray = NDArray[np.object_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +24,7 @@ class Loci:
         1-based position in base pairs.
     """
 
-    contig: StrArray
+    contig: Strings
     position: NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -53,11 +52,11 @@ class VariantTable:
         The allele counted; PLINK A1, VCF ALT.
     """
 
-    contig: StrArray
+    contig: Strings
     position: NDArray[np.int32]
-    variant_id: StrArray
-    other_allele: StrArray
-    effect_allele: StrArray
+    variant_id: Strings
+    other_allele: Strings
+    effect_allele: Strings
 
     def __post_init__(self) -> None:
         lengths = {len(getattr(self, f.name)) for f in fields(self)}
@@ -133,7 +132,7 @@ class MoreThanTwoAlleles:
             )
 
 
-def text_column(values: Sequence[str]) -> StrArray:
+def text_column(values: Sequence[str]) -> Strings:
     """Return strings as an object array (numpy would make a fixed-width one of a list)."""
     array = np.empty(len(values), dtype=object)
     array[:] = values

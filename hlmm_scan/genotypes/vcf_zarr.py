@@ -15,6 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import DamagedError, InputError
 from hlmm_scan.genotypes.arrays import StoredArrays, open_group
 from hlmm_scan.genotypes.blocks import FINEST, Dosages, GenotypeBlock, HardCalls
@@ -28,7 +29,7 @@ from hlmm_scan.genotypes.dataset import GenotypeDataset
 from hlmm_scan.genotypes.packing import MISSING_BYTE, pack, packed_width
 from hlmm_scan.genotypes.readers.dosage_fields import Copies, copies_of_variant, probabilities
 from hlmm_scan.genotypes.samples import SampleIds, repeated_id
-from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, StrArray, VariantTable
+from hlmm_scan.genotypes.variants import MoreThanTwoAlleles, VariantTable
 from hlmm_scan.storage import ObjectPath, Place, place
 
 GENOTYPES = "call_genotype"
@@ -164,7 +165,7 @@ class VcfZarrDataset(GenotypeDataset):
             effect_allele=effect,
         )
 
-    def variant_ids(self, start: int, stop: int) -> StrArray:
+    def variant_ids(self, start: int, stop: int) -> Strings:
         """Return the ids of variants ``start`` to ``stop``; "." where the store has none."""
         if "variant_id" in self._arrays:
             return self._arrays.text("variant_id", start, stop)

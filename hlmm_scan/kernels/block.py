@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock, packed_calls
 from hlmm_scan.kernels import limits, paths
 from hlmm_scan.kernels.choice import ModelSize
@@ -27,8 +28,6 @@ from hlmm_scan.kernels.variants import Variants, by_left_out
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status, result_variables
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.estimates import Estimates
-
-Float = NDArray[np.float64]
 
 EXACT_ERROR = 1e-5
 """Error of a likelihood-ratio statistic from exact likelihoods: rounding, even of a million people,

@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

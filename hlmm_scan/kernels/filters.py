@@ -12,13 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.genotypes.packing import count_genotypes
 from hlmm_scan.kernels.sums.dosage_codes import count_dosages
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

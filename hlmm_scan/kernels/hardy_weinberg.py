@@ -16,11 +16,9 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
+from hlmm_scan.array_types import Float, Int
 
 _NEGLIGIBLE = 1e-17  # of a sum, below which the terms that follow do not matter
 _TIE = 1e-12  # relative difference of probabilities that is but rounding, at magnitude one

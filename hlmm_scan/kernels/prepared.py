@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.scores.design import ScoreDesign
 from hlmm_scan.kernels.scores.random_effects import residuals_and_leverages
@@ -20,8 +20,6 @@ from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.kernels.sums.class_sums import ClassSumsPlan, plan_class_sums
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullModel, RandomEffects
-
-Float = NDArray[np.float64]
 
 
 @lru_cache(maxsize=2)

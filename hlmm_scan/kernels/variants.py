@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, packed_calls
 from hlmm_scan.kernels.choice import ModelSize
 from hlmm_scan.kernels.estimates import Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.sums.call_counts import CallCounts
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.meta.alleles import pairs
 from hlmm_scan.meta.pool import FIELDS
 from hlmm_scan.meta.rows import Rows, UnsortedError
-
-Float = NDArray[np.float64]
 
 _SIGNED = ("add", "var")
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, gammaln
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.inference import chi2_of, neg_log10_p
 from hlmm_scan.schema import ScoreFlag
-
-Float = NDArray[np.float64]
 
 FIELDS = (
     *("n", "effect_allele_frequency", "info", "add", "add_se", "var", "var_se", "add_var_cov"),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import block_diag, qr, solve_triangular
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _COLLINEAR = 1e-9
 """Part of a column's length outside the columns before it, below which it depends on them."""
@@ -18,7 +18,7 @@ _PERFECT = 1e-13
 """Residual standard deviation over largest phenotype below which residuals are rounding."""
 
 
-def as_phenotype(y: ArrayLike) -> FloatArray:
+def as_phenotype(y: ArrayLike) -> Float:
     """Return the phenotype as a 1-d float64 array.
 
     Raises
@@ -34,7 +34,7 @@ def as_phenotype(y: ArrayLike) -> FloatArray:
     return _finite(values, "the phenotype")
 
 
-def as_design(design: ArrayLike, n: int, name: str) -> FloatArray:
+def as_design(design: ArrayLike, n: int, name: str) -> Float:
     """Return a design as a row-major (n, columns) float64 array; a 1-d one is one column.
 
     Parameters
@@ -62,7 +62,7 @@ def as_design(design: ArrayLike, n: int, name: str) -> FloatArray:
     return np.ascontiguousarray(_finite(values, f"the {name} design"))
 
 
-def as_parameters(values: ArrayLike, size: int, name: str) -> FloatArray:
+def as_parameters(values: ArrayLike, size: int, name: str) -> Float:
     """Return parameters as a 1-d float64 array of the given size; a scalar counts as one.
 
     Raises
@@ -90,7 +90,7 @@ def as_random_variance(h2: float) -> float:
     return value
 
 
-def _finite(values: FloatArray, name: str) -> FloatArray:
+def _finite(values: Float, name: str) -> Float:
     if not np.isfinite(values).all():
         raise ValueError(f"{name} has values that are not finite")
     return values
@@ -117,13 +117,13 @@ class Basis:
     no column's unit or offset matters, so one tolerance serves all data.
     """
 
-    columns: FloatArray
-    triangle: FloatArray
+    columns: Float
+    triangle: Float
     order: NDArray[np.intp]
     full_rank: bool
 
     @classmethod
-    def of(cls, design: FloatArray) -> Basis:
+    def of(cls, design: Float) -> Basis:
         """Build the basis of a design of shape (n, k), n ≥ k."""
         n = len(design)
         constant = (design == design[0]).all(axis=0) & (design[0] != 0)
@@ -142,11 +142,11 @@ class Basis:
         triangle = sign[:, np.newaxis] * r * (length * peak / np.sqrt(n))
         return cls(columns, triangle, order, bool((np.abs(np.diag(r)) > _COLLINEAR).all()))
 
-    def from_design(self, coefficients: FloatArray) -> FloatArray:
+    def from_design(self, coefficients: Float) -> Float:
         """Return the coefficients in the basis of coefficients of the design's columns."""
         return np.asarray(self.triangle @ coefficients[self.order])
 
-    def to_design(self, coefficients: FloatArray) -> FloatArray:
+    def to_design(self, coefficients: Float) -> Float:
         """Return the design's coefficients of coefficients in the basis.
 
         Parameters
@@ -177,9 +177,9 @@ class Standardised:
     is divided by s², and the log-likelihood falls by n·log s on the way back.
     """
 
-    y: FloatArray
-    X: FloatArray
-    V: FloatArray
+    y: Float
+    X: Float
+    V: Float
 
     @cached_property
     def mean(self) -> Basis:
@@ -192,12 +192,12 @@ class Standardised:
         return Basis.of(self.V)
 
     @cached_property
-    def ols(self) -> FloatArray:
+    def ols(self) -> Float:
         """OLS coefficients of the phenotype in the mean basis, shape (c,)."""
         return np.asarray(self.mean.columns.T @ self.y / len(self.y))
 
     @cached_property
-    def _residual(self) -> FloatArray:
+    def _residual(self) -> Float:
         basis, n = self.mean.columns, len(self.y)
         residual = self.y - basis @ self.ols
         # What rounding left of the mean matters where the phenotype has a large offset.
@@ -212,7 +212,7 @@ class Standardised:
         return peak * float(np.sqrt(np.mean((self._residual / peak) ** 2)))
 
     @property
-    def phenotype(self) -> FloatArray:
+    def phenotype(self) -> Float:
         """OLS residuals over their root mean square, shape (n,)."""
         return self._residual / self.scale
 
@@ -221,11 +221,11 @@ class Standardised:
         """What is added to the log-variance, −2·log s."""
         return -2.0 * float(np.log(self.scale))
 
-    def homoskedastic(self) -> FloatArray:
+    def homoskedastic(self) -> Float:
         """Coefficients in the variance basis that bring all variances nearest the OLS one."""
         return np.asarray(-self.offset * self.variance.columns.mean(axis=0))
 
-    def jacobian(self, random_unit: float | None = None) -> FloatArray:
+    def jacobian(self, random_unit: float | None = None) -> Float:
         """Return the derivatives of the user's parameters by the standardised ones.
 
         Parameters

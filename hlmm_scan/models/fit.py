@@ -8,8 +8,8 @@ from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.design import Standardised
 from hlmm_scan.models.inference import covariance_from_information
 from hlmm_scan.models.newton import (
@@ -21,7 +21,6 @@ from hlmm_scan.models.newton import (
 )
 from hlmm_scan.schema import Status
 
-FloatArray = NDArray[np.float64]
 Information = Literal["expected", "observed"]
 
 LEAST_RANDOM_VARIANCE = 0.01
@@ -63,13 +62,13 @@ class Fit:
         by the second derivative where that is above 1; before the last Newton step.
     """
 
-    alpha: FloatArray
-    alpha_se: FloatArray
-    beta: FloatArray
-    beta_se: FloatArray
+    alpha: Float
+    alpha_se: Float
+    beta: Float
+    beta_se: Float
     random_variance: float
     random_variance_se: float
-    covariance: FloatArray
+    covariance: Float
     log_likelihood: float
     success: bool
     status: Status
@@ -81,14 +80,14 @@ class Fit:
 class ModelEvaluation(Evaluation, Protocol):
     """An objective's evaluation that also knows mean effects and information."""
 
-    alpha: FloatArray
+    alpha: Float
 
     @property
-    def observed(self) -> FloatArray:
+    def observed(self) -> Float:
         """Observed information of log L, order a, b, h2."""
 
     @property
-    def expected(self) -> FloatArray:
+    def expected(self) -> Float:
         """Expected information of log L, order a, b, h2."""
 
 
@@ -122,7 +121,7 @@ def unidentified(standard: Standardised, *, n_random: int) -> Fit | None:
 
 def minimise_from(
     objective: Objective[E],
-    starts: Sequence[FloatArray],
+    starts: Sequence[Float],
     *,
     bounded: bool = False,
     tolerance: float = GRADIENT_TOLERANCE,
@@ -147,9 +146,9 @@ def minimise_from(
 
 def minimise_random_variance(
     objective: Objective[E],
-    start: FloatArray | None,
-    without: Callable[[], FloatArray],
-    level: FloatArray,
+    start: Float | None,
+    without: Callable[[], Float],
+    level: Float,
     tolerance: float = GRADIENT_TOLERANCE,
 ) -> Minimum[E] | None:
     """Minimise over (b, h2), h2 ≥ 0, in standardised units.
@@ -186,7 +185,7 @@ def minimise_random_variance(
     return minimum
 
 
-def _best_fraction(objective: Objective[E], b: FloatArray, level: FloatArray) -> FloatArray:
+def _best_fraction(objective: Objective[E], b: Float, level: Float) -> Float:
     """Share the variance with the random effects in the best proportion of a grid, 0 included.
 
     The variance without random effects is 1 in standardised units.

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import qr, solve_triangular
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.design import (
     Standardised,
     as_design,
@@ -25,12 +26,10 @@ from hlmm_scan.models.fit import (
 )
 from hlmm_scan.models.lowrank import root_variance
 
-FloatArray = NDArray[np.float64]
-
 _NO_RESIDUAL = 1e-9
 
 
-def vanishing_variance(log_variance: FloatArray, residual: FloatArray) -> float:
+def vanishing_variance(log_variance: Float, residual: Float) -> float:
     """Return the smallest variance of a person without residual, in standardised units.
 
     The residual must vanish too, its square below 1e-9: a variance that the design holds at a
@@ -40,7 +39,7 @@ def vanishing_variance(log_variance: FloatArray, residual: FloatArray) -> float:
     return float(np.exp(without.min())) if without.size else np.inf
 
 
-def weighted_basis(X_white: FloatArray) -> tuple[FloatArray, FloatArray]:
+def weighted_basis(X_white: Float) -> tuple[Float, Float]:
     """Return U and R of the QR decomposition of the whitened mean design.
 
     Raises
@@ -69,12 +68,12 @@ class HLMObjective:
         Added to every log-variance.
     """
 
-    y: FloatArray
-    X: FloatArray
-    V: FloatArray
+    y: Float
+    X: Float
+    V: Float
     offset: float = 0.0
 
-    def at(self, theta: FloatArray, alpha: FloatArray | None = None) -> HLMEvaluation:
+    def at(self, theta: Float, alpha: Float | None = None) -> HLMEvaluation:
         """Evaluate at b = `theta`, shape (v,), with a at its maximum or at `alpha`, shape (c,).
 
         Raises
@@ -84,7 +83,7 @@ class HLMObjective:
         """
         return HLMEvaluation(self, theta, alpha)
 
-    def step_size(self, theta: FloatArray, step: FloatArray) -> float:
+    def step_size(self, theta: Float, step: Float) -> float:
         """Largest change of a log-variance."""
         return float(np.abs(self.V @ step).max())
 
@@ -102,9 +101,7 @@ class HLMEvaluation:
     since ∂²/∂b² of ½f is ½Vᵀdiag(e²)V; the expected one is diag(XᵀD⁻¹X, ½VᵀV).
     """
 
-    def __init__(
-        self, objective: HLMObjective, theta: FloatArray, alpha: FloatArray | None
-    ) -> None:
+    def __init__(self, objective: HLMObjective, theta: Float, alpha: Float | None) -> None:
         self.objective = objective
         self.log_variance = objective.offset + objective.V @ theta
         self.root = root_variance(self.log_variance)
@@ -124,13 +121,13 @@ class HLMEvaluation:
         self.value = float(total) / n
 
     @property
-    def gradient(self) -> FloatArray:
+    def gradient(self) -> Float:
         """Gradient of `value` with respect to b, shape (v,)."""
         V = self.objective.V
         return np.asarray((1 - self.residual_white**2) @ V / len(V))
 
     @cached_property
-    def observed(self) -> FloatArray:
+    def observed(self) -> Float:
         """Observed information of log L, order a, b; shape (c + v, c + v)."""
         V, c = self.objective.V, self.X_white.shape[1]
         J = np.hstack((self.X_white, V * self.residual_white[:, np.newaxis]))
@@ -139,7 +136,7 @@ class HLMEvaluation:
         return np.asarray(information)
 
     @cached_property
-    def expected(self) -> FloatArray:
+    def expected(self) -> Float:
         """Expected information of log L, order a, b; shape (c + v, c + v)."""
         V, c = self.objective.V, self.X_white.shape[1]
         information = np.zeros((c + V.shape[1],) * 2)
@@ -148,12 +145,12 @@ class HLMEvaluation:
         return information
 
     @property
-    def hessian(self) -> FloatArray:
+    def hessian(self) -> Float:
         """Hessian of `value` with respect to b, shape (v, v)."""
         return profile_hessian(self.observed, self.X_white.shape[1], len(self.X_white))
 
     @property
-    def scoring_hessian(self) -> FloatArray:
+    def scoring_hessian(self) -> Float:
         """Expected information of b in the scale of `hessian`, shape (v, v)."""
         c = self.X_white.shape[1]
         return self.expected[c:, c:] * (2 / len(self.X_white))
@@ -164,7 +161,7 @@ class HLMEvaluation:
         return vanishing_variance(self.log_variance, self.residual_white * self.root)
 
 
-def profile_hessian(observed: FloatArray, c: int, n: int) -> FloatArray:
+def profile_hessian(observed: Float, c: int, n: int) -> Float:
     """Return the Hessian per observation of −2·log L with the first c parameters profiled out.
 
     Parameters
@@ -244,12 +241,12 @@ class HLM:
         value = self._at(b).value
         return value if negative else -0.5 * self.n * (value + float(np.log(2 * np.pi)))
 
-    def likelihood_and_gradient(self, b: ArrayLike) -> tuple[float, FloatArray]:
+    def likelihood_and_gradient(self, b: ArrayLike) -> tuple[float, Float]:
         """Return −2L/n − log 2π and its gradient with respect to b, shape (v,)."""
         evaluation = self._at(b)
         return evaluation.value, evaluation.gradient
 
-    def alpha_ols(self) -> FloatArray:
+    def alpha_ols(self) -> Float:
         """Return the ordinary least-squares estimate of the mean effects, shape (c,).
 
         Raises
@@ -261,11 +258,11 @@ class HLM:
             raise ValueError("the columns of the mean design are collinear")
         return self._standard.mean.to_design(self._standard.ols)
 
-    def alpha_mle(self, b: ArrayLike) -> FloatArray:
+    def alpha_mle(self, b: ArrayLike) -> Float:
         """Return the maximum-likelihood estimate of the mean effects given b, shape (c,)."""
         return self._at(b).alpha
 
-    def observed_information(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
+    def observed_information(self, a: ArrayLike, b: ArrayLike) -> Float:
         """Return the observed information of log L at any (a, b).
 
         Returns
@@ -276,7 +273,7 @@ class HLM:
         """
         return self._at(b, a).observed
 
-    def expected_information(self, a: ArrayLike, b: ArrayLike) -> FloatArray:
+    def expected_information(self, a: ArrayLike, b: ArrayLike) -> Float:
         """Return the expected information of log L; as `observed_information`.
 
         It does not depend on a, and a and b are orthogonal in it.

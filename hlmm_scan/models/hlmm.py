@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.design import (
     Standardised,
     as_design,
@@ -33,8 +34,6 @@ from hlmm_scan.models.hlmm_objective import (
 from hlmm_scan.models.lowrank import thin
 from hlmm_scan.models.newton import GRADIENT_TOLERANCE, Objective
 from hlmm_scan.models.relationship import RelationshipObjective, by_relationship
-
-FloatArray = NDArray[np.float64]
 
 
 class HLMM:
@@ -105,12 +104,12 @@ class HLMM:
         value = self.at(None, b, h2).value
         return value if negative else -0.5 * self.n * (value + float(np.log(2 * np.pi)))
 
-    def likelihood_and_gradient(self, b: ArrayLike, h2: float) -> tuple[float, FloatArray]:
+    def likelihood_and_gradient(self, b: ArrayLike, h2: float) -> tuple[float, Float]:
         """Return −2L/n − log 2π and its gradient, first b, then h2; shape (v + 1,)."""
         evaluation = self.at(None, b, h2)
         return evaluation.value, evaluation.gradient
 
-    def alpha_ols(self) -> FloatArray:
+    def alpha_ols(self) -> Float:
         """Return the ordinary least-squares estimate of the mean effects, shape (c,).
 
         Raises
@@ -122,11 +121,11 @@ class HLMM:
             raise ValueError("the columns of the mean design are collinear")
         return self._standard.mean.to_design(self._standard.ols)
 
-    def alpha_mle(self, b: ArrayLike, h2: float) -> FloatArray:
+    def alpha_mle(self, b: ArrayLike, h2: float) -> Float:
         """Return the maximum-likelihood estimate of the mean effects given b and h2."""
         return self.at(None, b, h2).alpha
 
-    def observed_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
+    def observed_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> Float:
         """Return the observed information of log L at any (a, b, h2).
 
         Returns
@@ -137,7 +136,7 @@ class HLMM:
         """
         return self.at(a, b, h2).observed
 
-    def expected_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> FloatArray:
+    def expected_information(self, a: ArrayLike, b: ArrayLike, h2: float) -> Float:
         """Return the expected information of log L; as `observed_information`.
 
         It does not depend on a, and a is orthogonal to (b, h2) in it.
@@ -231,7 +230,7 @@ class HLMM:
         return Standardised(self.y, self.X, self.V)
 
     @cached_property
-    def _G(self) -> FloatArray:
+    def _G(self) -> Float:
         return thin(self.G)
 
 
@@ -239,7 +238,7 @@ def fit_relationship(
     y: ArrayLike,
     X: ArrayLike,
     V: ArrayLike,
-    K: FloatArray,
+    K: Float,
     start: tuple[ArrayLike, float] | None = None,
     information: Information = "expected",
     tolerance: float = GRADIENT_TOLERANCE,
@@ -267,7 +266,7 @@ def fit_relationship(
     )
 
 
-def _designs(standard: Standardised) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _designs(standard: Standardised) -> tuple[Float, Float, Float]:
     return standard.phenotype, standard.mean.columns, standard.variance.columns
 
 
@@ -303,7 +302,7 @@ def _fit(
     return fit, None if minimum is None or minimum.degenerate else minimum.evaluation
 
 
-def _hlm_start(standard: Standardised) -> FloatArray:
+def _hlm_start(standard: Standardised) -> Float:
     """Coefficients b of the HLM in the variance basis; of equal variances where it has none."""
     equal = standard.homoskedastic()
     objective = HLMObjective(

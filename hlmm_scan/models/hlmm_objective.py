@@ -8,13 +8,11 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.hlm import profile_hessian, vanishing_variance, weighted_basis
 from hlmm_scan.models.lowrank import LowRankCovariance
-
-FloatArray = NDArray[np.float64]
 
 _SMALL_RANDOM_VARIANCE = 0.3
 """Standardised h2 below which the size of a step is no longer relative to h2."""
@@ -38,10 +36,10 @@ class HLMMObjective:
         G is divided by it, so h2 is multiplied by its square.
     """
 
-    y: FloatArray
-    X: FloatArray
-    V: FloatArray
-    G: FloatArray
+    y: Float
+    X: Float
+    V: Float
+    G: Float
     offset: float = 0.0
     unit: float = 1.0
 
@@ -50,7 +48,7 @@ class HLMMObjective:
         """Value of each constant column of V, None for the others."""
         return [float(c[0]) if (c == c[0]).all() else None for c in self.V.T]
 
-    def at(self, theta: FloatArray, alpha: FloatArray | None = None) -> HLMMEvaluation:
+    def at(self, theta: Float, alpha: Float | None = None) -> HLMMEvaluation:
         """Evaluate at (b, h2) = `theta`, shape (v + 1,), with a at its maximum or at `alpha`.
 
         Raises
@@ -60,12 +58,12 @@ class HLMMObjective:
         """
         return HLMMEvaluation(self, theta, alpha)
 
-    def step_size(self, theta: FloatArray, step: FloatArray) -> float:
+    def step_size(self, theta: Float, step: Float) -> float:
         """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
         return step_size(self.V, theta, step)
 
 
-def step_size(V: FloatArray, theta: FloatArray, step: FloatArray) -> float:
+def step_size(V: Float, theta: Float, step: Float) -> float:
     """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
     log_variance = float(np.abs(V @ step[:-1]).max())
     return max(log_variance, float(abs(step[-1]) / max(theta[-1], _SMALL_RANDOM_VARIANCE)))
@@ -75,15 +73,15 @@ class Problem(Protocol):
     """The data of an objective with random effects, whatever these are given as."""
 
     @property
-    def y(self) -> FloatArray:
+    def y(self) -> Float:
         """Phenotype, shape (n,)."""
 
     @property
-    def X(self) -> FloatArray:
+    def X(self) -> Float:
         """Mean design, shape (n, c)."""
 
     @property
-    def V(self) -> FloatArray:
+    def V(self) -> Float:
         """Log-variance design, shape (n, v)."""
 
     @property
@@ -94,17 +92,17 @@ class Problem(Protocol):
 class Covariance(Protocol):
     """Σ = D + h2·GGᵀ at one D and h2, in coordinates whitened by D^-½."""
 
-    root: FloatArray
+    root: Float
     log_det: float
 
-    def whiten(self, M: FloatArray) -> FloatArray:
+    def whiten(self, M: Float) -> Float:
         """Return D^-½M."""
 
-    def quadratic(self, M_white: FloatArray) -> FloatArray:
+    def quadratic(self, M_white: Float) -> Float:
         """Return MᵀΣ⁻¹M of a whitened M."""
 
     @property
-    def leverage(self) -> FloatArray:
+    def leverage(self) -> Float:
         """p, shape (n,)."""
 
 
@@ -131,11 +129,11 @@ class RandomEffectEvaluation(ABC):
     (math.md §1; derived there for the unwhitened quantities).
     """
 
-    alpha: FloatArray
-    residual_white: FloatArray
-    random_white: FloatArray
+    alpha: Float
+    residual_white: Float
+    random_white: Float
 
-    def __init__(self, objective: Problem, theta: FloatArray, alpha: FloatArray | None) -> None:
+    def __init__(self, objective: Problem, theta: Float, alpha: Float | None) -> None:
         self.objective = objective
         self.h2 = float(theta[-1])
         self.log_variance = objective.offset + objective.V @ theta[:-1]
@@ -150,28 +148,28 @@ class RandomEffectEvaluation(ABC):
         """Factorise Σ."""
 
     @abstractmethod
-    def _predict(self, alpha: FloatArray | None) -> float:
+    def _predict(self, alpha: Float | None) -> float:
         """Work out a, e and D^-½Gu, and return uᵀu."""
 
     @property
     @abstractmethod
-    def _traces(self) -> FloatArray:
+    def _traces(self) -> Float:
         """T, τ and ‖S‖² as one symmetric matrix, shape (v + 1, v + 1)."""
 
     @cached_property
-    def _variance_score(self) -> FloatArray:
+    def _variance_score(self) -> Float:
         """1 − k/D, shape (n,): the gradient with respect to each log-variance."""
         return np.asarray(1 - self.h2 * self.covariance.leverage - self.residual_white**2)
 
     @cached_property
-    def gradient(self) -> FloatArray:
+    def gradient(self) -> Float:
         """Gradient of `value` with respect to (b, h2), shape (v + 1,)."""
         by_b = self._variance_score @ self.objective.V
         by_h2 = self.covariance.leverage.sum() - self.random_square
         return np.append(by_b, by_h2) / len(self.log_variance)
 
     @cached_property
-    def observed(self) -> FloatArray:
+    def observed(self) -> Float:
         """Observed information of log L, order a, b, h2; shape (c + v + 1, c + v + 1)."""
         V, c = self.objective.V, self.X_white.shape[1]
         J = np.column_stack(
@@ -183,7 +181,7 @@ class RandomEffectEvaluation(ABC):
         return information
 
     @cached_property
-    def expected(self) -> FloatArray:
+    def expected(self) -> Float:
         """Expected information of log L, order a, b, h2; shape (c + v + 1, c + v + 1)."""
         c, size = self.X_white.shape[1], len(self._traces)
         information = np.zeros((c + size, c + size))
@@ -192,12 +190,12 @@ class RandomEffectEvaluation(ABC):
         return information
 
     @property
-    def hessian(self) -> FloatArray:
+    def hessian(self) -> Float:
         """Hessian of `value` with respect to (b, h2), shape (v + 1, v + 1)."""
         return profile_hessian(self.observed, self.X_white.shape[1], len(self.X_white))
 
     @property
-    def scoring_hessian(self) -> FloatArray:
+    def scoring_hessian(self) -> Float:
         """Expected information of (b, h2) in the scale of `hessian`."""
         return self._traces / len(self.X_white)
 
@@ -217,7 +215,7 @@ class HLMMEvaluation(RandomEffectEvaluation):
         problem = self.objective
         return LowRankCovariance(self.log_variance, problem.G, self.h2, problem.unit)
 
-    def _predict(self, alpha: FloatArray | None) -> float:
+    def _predict(self, alpha: Float | None) -> float:
         cov, problem = self.covariance, self.objective
         if alpha is None:
             self.alpha, residual, projected = self._profile_mean(cov.whiten(problem.y))
@@ -230,7 +228,7 @@ class HLMMEvaluation(RandomEffectEvaluation):
         self.residual_white = residual - self.h2 * self.random_white
         return float(u @ u)
 
-    def _profile_mean(self, y_white: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _profile_mean(self, y_white: Float) -> tuple[Float, Float, Float]:
         """Return the generalised least-squares mean effects, whitened residuals r, and Qᵀr.
 
         With D^-½X = UR, the weighted least-squares fit U·Uᵀy is corrected by Uδ, where δ solves
@@ -247,7 +245,7 @@ class HLMMEvaluation(RandomEffectEvaluation):
         return np.asarray(alpha), residual - U @ delta, t - P @ delta
 
     @cached_property
-    def _traces(self) -> FloatArray:
+    def _traces(self) -> Float:
         cov, V, h2 = self.covariance, self.objective.V, self.h2
         p = cov.leverage
         # M_a is a multiple of S for a constant column: only the other products are made.

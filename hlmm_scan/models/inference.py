@@ -7,17 +7,17 @@ from p itself, so that no p-value underflows.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import cho_solve
 from scipy.special import log_ndtr, ndtri_exp
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _SINGULAR = 1e-12
 """Smallest eigenvalue of an information scaled to unit diagonal that still identifies."""
 
 
-def neg_log10_p(chi2: ArrayLike, df: int) -> FloatArray:
+def neg_log10_p(chi2: ArrayLike, df: int) -> Float:
     """Return −log10 of the upper tail probability of a chi-squared statistic.
 
     Parameters
@@ -51,7 +51,7 @@ def neg_log10_p(chi2: ArrayLike, df: int) -> FloatArray:
     return np.asarray(np.maximum(-log_p / np.log(10.0), 0.0) + 0.0)
 
 
-def chi2_of(neg_log10_p: ArrayLike, df: int) -> FloatArray:
+def chi2_of(neg_log10_p: ArrayLike, df: int) -> Float:
     """Return the χ² statistic (1 or 2 df) of a −log10 p, however large."""
     log_p = -np.log(10.0) * np.asarray(neg_log10_p, np.float64)
     if df == 2:
@@ -59,7 +59,7 @@ def chi2_of(neg_log10_p: ArrayLike, df: int) -> FloatArray:
     return np.asarray(ndtri_exp(log_p - np.log(2.0)) ** 2)
 
 
-def wald_neg_log10_p(estimate: ArrayLike, standard_error: ArrayLike) -> FloatArray:
+def wald_neg_log10_p(estimate: ArrayLike, standard_error: ArrayLike) -> Float:
     """Return −log10 p of the two-sided 1-df Wald test that a parameter is zero.
 
     Parameters
@@ -76,7 +76,7 @@ def joint_chi2(
     add_variance: ArrayLike,
     var_variance: ArrayLike,
     covariance: ArrayLike = 0.0,
-) -> FloatArray:
+) -> Float:
     """Return the 2-df Wald statistic of additive and variance effect together.
 
     Parameters
@@ -103,7 +103,7 @@ def joint_chi2(
     return np.asarray(z_add**2 + (z_var - rho * z_add) ** 2 / rest)
 
 
-def covariance_from_information(information: FloatArray) -> FloatArray:
+def covariance_from_information(information: Float) -> Float:
     """Return the covariance of the estimates, the inverse of their information.
 
     Parameters
@@ -130,12 +130,12 @@ def covariance_from_information(information: FloatArray) -> FloatArray:
     return np.asarray(0.5 * (inverse + inverse.T) * np.outer(scale, scale))
 
 
-def _root(variance: ArrayLike) -> FloatArray:
+def _root(variance: ArrayLike) -> Float:
     """Square root; NaN where the variance is not positive."""
     v = np.asarray(variance, dtype=np.float64)
     return np.asarray(np.sqrt(np.where(v > 0, v, np.nan)))
 
 
-def _z(estimate: ArrayLike, standard_error: ArrayLike) -> FloatArray:
+def _z(estimate: ArrayLike, standard_error: ArrayLike) -> Float:
     se = np.asarray(standard_error, dtype=np.float64)
     return np.asarray(np.asarray(estimate, dtype=np.float64) / np.where(se > 0, se, np.nan))

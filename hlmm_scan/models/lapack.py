@@ -11,10 +11,9 @@ import ctypes
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cython_lapack
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _SIGNATURE = b"void (char *, int *, __pyx_t_5scipy_6linalg_13cython_lapack_d *, int *, int *)"
 _Function = Callable[..., None]
@@ -35,7 +34,7 @@ def _exported(name: str) -> _Function:
 _potrf, _potri = _exported("dpotrf"), _exported("dpotri")
 
 
-def cholesky_in_place(A: FloatArray, n: int | None = None) -> None:
+def cholesky_in_place(A: Float, n: int | None = None) -> None:
     """Put C of A = CCᵀ into the lower triangle of A; what is above it stays as it is.
 
     Parameters
@@ -54,13 +53,13 @@ def cholesky_in_place(A: FloatArray, n: int | None = None) -> None:
         raise np.linalg.LinAlgError("the matrix is not positive definite")
 
 
-def inverse_in_place(C: FloatArray) -> None:
+def inverse_in_place(C: Float) -> None:
     """Put the lower triangle of (CCᵀ)⁻¹ in the place of that of C, shape (n, n), row-major."""
     if _in_place(_potri, C, None) != 0:
         raise np.linalg.LinAlgError("the matrix is singular")
 
 
-def _in_place(function: _Function, A: FloatArray, n: int | None) -> int:
+def _in_place(function: _Function, A: Float, n: int | None) -> int:
     if not (A.dtype == np.float64 and A.flags.carray and A.shape[0] == A.shape[1]):
         raise ValueError("a square row-major matrix of float64 is needed")
     info = ctypes.c_int(0)

@@ -8,18 +8,17 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, qr, solve_triangular
 from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dtrtri
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _MAX_LOG_VARIANCE = 600.0
 """Beyond it, variances or their reciprocals leave the range of float64."""
 
 
-def root_variance(log_variance: FloatArray) -> FloatArray:
+def root_variance(log_variance: Float) -> Float:
     """Return the residual standard deviations exp(½·log-variance), shape (n,).
 
     Raises
@@ -32,7 +31,7 @@ def root_variance(log_variance: FloatArray) -> FloatArray:
     return np.asarray(np.exp(0.5 * log_variance))
 
 
-def thin(G: FloatArray) -> FloatArray:
+def thin(G: Float) -> Float:
     """Return a factor of GGᵀ with at most n columns.
 
     Parameters
@@ -92,9 +91,7 @@ class LowRankCovariance:
     K, Q, S and M cost n·l², n·l², 2l³ and n·l² operations; all but K are made on demand.
     """
 
-    def __init__(
-        self, log_variance: FloatArray, G: FloatArray, h2: float, unit: float = 1.0
-    ) -> None:
+    def __init__(self, log_variance: Float, G: Float, h2: float, unit: float = 1.0) -> None:
         self.h2 = h2
         self.root = root_variance(log_variance)
         self.G_white = G * (1 / (self.root * unit))[:, np.newaxis]
@@ -105,29 +102,29 @@ class LowRankCovariance:
         self._chol = cholesky(core.T, lower=True, overwrite_a=True, check_finite=False)
         self.log_det = float(log_variance.sum() + 2 * np.log(np.diag(self._chol)).sum())
 
-    def whiten(self, M: FloatArray) -> FloatArray:
+    def whiten(self, M: Float) -> Float:
         """Return D^-½M for M of shape (n,) or (n, k)."""
         return M / (self.root if M.ndim == 1 else self.root[:, np.newaxis])
 
-    def project(self, M_white: FloatArray) -> FloatArray:
+    def project(self, M_white: Float) -> Float:
         """Return QᵀD^-½M, shape (l,) or (l, k), of a whitened M."""
         return np.asarray(
             solve_triangular(self._chol, self.G_white.T @ M_white, lower=True, check_finite=False)
         )
 
-    def back(self, t: FloatArray) -> FloatArray:
+    def back(self, t: Float) -> Float:
         """Return C⁻ᵀt, shape (l,); with t = QᵀD^-½r it is u = GᵀΣ⁻¹r."""
         return np.asarray(
             solve_triangular(self._chol, t, lower=True, trans="T", check_finite=False)
         )
 
-    def quadratic(self, M_white: FloatArray) -> FloatArray:
+    def quadratic(self, M_white: Float) -> Float:
         """Return MᵀΣ⁻¹M, shape (k, k), of a whitened M of shape (n, k)."""
         projected = self.project(M_white)
         return np.asarray(M_white.T @ M_white - self.h2 * (projected.T @ projected))
 
     @cached_property
-    def _chol_inverse(self) -> FloatArray:
+    def _chol_inverse(self) -> Float:
         # Multiplying by the inverse takes a third of the time of the triangular solve. It is as
         # accurate here: C is no worse conditioned than the square root of 1 + h2·‖K‖.
         inverse, info = dtrtri(self._chol, lower=1)
@@ -136,22 +133,22 @@ class LowRankCovariance:
         return np.asarray(inverse)
 
     @cached_property
-    def Q(self) -> FloatArray:
+    def Q(self) -> Float:
         """D^-½GC⁻ᵀ, shape (n, l)."""
         return np.asarray(dtrmm(1.0, self._chol_inverse, self.G_white.T, lower=1).T)
 
     @cached_property
-    def leverage(self) -> FloatArray:
+    def leverage(self) -> Float:
         """Row sums of Q², shape (n,): diag(GΛ⁻¹Gᵀ)/D."""
         return np.asarray(np.einsum("ij,ij->i", self.Q, self.Q))
 
     @cached_property
-    def S(self) -> FloatArray:
+    def S(self) -> Float:
         """QᵀQ, shape (l, l)."""
         half = dtrmm(1.0, self._chol_inverse, self.gram.T, lower=1)
         return np.asarray(dtrmm(1.0, self._chol_inverse, half, side=1, lower=1, trans_a=1))
 
-    def weighted(self, weights: FloatArray) -> FloatArray:
+    def weighted(self, weights: Float) -> Float:
         """Return Qᵀdiag(w)Q, shape (l, l), for weights of any sign, shape (n,)."""
         least = float(weights.min())
         # Weights made non-negative leave a product of a matrix with itself, at half the cost.

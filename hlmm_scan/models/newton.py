@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 GRADIENT_TOLERANCE = 1e-9
 """Largest scaled element of the projected gradient before the last Newton step."""
@@ -38,15 +37,15 @@ class Evaluation(Protocol):
         """Value, per observation."""
 
     @property
-    def gradient(self) -> FloatArray:
+    def gradient(self) -> Float:
         """Gradient of the value, shape (k,)."""
 
     @property
-    def hessian(self) -> FloatArray:
+    def hessian(self) -> Float:
         """Hessian of the value, shape (k, k); need not be positive definite."""
 
     @property
-    def scoring_hessian(self) -> FloatArray:
+    def scoring_hessian(self) -> Float:
         """A positive semi-definite stand-in, the expected information, shape (k, k)."""
 
     @property
@@ -64,10 +63,10 @@ E_co = TypeVar("E_co", bound=Evaluation, covariant=True)
 class Objective(Protocol[E_co]):
     """A function to be minimised."""
 
-    def at(self, theta: FloatArray) -> E_co:
+    def at(self, theta: Float) -> E_co:
         """Evaluate; may raise LinAlgError where the function does not exist numerically."""
 
-    def step_size(self, theta: FloatArray, step: FloatArray) -> float:
+    def step_size(self, theta: Float, step: Float) -> float:
         """Size of a step in natural terms: 1 changes a log-variance by about one unit."""
 
 
@@ -96,9 +95,9 @@ class Minimum(Generic[E]):
         derivative where that is above 1; before the last step.
     """
 
-    theta: FloatArray
+    theta: Float
     evaluation: E
-    last_step: FloatArray
+    last_step: Float
     converged: bool
     at_bound: bool
     degenerate: bool
@@ -109,7 +108,7 @@ class Minimum(Generic[E]):
 
 def minimise(
     objective: Objective[E],
-    start: FloatArray,
+    start: Float,
     *,
     bounded: bool = False,
     tolerance: float = GRADIENT_TOLERANCE,
@@ -156,7 +155,7 @@ def minimise(
     held, norm, iteration = False, np.inf, 0
 
     def stopped(
-        reason: str, *, last_step: FloatArray | None = None, degenerate: bool = False
+        reason: str, *, last_step: Float | None = None, degenerate: bool = False
     ) -> Minimum[E]:
         step = np.zeros_like(theta) if last_step is None else last_step
         return Minimum(
@@ -196,25 +195,23 @@ def minimise(
         iteration += 1
 
 
-def _held(theta: FloatArray, evaluation: Evaluation, bounded: bool) -> bool:
+def _held(theta: Float, evaluation: Evaluation, bounded: bool) -> bool:
     return bounded and bool(theta[-1] <= 0 and evaluation.gradient[-1] >= 0)
 
 
-def _norm(evaluation: Evaluation, held: bool, curvature: FloatArray | float = 1.0) -> float:
+def _norm(evaluation: Evaluation, held: bool, curvature: Float | float = 1.0) -> float:
     gradient = np.abs(evaluation.gradient / np.maximum(curvature, 1.0))
     return float(gradient[: len(gradient) - held].max(initial=0.0))
 
 
-def _direction(theta: FloatArray, evaluation: Evaluation, held: bool, bounded: bool) -> FloatArray:
+def _direction(theta: Float, evaluation: Evaluation, held: bool, bounded: bool) -> Float:
     step = _solve(evaluation.hessian, evaluation.gradient, theta, held, bounded)
     if step is None:
         step = _scoring_direction(theta, evaluation, held, bounded)
     return step
 
 
-def _scoring_direction(
-    theta: FloatArray, evaluation: Evaluation, held: bool, bounded: bool
-) -> FloatArray:
+def _scoring_direction(theta: Float, evaluation: Evaluation, held: bool, bounded: bool) -> Float:
     hessian, gradient = evaluation.scoring_hessian, evaluation.gradient
     identity = np.diag(hessian).max() * np.eye(len(hessian))
     # Only parameters that are not identified need the ridge; it keeps them where they are.
@@ -229,8 +226,8 @@ def _scoring_direction(
 
 
 def _solve(
-    hessian: FloatArray, gradient: FloatArray, theta: FloatArray, held: bool, bounded: bool
-) -> FloatArray | None:
+    hessian: Float, gradient: Float, theta: Float, held: bool, bounded: bool
+) -> Float | None:
     """Minimum of the quadratic model within the bound; None where it is not convex."""
     step = np.zeros_like(gradient)
     free = len(gradient) - held
@@ -247,7 +244,7 @@ def _solve(
     return step
 
 
-def _newton(hessian: FloatArray, gradient: FloatArray) -> FloatArray | None:
+def _newton(hessian: Float, gradient: Float) -> Float | None:
     """Solve H·x = −g by Cholesky in scaled coordinates; None where H is not safely positive."""
     diagonal = np.diag(hessian)
     if not (np.isfinite(hessian).all() and (diagonal > 0).all()):
@@ -264,12 +261,12 @@ def _newton(hessian: FloatArray, gradient: FloatArray) -> FloatArray | None:
 
 def _search(
     objective: Objective[E],
-    theta: FloatArray,
+    theta: Float,
     evaluation: E,
-    step: FloatArray,
+    step: Float,
     held: bool,
     bounded: bool,
-) -> tuple[FloatArray, E] | None:
+) -> tuple[Float, E] | None:
     """Halve the step until the value falls enough; None where it never does."""
     size = objective.step_size(theta, step)
     factor = min(1.0, _MAX_STEP / size) if size > 0 else 1.0
@@ -294,7 +291,7 @@ def _search(
     return None
 
 
-def _evaluate(objective: Objective[E], theta: FloatArray) -> E | None:
+def _evaluate(objective: Objective[E], theta: Float) -> E | None:
     try:
         evaluation = objective.at(theta)
     except np.linalg.LinAlgError:

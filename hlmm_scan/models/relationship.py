@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dsymm, dtrsm
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.hlm import weighted_basis
 from hlmm_scan.models.hlmm_objective import RandomEffectEvaluation, step_size
 from hlmm_scan.models.lapack import cholesky_in_place, inverse_in_place
 from hlmm_scan.models.lowrank import root_variance
-
-FloatArray = NDArray[np.float64]
 
 _STRIP = 256
 """Rows that are worked on at a time, so that they stay in cache."""
@@ -50,14 +48,14 @@ class RelationshipObjective:
         K is divided by its square, so h2 is multiplied by it.
     """
 
-    y: FloatArray
-    X: FloatArray
-    V: FloatArray
-    K: FloatArray
+    y: Float
+    X: Float
+    V: Float
+    K: Float
     offset: float = 0.0
     unit: float = 1.0
 
-    def at(self, theta: FloatArray, alpha: FloatArray | None = None) -> RelationshipEvaluation:
+    def at(self, theta: Float, alpha: Float | None = None) -> RelationshipEvaluation:
         """Evaluate at (b, h2) = `theta`, shape (v + 1,), with a at its maximum or at `alpha`.
 
         Raises
@@ -67,7 +65,7 @@ class RelationshipObjective:
         """
         return RelationshipEvaluation(self, theta, alpha)
 
-    def step_size(self, theta: FloatArray, step: FloatArray) -> float:
+    def step_size(self, theta: Float, step: Float) -> float:
         """Largest change of a log-variance, or of h2 relative to h2 or 0.3."""
         return step_size(self.V, theta, step)
 
@@ -109,9 +107,7 @@ class RelationshipCovariance:
     C and M take one another's place in memory: fresh pages cost nearly as much as C does.
     """
 
-    def __init__(
-        self, log_variance: FloatArray, K: FloatArray, h2: float, unit: float = 1.0
-    ) -> None:
+    def __init__(self, log_variance: Float, K: Float, h2: float, unit: float = 1.0) -> None:
         self.h2 = h2
         self.root = root_variance(log_variance)
         self._K = K
@@ -122,7 +118,7 @@ class RelationshipCovariance:
         self._inverted = False
         self.log_det = float(log_variance.sum() + 2 * np.log(np.diag(self._lower)).sum())
 
-    def _lower_of_B(self) -> FloatArray:
+    def _lower_of_B(self) -> Float:
         """B, of which only the lower triangle is valid."""
         B, scale = np.empty_like(self._K), self._scale
         for rows in self._strips():
@@ -138,22 +134,22 @@ class RelationshipCovariance:
             yield slice(start, min(start + _STRIP, n))
 
     @property
-    def inverse(self) -> FloatArray:
+    def inverse(self) -> Float:
         """M, shape (n, n), of which only the lower triangle is valid."""
         if not self._inverted:
             inverse_in_place(self._lower)
             self._inverted = True
         return self._lower
 
-    def whiten(self, M: FloatArray) -> FloatArray:
+    def whiten(self, M: Float) -> Float:
         """Return D^-½M for M of shape (n,) or (n, k)."""
         return M / (self.root if M.ndim == 1 else self.root[:, np.newaxis])
 
-    def random(self, e: FloatArray) -> FloatArray:
+    def random(self, e: Float) -> Float:
         """Return We, shape (n,)."""
         return np.asarray(self._scale * (self._K @ (self._scale * e)))
 
-    def solve(self, M_white: FloatArray) -> FloatArray:
+    def solve(self, M_white: Float) -> Float:
         """Return B⁻¹M for M of shape (n, k): by C, until M has taken its place."""
         # BLAS takes row-major arrays as transposed.
         if self._inverted:
@@ -161,18 +157,18 @@ class RelationshipCovariance:
         half = dtrsm(1.0, self._lower.T, M_white, lower=0, trans_a=1)
         return np.asarray(dtrsm(1.0, self._lower.T, half, lower=0, overwrite_b=1))
 
-    def quadratic(self, M_white: FloatArray) -> FloatArray:
+    def quadratic(self, M_white: Float) -> Float:
         """Return MᵀΣ⁻¹M, shape (k, k), of a whitened M of shape (n, k)."""
         product = M_white.T @ self.solve(M_white)
         return np.asarray(0.5 * (product + product.T))
 
     @cached_property
-    def diagonal(self) -> FloatArray:
+    def diagonal(self) -> Float:
         """Diagonal of M, shape (n,): 1 − h2·p."""
         return np.array(np.diag(self.inverse))
 
     @cached_property
-    def leverage(self) -> FloatArray:
+    def leverage(self) -> Float:
         """p, shape (n,): the diagonal of A."""
         return np.diag(self._A) if self._little else (1 - self.diagonal) / self.h2
 
@@ -181,13 +177,13 @@ class RelationshipCovariance:
         return bool(self.h2 * float(self._variances.mean()) < _LITTLE)
 
     @cached_property
-    def _A(self) -> FloatArray:
+    def _A(self) -> Float:
         """A = MW, shape (n, n): where it is not to be had from M."""
         W = self._K * self._scale
         W *= self._scale[:, np.newaxis]
         return W if self.h2 == 0 else self.solve(W)
 
-    def pair_sums(self, weights: FloatArray, *powers: int) -> list[FloatArray]:
+    def pair_sums(self, weights: Float, *powers: int) -> list[Float]:
         """Return for each power the sums over j ≠ i of Mᵢⱼ^power·weightsⱼ, shapes (n, k)."""
         sums = [np.zeros_like(weights) for _ in powers]
         for rows in self._strips():
@@ -202,7 +198,7 @@ class RelationshipCovariance:
                 total[: rows.stop] += raised.T @ weights[rows]
         return sums
 
-    def traces(self, V: FloatArray) -> FloatArray:
+    def traces(self, V: Float) -> Float:
         """Return T, τ and ‖S‖² as one symmetric matrix, shape (v + 1, v + 1)."""
         h2, p = self.h2, self.leverage
         traces = np.empty((V.shape[1] + 1,) * 2)
@@ -231,7 +227,7 @@ class RelationshipEvaluation(RandomEffectEvaluation):
         problem = self.objective
         return RelationshipCovariance(self.log_variance, problem.K, self.h2, problem.unit)
 
-    def _predict(self, alpha: FloatArray | None) -> float:
+    def _predict(self, alpha: Float | None) -> float:
         cov, X, y = self.covariance, self.X_white, self.covariance.whiten(self.objective.y)
         if alpha is None:
             U, R = weighted_basis(X)
@@ -249,5 +245,5 @@ class RelationshipEvaluation(RandomEffectEvaluation):
         return float(self.residual_white @ self.random_white)
 
     @cached_property
-    def _traces(self) -> FloatArray:
+    def _traces(self) -> Float:
         return self.covariance.traces(self.objective.V)

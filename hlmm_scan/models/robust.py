@@ -11,9 +11,8 @@ person's own score.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 
 def studentised_covariance(

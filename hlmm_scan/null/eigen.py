@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpstrf
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.lapack import cholesky_in_place
-
-Float = NDArray[np.float64]
 
 _CENTRED = 1e-13
 """Sum of a row of ZZᵀ, over n times its largest element, up to which Z is taken as centred."""

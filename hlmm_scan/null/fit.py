@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.design import centre_and_scale
 from hlmm_scan.errors import InputError
@@ -27,7 +27,6 @@ from hlmm_scan.schema import Status
 
 logger = logging.getLogger(__name__)
 
-Float = NDArray[np.float64]
 
 CHROMOSOME_TOLERANCE = 1e-6
 """Gradient before the last Newton step of a fit that leaves a chromosome out. That step squares

@@ -12,11 +12,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.chromosomes import HUMAN_AUTOSOMES, linkage_group
 from hlmm_scan.null.eigen import Eigenstructure, SharedEigenstructure
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 ALL_RANDOM_EFFECTS = ""
 """Name of the random-effect set that leaves no chromosome out."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.hlmm_objective import HLMMEvaluation, RandomEffectEvaluation
 from hlmm_scan.models.relationship import RelationshipEvaluation
-
-Float = NDArray[np.float64]
 
 _ALL_PAIRS = 5_000  # people up to whom all pairs are looked at
 _FEW_RANDOM_EFFECTS = 0.2  # of the number of people, below which pairs do not matter

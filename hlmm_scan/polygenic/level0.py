@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.polygenic.people import Group, People
 from hlmm_scan.polygenic.whole import (
     CODE_BITS,
@@ -24,8 +25,6 @@ from hlmm_scan.polygenic.whole import (
     product,
     whole,
 )
-
-FloatArray = NDArray[np.float64]
 
 TRAITS_AT_ONCE = 8
 """Traits whose predictors are in memory together."""
@@ -47,7 +46,7 @@ class BlockSums:
 
     codes: NDArray[np.uint8]
     people: People
-    _grams: dict[bytes, FloatArray] = field(default_factory=dict)
+    _grams: dict[bytes, Float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         edges = self.people.edges
@@ -55,7 +54,7 @@ class BlockSums:
         columns = self.people.columns
         self.products = np.stack([product(self.codes[:, a:b], columns[a:b]) for a, b in edges])
 
-    def grams(self, group: Group) -> FloatArray:
+    def grams(self, group: Group) -> Float:
         """Return XᵀX of each fold's people of a group, shape (K, m, m), to be changed by nobody.
 
         Whichever people it is made of, by adding or by taking away, the sums are the same.
@@ -67,7 +66,7 @@ class BlockSums:
             self._grams = {key: self._of_some(group.rows)}  # groups of the same people follow
         return self._grams[key]
 
-    def _of_some(self, rows: NDArray[np.int64]) -> FloatArray:
+    def _of_some(self, rows: NDArray[np.int64]) -> Float:
         there = np.zeros(self.codes.shape[1], np.bool_)
         there[rows] = True
         found = np.empty_like(self._all)
@@ -93,8 +92,8 @@ class BlockModels:
         What goes off for the covariates, as genotypes are residuals on them.
     """
 
-    weights: FloatArray
-    of_covariates: FloatArray
+    weights: Float
+    of_covariates: Float
 
 
 def fit_block(sums: BlockSums, group: Group, penalties: Sequence[float]) -> BlockModels:

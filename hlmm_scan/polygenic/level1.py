@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.polygenic.whole import (
     PREDICTOR_BITS,
     bits_left,
@@ -22,8 +23,6 @@ from hlmm_scan.polygenic.whole import (
     product,
     whole,
 )
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Stacked:
         The choice among `shares`; 0 where nothing is explained, and predictions are 0.
     """
 
-    prediction: FloatArray
-    whole: FloatArray
+    prediction: Float
+    whole: Float
     cv_r2: float
     heritability: float
 
@@ -52,7 +51,7 @@ class Stacked:
 def stack(
     predictors: NDArray[np.int16],
     of_chromosome: NDArray[np.int64],
-    y: FloatArray,
+    y: Float,
     edges: Sequence[tuple[int, int]],
     shares: Sequence[float],
     n_chromosomes: int,
@@ -85,7 +84,7 @@ def stack(
     n_predictors = len(predictors)
     everything = np.arange(n_predictors)
 
-    def without_fold(k: int, kept: NDArray[np.int64], share: float) -> FloatArray:
+    def without_fold(k: int, kept: NDArray[np.int64], share: float) -> Float:
         """Return coefficients of some predictors, fitted without a fold."""
         at = np.ix_(kept, kept)
         matrix = total[at] - grams[k][at]

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.cohort.cohort import Cohort
 from hlmm_scan.cohort.transform import residuals
 from hlmm_scan.errors import InputError
 from hlmm_scan.polygenic.whole import CODE_BITS, PREDICTOR_BITS, bits_left, whole
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +60,16 @@ class Group:
         at = np.searchsorted(self.rows, [a for a, _ in people.edges] + [people.edges[-1][1]])
         return list(zip(at[:-1].tolist(), at[1:].tolist(), strict=True))
 
-    def covariate_columns(self, people: People) -> FloatArray:
+    def covariate_columns(self, people: People) -> Float:
         """Return the covariates of these people, shape (n_g, c)."""
         return np.ascontiguousarray(people.columns[self.rows, self.covariates])
 
-    def response(self, people: People, trait: int) -> FloatArray:
+    def response(self, people: People, trait: int) -> Float:
         """Return one trait of these people, shape (n_g,)."""
         column = self.responses.start + self.traits.index(trait)
         return np.ascontiguousarray(people.columns[self.rows, column])
 
-    def covariate_sums(self, people: People) -> tuple[FloatArray, FloatArray]:
+    def covariate_sums(self, people: People) -> tuple[Float, Float]:
         """Return ZᵀZ and Zᵀy of each fold, shapes (K, c, c) and (traits, K, c)."""
         z, edges = self.covariate_columns(people), self.edges(people)
         zz = np.stack([z[a:b].T @ z[a:b] for a, b in edges])
@@ -101,8 +100,8 @@ class People:
     samples: NDArray[np.int64]
     edges: tuple[tuple[int, int], ...]
     groups: tuple[Group, ...]
-    columns: FloatArray
-    units: FloatArray
+    columns: Float
+    units: Float
 
     @cached_property
     def group_of(self) -> dict[int, Group]:
@@ -210,14 +209,14 @@ def _digest(cohort: Cohort) -> bytes:
     return found.digest()
 
 
-def _response(cohort: Cohort) -> tuple[FloatArray, float]:
+def _response(cohort: Cohort) -> tuple[Float, float]:
     """Return a trait's residuals on its covariates as whole numbers, and their unit."""
     rest = residuals(cohort.y, cohort.mean_design.matrix)
     rounded, exponent = whole(rest[:, None], bits_left(PREDICTOR_BITS, len(rest)))
     return rounded[:, 0], float(np.ldexp(_deviation(cohort.y), int(exponent[0])))
 
 
-def _deviation(y: FloatArray) -> float:
+def _deviation(y: Float) -> float:
     """Return the standard deviation that :func:`residuals` divides by."""
     from hlmm_scan.cohort.design import centre_and_scale
 

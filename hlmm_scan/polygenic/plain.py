@@ -11,23 +11,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 
 class Prediction(NamedTuple):
     """Predictions without each chromosome (chromosomes, n), R² in cross-validation, the choice."""
 
-    prediction: FloatArray
+    prediction: Float
     cv_r2: float
     heritability: float
 
 
 def stacked_ridge(
-    x: FloatArray,
+    x: Float,
     blocks: Sequence[NDArray[np.int64]],
     of_chromosome: Sequence[int],
-    y: FloatArray,
-    z: FloatArray,
+    y: Float,
+    z: Float,
     folds: NDArray[np.int8],
     shares: Sequence[float],
     n_chromosomes: int,
@@ -74,9 +74,7 @@ def stacked_ridge(
     return Prediction(prediction, 1 - best / float(y @ y), chosen)
 
 
-def _out_of_fold(
-    g: FloatArray, y: FloatArray, folds: NDArray[np.int8], penalty: float
-) -> FloatArray:
+def _out_of_fold(g: Float, y: Float, folds: NDArray[np.int8], penalty: float) -> Float:
     """Predict each fold by a ridge regression in the others."""
     found = np.zeros(len(y))
     for k in np.unique(folds):
@@ -87,10 +85,10 @@ def _out_of_fold(
     return found
 
 
-def _rest(values: FloatArray, z: FloatArray) -> FloatArray:
+def _rest(values: Float, z: Float) -> Float:
     return np.asarray(values - z @ np.linalg.lstsq(z, values, rcond=None)[0])
 
 
-def _standardised(values: FloatArray) -> FloatArray:
+def _standardised(values: Float) -> Float:
     size = np.sqrt((values**2).mean(axis=0))
     return np.asarray(np.where(size > 1e-9, values / np.where(size > 0, size, 1.0), 0.0))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from hlmm_scan.array_types import Float
+
 Exponents = NDArray[np.int64]
 
 DOUBLE_BITS = 53
@@ -35,7 +36,7 @@ def bits_left(other: int, count: int) -> int:
     return DOUBLE_BITS - other - max(count - 1, 1).bit_length()
 
 
-def whole(values: FloatArray, bits: int) -> tuple[FloatArray, Exponents]:
+def whole(values: Float, bits: int) -> tuple[Float, Exponents]:
     """Scale each column by a power of two and round it to whole numbers.
 
     Parameters
@@ -56,7 +57,7 @@ def whole(values: FloatArray, bits: int) -> tuple[FloatArray, Exponents]:
     return np.rint(np.ldexp(values, -exponent)), exponent
 
 
-def gram(codes: NDArray[np.uint8]) -> FloatArray:
+def gram(codes: NDArray[np.uint8]) -> Float:
     """Return sums of products of genotype codes over people, exactly.
 
     Parameters
@@ -75,7 +76,7 @@ def gram(codes: NDArray[np.uint8]) -> FloatArray:
     return total
 
 
-def gram_of_predictors(predictors: NDArray[np.int16]) -> FloatArray:
+def gram_of_predictors(predictors: NDArray[np.int16]) -> Float:
     """Return sums of products of predictors over people, exactly, shape (J, J)."""
     total = np.zeros((len(predictors), len(predictors)))
     for start in range(0, predictors.shape[1], AT_ONCE):
@@ -84,7 +85,7 @@ def gram_of_predictors(predictors: NDArray[np.int16]) -> FloatArray:
     return total
 
 
-def product(factors: NDArray[np.uint8] | NDArray[np.int16], columns: FloatArray) -> FloatArray:
+def product(factors: NDArray[np.uint8] | NDArray[np.int16], columns: Float) -> Float:
     """Return factors times columns, exactly.
 
     Parameters
@@ -105,7 +106,7 @@ def product(factors: NDArray[np.uint8] | NDArray[np.int16], columns: FloatArray)
     return total
 
 
-def combination(factors: NDArray[np.uint8] | NDArray[np.int16], weights: FloatArray) -> FloatArray:
+def combination(factors: NDArray[np.uint8] | NDArray[np.int16], weights: Float) -> Float:
     """Return weighted sums of factors for each person, exactly.
 
     Parameters

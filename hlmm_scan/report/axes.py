@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.report.genome import Genome
-
-Float = NDArray[np.float64]
 
 COLOURS = {"add": "#0072B2", "var": "#D55E00", "av": "#009E73", "dispersion": "#AA4499"}
 """By test, after Okabe and Ito: told apart by colour-blind people, and by their shade on paper."""

@@ -12,14 +12,12 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.report import axes as look
 from hlmm_scan.report.leads import Lead
 from hlmm_scan.report.trait import Trait, shown_p, trait_of
-
-Float = NDArray[np.float64]
 
 _CLOUD = "#9c9c9c"
 

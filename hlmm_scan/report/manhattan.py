@@ -12,14 +12,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
 from hlmm_scan.report import axes as look
 from hlmm_scan.report.leads import Lead
 from hlmm_scan.report.trait import Trait, shown_p, trait_of
-
-Float = NDArray[np.float64]
 
 _NUMBERED = 12  # leads of each test that bear their number
 

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from hlmm_scan.analysis.quantiles import expected_neg_log10_p
 from hlmm_scan.report import axes as look
 from hlmm_scan.report.trait import Trait, trait_of
 from hlmm_scan.results.tests import DISPERSION, FORMS
-
-Float = NDArray[np.float64]
 
 _FORM_LOOKS: Mapping[str, tuple[str, str]] = {
     "": ("o", ""),

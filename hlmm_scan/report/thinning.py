@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 KEEP = 4.0
 """−log10 p from which on every test is kept as it is."""

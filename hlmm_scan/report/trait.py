@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hlmm_scan.analysis import rows
 from hlmm_scan.analysis.dispersion import ATTRIBUTE
 from hlmm_scan.analysis.quantiles import PValues
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError
 from hlmm_scan.report.genome import Genome
 from hlmm_scan.report.thinning import KEEP, Thinner
@@ -28,8 +29,6 @@ from hlmm_scan.results.tests import (
 )
 from hlmm_scan.schema import SCORE_TESTS, TRAIT_UNIT, WALD_FORMAT, Status
 from hlmm_scan.storage.places import MARK
-
-Float = NDArray[np.float64]
 
 TESTS = (*QUESTIONS, DISPERSION)
 """What is tested: mean, log-variance, both (2 df), variance beyond what the mean brings along."""

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.errors import InputError, nearest
 from hlmm_scan.models.inference import chi2_of
 from hlmm_scan.results.wald import COVARIANCES, wald_needs, wald_test
 from hlmm_scan.schema import ScoreFlag, Variable
-
-Float = NDArray[np.float64]
 
 QUESTIONS = ("add", "var", "av")
 """Effect on the mean, on the log-variance, and both together."""

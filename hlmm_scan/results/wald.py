@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.inference import joint_chi2, neg_log10_p, wald_neg_log10_p
-
-Float = NDArray[np.float64]
 
 COVARIANCES: Mapping[str, str] = {
     "": "the model's standard errors",

@@ -7,7 +7,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from hlmm_scan.genotypes.variants import StrArray
+from hlmm_scan.array_types import Strings
 
 HASHES_AT_ONCE = 1 << 21
 """Hashes sorted together: 16 MiB of them, and some copies."""
@@ -32,7 +32,7 @@ class RepeatedIds:
         self._scratch = scratch
         self._n = 0
 
-    def add(self, ids: StrArray) -> None:
+    def add(self, ids: Strings) -> None:
         """Take the next ids, in order; "." is none, and repeats nothing."""
         hashes = np.fromiter(
             (hash(i) if i != "." else hash((i, k)) for k, i in enumerate(ids, start=self._n)),

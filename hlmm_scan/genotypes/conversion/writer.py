@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
 from hlmm_scan import __version__, schema
+from hlmm_scan.array_types import Strings
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.arrays import CHECKSUMS, missing_chunk
 from hlmm_scan.genotypes.conversion.duplicates import RepeatedIds
@@ -41,7 +42,7 @@ from hlmm_scan.genotypes.dataset import (
 )
 from hlmm_scan.genotypes.fingerprint import Fingerprint
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
-from hlmm_scan.genotypes.variants import StrArray, VariantTable
+from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.storage import Place, UnfinishedPath, zarr_store
 from hlmm_scan.storage.arrays import CheckedArray, compressors, seal
 from hlmm_scan.storage.checksums import CHUNK, Manifest
@@ -183,7 +184,7 @@ class DatasetWriter:
         self.fingerprint.add_variants(table)
         self._note()
 
-    def _contig_index(self, contig: StrArray) -> NDArray[np.int16]:
+    def _contig_index(self, contig: Strings) -> NDArray[np.int16]:
         index = [self.contigs.setdefault(name, len(self.contigs)) for name in contig.tolist()]
         limit = np.iinfo(np.int16).max
         if len(self.contigs) > limit:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.calls import WrongValueError, copies_of_alleles, haploid, information
-
-Float = NDArray[np.float64]
 
 CALLS = "GT"
 DOSAGE_FIELDS = ("DS", "HDS", "GP")

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.limits import SINGULAR
-
-Float = NDArray[np.float64]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

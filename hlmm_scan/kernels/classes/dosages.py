@@ -17,15 +17,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.kernels.classes.fit import COLUMNS, Asked, fit_one, powers_needed
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.scores.design import class_scores
 from hlmm_scan.kernels.sums.class_sums import quantised
 from hlmm_scan.kernels.sums.lanes import add_four
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 _LANES = 4  # columns added at once
 

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.classes.covariances import (
     expected_covariances,
     higher_moments,
@@ -29,8 +30,6 @@ from hlmm_scan.kernels.covariances import COVARIANCE, EXACT_ERROR, RESTRICTIONS,
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.limits import ACCEPTED, CONVEX, FLOOR, MAX_STEP
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _OK = int(Status.OK)
 _NOT_CONVERGED = int(Status.NOT_CONVERGED)

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import Eigenstructure, symmetric_from_lower
-
-Float = NDArray[np.float64]
 
 _PEOPLE_PER_STRIP = 2048  # rows of G gathered at a time, so that they are multiplied in cache
 

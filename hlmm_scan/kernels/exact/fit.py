@@ -6,8 +6,8 @@ The reference that the kernels on the shared eigenstructure are held against.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import EXACT_ERROR, likelihood_ratio, put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -18,8 +18,6 @@ from hlmm_scan.models.hlmm import HLMM
 from hlmm_scan.models.hlmm_objective import HLMMEvaluation, HLMMObjective
 from hlmm_scan.null.model import NullFit, NullModel
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 
 def fit_exact(

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dsymm
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.exact.class_grams import ClassGrams
 from hlmm_scan.models.hlm import profile_hessian, vanishing_variance
 from hlmm_scan.null.eigen import Eigenstructure, symmetric_from_lower
-
-Float = NDArray[np.float64]
 
 _MAX_LOG_VARIANCE = 600.0  # beyond it variances or their reciprocals leave float64
 _LOOK_FOR_VANISHING = 1e-6  # class variance above which nobody's can count as vanishing

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.classes.fit import fit_class_sums
 from hlmm_scan.kernels.covariances import EXACT_ERROR, likelihood_ratio, put_covariance
@@ -28,8 +29,6 @@ from hlmm_scan.models.newton import Minimum
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _FEWEST = 5  # people: one more than there are parameters besides h2
 _PERFECT = 1e-13  # largest residual over largest phenotype that is but rounding

@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.models.inference import covariance_from_information
 from hlmm_scan.null.eigen import Eigenstructure
-
-Float = NDArray[np.float64]
 
 _POWERS = np.add.outer(np.arange(3), np.arange(3))
 

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.limits import SINGULAR
-
-Float = NDArray[np.float64]
 
 _PEOPLE = 2048  # per strip: sums are added up in a fixed order, and strips stay in cache
 

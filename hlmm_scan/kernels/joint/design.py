@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hlmm_scan.array_types import Float
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
-
-Float = NDArray[np.float64]
 
 PEOPLE_PER_STRIP = 2048
 """Sums over people are accumulated strip by strip: a fixed order, and strips stay in cache."""

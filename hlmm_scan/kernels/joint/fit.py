@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import RESTRICTIONS, likelihood_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -17,8 +18,6 @@ from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.joint.newton import Block, maximise, pairs, solve, symmetric
 from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 TILE = 16
 """Variants that are fitted abreast, where there are many."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -22,8 +23,6 @@ from hlmm_scan.kernels.joint.newton import Block, Sums, maximise, pairs, solve, 
 from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _AT_ONCE = 2_000_000  # people × variants whose arrays are in memory together
 _LEAST, _MOST = 4, 128  # variants

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.limits import ACCEPTED, CONVEX, FLOOR, MAX_STEP, SINGULAR
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _MAX_ITERATIONS = 60
 # Gradient of −2 log L per observation, designs standardised: so tight that where a fit stops does

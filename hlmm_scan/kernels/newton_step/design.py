@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.limits import SINGULAR
 from hlmm_scan.kernels.screen.fit import ScreenDesign
 from hlmm_scan.null.model import NullModel
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.classes.covariances import factor_four
 from hlmm_scan.kernels.classes.fit import maximise
@@ -46,8 +47,6 @@ from hlmm_scan.kernels.screen.class_columns import (
 )
 from hlmm_scan.kernels.screen.fit import Projections, screened
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _OK = int(Status.OK)
 

@@ -7,15 +7,13 @@ from sums over people with the whole designs.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.models import HLM
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 
 def fit_newton_step_plain(null: NullModel, genotypes: Float) -> Estimates:

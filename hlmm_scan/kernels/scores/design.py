@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scores.p_values import ScoreTests, score_tests
@@ -22,8 +23,6 @@ from hlmm_scan.kernels.sums.code_lanes import CLASSES
 from hlmm_scan.kernels.sums.dosage_codes import dosage_classes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import ScoreFlag
-
-Float = NDArray[np.float64]
 
 FINE = 31  # classes of dosages where one person decides
 _DECIDES = 0.1

@@ -9,15 +9,13 @@ classes of equal width over its range, as dosages are, and as many.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.limits import COLLINEAR
 from hlmm_scan.kernels.scores.design import ScoreDesign, with_all_squares
 from hlmm_scan.kernels.scores.p_values import score_tests
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
-
-Float = NDArray[np.float64]
 
 _AT_ONCE = 64
 

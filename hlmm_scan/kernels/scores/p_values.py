@@ -21,12 +21,11 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtri_exp
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 from hlmm_scan.kernels.scores.saddlepoints import mean_and_joint, rows_of_room, variance
 from hlmm_scan.models.inference import neg_log10_p
 from hlmm_scan.schema import ScoreFlag
-
-Float = NDArray[np.float64]
 
 _ADD_AT_BOUND = int(ScoreFlag.ADD_AT_BOUND)
 _VAR_AT_BOUND = int(ScoreFlag.VAR_AT_BOUND)

@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.sums import columns as column_sums
 from hlmm_scan.kernels.sums import products
@@ -35,8 +36,6 @@ from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.kernels.sums.columns import ColumnSumsPlan
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit, NullModel
-
-Float = NDArray[np.float64]
 
 _COLUMN = np.array([0, 0, 1, 2, 2, 3, 3, 4, 5])
 _POWERS = np.array([1, 2, 1, 1, 2, 1, 2, 1, 1])

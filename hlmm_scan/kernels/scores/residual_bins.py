@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _WIDTH = 0.05
 _RELATIVE_WIDTH = 0.02

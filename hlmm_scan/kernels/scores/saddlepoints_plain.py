@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import root
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 
 class Allocations:

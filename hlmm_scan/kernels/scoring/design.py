@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.limits import CONVEX_NULL
 from hlmm_scan.kernels.scoring.sweep import Columns
-
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.covariances import likelihood_ratios, put_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.joint.design import JointDesign
@@ -39,8 +39,6 @@ from hlmm_scan.kernels.scoring.sweep import STRIP
 from hlmm_scan.kernels.scoring.tile import TILE, Genotypes, Tile, count
 from hlmm_scan.kernels.sums.dosage_codes import TABLE_BYTES
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _MAX_SWEEPS = 30
 

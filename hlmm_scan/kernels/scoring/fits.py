@@ -6,16 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.joint.covariances import Fitted
 from hlmm_scan.kernels.limits import MAX_STEP_OF_METRIC
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.steps import UNIQUE, Mask, Metric, Rows, State
 from hlmm_scan.kernels.scoring.sweep import Start, Sweep
 from hlmm_scan.kernels.scoring.tile import Tile
-
-Float = NDArray[np.float64]
 
 # Distances in standard errors: √(∇fᵀM⁻¹∇f), the length of the next step in the metric M.
 ERROR = 2e-5  # that the last step should leave, all coefficients together

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.joint.covariances import (
@@ -34,8 +35,6 @@ from hlmm_scan.kernels.scoring.fits import Fits
 from hlmm_scan.kernels.scoring.steps import Mask, State
 from hlmm_scan.kernels.scoring.sweep import Projected, Sweep
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _PRECISION = 4e-4
 """Estimated error, of an information relative to itself and of the correlation of the two effects,

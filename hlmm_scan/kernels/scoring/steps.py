@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
+
 Rows = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Float32
 from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.scoring.lanes import (
     PROJECTED_SUMS,
@@ -25,9 +26,6 @@ from hlmm_scan.kernels.scoring.lanes import (
 )
 from hlmm_scan.kernels.scoring.tile import TILE, Tile, centred
 from hlmm_scan.kernels.sums import products
-
-Float = NDArray[np.float64]
-Single = NDArray[np.float32]
 
 STRIP = 512
 """People per strip: with 64 variants, the strip's arrays fill about half of a 1 MiB cache."""
@@ -59,11 +57,11 @@ class Columns:
         Where the columns of X₀ and V₀ stand in U.
     """
 
-    mean: Single
-    variance: Single
-    start: Single
-    powers: Single
-    absent: Single
+    mean: Float32
+    variance: Float32
+    start: Float32
+    powers: Float32
+    absent: Float32
     of_X: NDArray[np.intp]
     of_V: NDArray[np.intp]
 
@@ -83,7 +81,7 @@ class Columns:
         )
         absent = (X * (w * r)[:, None], 0.5 * V * (1 - k)[:, None], log_variance, 1 - k)
 
-        def lay(*columns: Float) -> Single:
+        def lay(*columns: Float) -> Float32:
             return np.column_stack(columns).astype(np.float32)
 
         return cls(
@@ -251,7 +249,7 @@ class Projected:
         return Projected(*(getattr(self, f.name)[..., variants] for f in fields(self)))
 
 
-def _coefficients(columns: Columns, tile: Tile, change: Float) -> tuple[Single, Single, Single]:
+def _coefficients(columns: Columns, tile: Tile, change: Float) -> tuple[Float32, Float32, Float32]:
     """Return what the designs are multiplied with, and centre, a_g and b_g of a tile."""
     _, c, v = columns.shape
     m = len(change)

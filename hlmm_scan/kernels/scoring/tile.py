@@ -14,13 +14,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scoring.lanes import MISSING, WIDTH
 from hlmm_scan.kernels.sums.dosage_codes import CODES_AHEAD, copies_by_code
 
-Float = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 TILE = WIDTH

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, packed_calls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.sums import columns as column_sums
@@ -21,8 +22,6 @@ from hlmm_scan.kernels.sums import dosage_powers
 from hlmm_scan.kernels.sums.columns import ColumnSumsPlan
 from hlmm_scan.kernels.sums.dosage_powers import NODES, PowerSumsPlan, node_sums, soft_sums
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
-
-Float = NDArray[np.float64]
 
 VARIANTS_AT_ONCE = 4096
 

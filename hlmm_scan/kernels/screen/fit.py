@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
@@ -43,8 +44,6 @@ from hlmm_scan.kernels.screen.class_columns import (
 from hlmm_scan.kernels.screen.plain import put_screened
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullModel
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _TILE = 64  # variants in one product; fewer are filled up, since rounding depends on the shape
 _PEOPLE_PER_STRIP = 4096

@@ -28,6 +28,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock, joined
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -41,8 +42,6 @@ from hlmm_scan.kernels.screen.random_effects_design import (
 )
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _SECOND_PRODUCT = 2e-3  # z_a√(2φ/n) from which on it is taken
 _TILE = 64  # variants in one product; fewer are filled up, since rounding depends on the shape

@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from hlmm_scan.array_types import Float, Float32
 from hlmm_scan.kernels import limits
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit, NullModel
-
-Float = NDArray[np.float64]
-Float32 = NDArray[np.float32]
-
 
 PEOPLE_PER_STRIP = 8192
 """No fewer than those, so that with M∘M written out all people are in one strip."""

@@ -10,16 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Float32
 from hlmm_scan.kernels.exact.gram_fit import GramBasis
 from hlmm_scan.kernels.exact.robust import Leverages
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
 from hlmm_scan.null.eigen import Eigenstructure
 from hlmm_scan.null.model import NullFit
-
-Float = NDArray[np.float64]
-Float32 = NDArray[np.float32]
 
 TERMS = 16
 """Terms of the Chebyshev series."""

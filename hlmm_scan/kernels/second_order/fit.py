@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.packing import unpack_samples
 from hlmm_scan.kernels.covariances import put_covariance, put_ratios
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
@@ -29,8 +30,6 @@ from hlmm_scan.kernels.sums.bit_planes import words_of
 from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, WIDTH, CallCounts
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
 
 _VARIANTS_AT_ONCE = 8 * WIDTH  # whose class sums are held together
 

@@ -44,9 +44,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
 
 _OUTLYING = 5.0  # times the mean eigenvalue of FᵀF, above which an axis is no random one
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels import covariances
 from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
 from hlmm_scan.kernels.second_order.likelihood import ClassSums, Shared
@@ -19,8 +20,6 @@ from hlmm_scan.kernels.second_order.search import Maxima, fit_all
 from hlmm_scan.kernels.sums.call_counts import plain
 from hlmm_scan.models.fit import LEAST_RANDOM_VARIANCE
 from hlmm_scan.models.inference import covariance_from_information
-
-Float = NDArray[np.float64]
 
 _SINGLE_PRECISION = 1e-5  # standard errors that float32 products may cost
 _SHARED = 0.1  # of an error of the variance effect that may come out in the other estimates

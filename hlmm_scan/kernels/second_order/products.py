@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Float32
 from hlmm_scan.kernels.second_order.basis import REFINED_WIDTH, TERMS, SecondOrderBasis
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared
@@ -26,9 +27,6 @@ from hlmm_scan.kernels.sums.call_counts import (
 )
 from hlmm_scan.kernels.sums.chosen import add_chosen
 from hlmm_scan.kernels.sums.class_sums import plan_class_sums
-
-Float = NDArray[np.float64]
-Float32 = NDArray[np.float32]
 
 CODES = [3, 2, 0]
 """PLINK's, of 0, 1 and 2 copies."""

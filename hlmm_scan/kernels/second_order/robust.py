@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Float32
 from hlmm_scan.kernels.exact.robust import (
     ClassTraces,
     between,
@@ -23,9 +24,6 @@ from hlmm_scan.kernels.second_order.maximum import SecondOrderFits
 from hlmm_scan.kernels.second_order.products import CODES, SecondOrderSums
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.call_counts import PEOPLE_PER_STRIP, plain
-
-Float = NDArray[np.float64]
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.limits import MAX_STEP_SECOND_ORDER
 from hlmm_scan.kernels.second_order.likelihood import ClassSums, Derivatives, Shared, evaluate
-
-Float = NDArray[np.float64]
 
 _MAX_ITERATIONS = 80
 _TOLERANCE = 1e-8  # largest element of the gradient, in standard errors

@@ -15,10 +15,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared, words_of
 from hlmm_scan.kernels.sums.call_lattice import CallLattice
-
-Float = NDArray[np.float64]
 
 WIDTH = 64
 """Variants multiplied at once; fewer are filled up, since a product in double precision may round

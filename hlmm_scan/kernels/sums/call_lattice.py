@@ -15,9 +15,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.sums.bit_planes import BITS, Words, add_shared, planes_of, words_of
 
-Float = NDArray[np.float64]
 Counts = NDArray[np.int32]
 
 _ON_LATTICE = 1e-3  # of a column's range; single precision alone is 1e-7 off

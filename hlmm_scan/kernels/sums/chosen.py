@@ -17,8 +17,9 @@ from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
 from numba.extending import intrinsic
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.sums.bit_planes import BITS, Words
-from hlmm_scan.kernels.sums.products import FUSED, LANES, RUN, Float, Real, cgutils, given
+from hlmm_scan.kernels.sums.products import FUSED, LANES, RUN, Real, cgutils, given
 
 # Sums of one class that stay in registers beside the columns and the weight: 64 people's columns
 # then lie in the first-level cache.

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.kernels.sums.class_sums_pass import (
     PEOPLE,
     TILE,
@@ -35,8 +36,6 @@ from hlmm_scan.kernels.sums.class_sums_pass import (
 )
 from hlmm_scan.kernels.sums.lanes import BYTES
 
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 _BLOCK = 1024  # variants in work at a time: their tile and accumulators stay in the L2 cache

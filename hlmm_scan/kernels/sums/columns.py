@@ -26,6 +26,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.kernels.sums.class_sums_pass import (
     LOW_BITS,
     ONE,
@@ -48,9 +49,6 @@ from hlmm_scan.kernels.sums.lanes import (
     ones,
     word_at,
 )
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 LANES = 16
 """Columns of a table row."""

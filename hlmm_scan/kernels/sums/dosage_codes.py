@@ -8,11 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Int
 from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.kernels.sums.code_lanes import CLASSES, CODES, STRIP, class_codes, describe_codes
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 CODES_AHEAD = 32
 """People whose codes are read before the next variant's, where variants are to lie side by side:

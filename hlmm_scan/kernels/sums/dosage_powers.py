@@ -23,13 +23,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float, Float32, Int
 from hlmm_scan.genotypes.blocks import Dosages
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.dosage_codes import in_order, read_codes
 
-Float = NDArray[np.float64]
-Single = NDArray[np.float32]
-Int = NDArray[np.int64]
 Places = NDArray[np.intp]
 
 TILE = 128
@@ -88,7 +86,7 @@ class PowerSumsPlan:
     """
 
     samples: Int
-    columns: Single
+    columns: Float32
     own: Float
     totals: Float
     own_totals: Float
@@ -148,7 +146,7 @@ class PowerSumsPlan:
             products.add_product(square, self.columns[people], total[rows])
         return total[:, : len(self.totals)]
 
-    def _strips(self, dosages: Dosages, centre: Float) -> Iterator[tuple[slice, slice, Single]]:
+    def _strips(self, dosages: Dosages, centre: Float) -> Iterator[tuple[slice, slice, Float32]]:
         """Yield copies less their mean of a tile of variants, a strip of people at a time.
 
         The array has a whole strip always: whether its rows are contiguous decides how they are

@@ -24,7 +24,8 @@ from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hlmm_scan.array_types import Float
+
 Real = NDArray[Any]
 """float32 or float64."""
 

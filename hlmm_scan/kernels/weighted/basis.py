@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.second_order.basis import TERMS, SecondOrderBasis
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import ALL_RANDOM_EFFECTS, NullFit, NullModel
 from hlmm_scan.schema import Status
 
-Float = NDArray[np.float64]
 Real = NDArray[Any]
 """float64 or float32."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dpotrf, dpotri, dtrtri
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.weighted.basis import WeightedBasis
-
-Float = NDArray[np.float64]
 
 _DENSE = 2  # people per random effect up to which Σ rather than Λ is factored
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock
 from hlmm_scan.kernels import limits
 from hlmm_scan.kernels.covariances import (
@@ -35,9 +36,6 @@ from hlmm_scan.kernels.weighted.search import (
     Search,
 )
 from hlmm_scan.schema import Status
-
-Float = NDArray[np.float64]
-
 
 _LIKELIHOOD_RATIO_TOLERANCE = 1e-3  # standard errors to which the restricted fits are brought
 

@@ -38,10 +38,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.weighted.basis import STRIP, LeverageTerms, WeightedBasis
 
-Float = NDArray[np.float64]
 Real = NDArray[Any]
 """float64 or float32."""
 

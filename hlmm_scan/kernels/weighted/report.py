@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.sums import products
@@ -18,7 +19,6 @@ from hlmm_scan.kernels.weighted.likelihood import FAST, Tile
 from hlmm_scan.models.inference import covariance_from_information
 from hlmm_scan.schema import Status
 
-Float = NDArray[np.float64]
 Real = NDArray[Any]
 """float64 or float32."""
 

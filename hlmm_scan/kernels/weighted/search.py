@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Bool, Float
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.limits import EXACT_DISTANCE, MAX_STEP_OF_METRIC
@@ -23,8 +24,6 @@ from hlmm_scan.kernels.weighted.start import Start
 from hlmm_scan.models.inference import covariance_from_information, neg_log10_p
 from hlmm_scan.schema import Status
 
-Float = NDArray[np.float64]
-Bool = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 Genotypes = Callable[[Rows], Float]
 """Gives the genotypes of some variants, shape (m, n), NaN where missing."""

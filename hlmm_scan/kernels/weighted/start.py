@@ -9,11 +9,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.kernels.scoring.steps import UNIQUE
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.weighted.basis import WeightedBasis
 
-Float = NDArray[np.float64]
 Real = NDArray[Any]
 """float64 or float32."""
 
