@@ -140,7 +140,7 @@ def test_splitting_finds_what_plain_permutations_do(script, test, imputed):
         variant = splitting.Variant(y, np.repeat([1.0, 2.0, 0.0], [60, 15, 125]))
     levels = (1e-1, 1e-2)
     found = splitting.rejected(variant, test, levels, 4_000, rng)
-    plain = splitting.Walk.begin(variant, test, 20_000, rng)
+    plain = splitting.Walk.begin(variant, test, 10_000, rng)
     p = variant.tests(variant.scores(plain.sums), test)
     expected = [(p >= -np.log10(level)).mean() for level in levels]
     np.testing.assert_allclose(found, expected, rtol=0.3)
