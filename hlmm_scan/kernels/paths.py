@@ -37,7 +37,7 @@ from hlmm_scan.kernels.scores.random_effects import ClassScoreDesign, class_scor
 from hlmm_scan.kernels.scoring import fit as scoring
 from hlmm_scan.kernels.scoring.design import ScoringDesign
 from hlmm_scan.kernels.scoring.fit import fit_scoring
-from hlmm_scan.kernels.scoring.tile import DosageCodes, PackedCalls
+from hlmm_scan.kernels.scoring.tile import OfPeople
 from hlmm_scan.kernels.screen import fit as screen
 from hlmm_scan.kernels.screen import random_effects as random_screen
 from hlmm_scan.kernels.screen.fit import ScreenDesign, fit_screen
@@ -147,12 +147,6 @@ def _mean_and_variance(fit: NullFit) -> tuple[float, float]:
     return float(fit.alpha[0]), float(np.exp(fit.beta[0]))
 
 
-def _scoring_genotypes(v: Variants) -> PackedCalls | DosageCodes:
-    if v.size.dosages:
-        return DosageCodes(v.dosages, v.samples, v.counts)
-    return PackedCalls(v.packed, v.samples)
-
-
 CLASS_SUMS = Path(
     "maximum likelihood from class sums",
     reference=HLM,
@@ -212,7 +206,9 @@ JOINT = Path(
     "maximum likelihood by scoring, covariates refitted",
     reference=fit_joint,
     prepare=lambda null, left_out: ScoringDesign.of(JointDesign.of(null)),
-    fit=lambda design, v: fit_scoring(design, _scoring_genotypes(v), v.inference),
+    fit=lambda design, v: fit_scoring(
+        design, OfPeople(v.genotypes, v.samples, v.counts), v.inference
+    ),
     work_bytes=JOINT_PLAIN.work_bytes,
     rest=JOINT_PLAIN,
 )

@@ -13,7 +13,6 @@ from hlmm_scan.kernels.exact.gram_fit import GramBasis
 from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.scoring import fit as scoring
 from hlmm_scan.kernels.scoring.design import ScoringDesign
-from hlmm_scan.kernels.scoring.tile import dosages
 from hlmm_scan.kernels.screen import random_effects as random_screen
 from hlmm_scan.kernels.second_order import fit as second_order
 from hlmm_scan.kernels.second_order.basis import SecondOrderBasis
@@ -86,5 +85,12 @@ def fit_scoring(design, genotypes, inference=DEFAULT_INFERENCE) -> Estimates:
     left = np.flatnonzero(found.status == Status.PENDING)
     if len(left):
         plain = design.joint if isinstance(design, ScoringDesign) else design
-        found.put(left, fit_joint(plain, dosages(genotypes, left), inference))
+        found.put(left, fit_joint(plain, of_people(genotypes, left), inference))
     return found
+
+
+def of_people(genotypes, rows):
+    """Some variants as numbers, shape (n, rows)."""
+    if isinstance(genotypes, np.ndarray):
+        return genotypes[:, rows]
+    return genotypes.block.take(rows).copies(genotypes.samples).T

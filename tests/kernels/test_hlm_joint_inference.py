@@ -9,12 +9,12 @@ import pytest
 from by_chromosome import fit_scoring
 from test_hlm_scoring import CASES, cohort
 
-from hlmm_scan.genotypes.packing import pack
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.estimates import Estimates, Inference
 from hlmm_scan.kernels.joint.design import JointDesign
 from hlmm_scan.kernels.joint.fit import fit_joint
 from hlmm_scan.kernels.scoring import report as hlm_scoring_report
-from hlmm_scan.kernels.scoring.tile import PackedCalls
+from hlmm_scan.kernels.scoring.tile import OfPeople
 from hlmm_scan.models.hlm import HLM
 from hlmm_scan.models.robust import sandwich_covariance, studentised_covariance
 from hlmm_scan.schema import Status
@@ -113,7 +113,7 @@ def test_without_missing_calls_the_joint_test_is_against_the_null(kernel) -> Non
 def test_packed_calls_are_the_same_as_their_numbers() -> None:
     design, genotypes = inputs("missing")
     calls = np.where(np.isnan(genotypes), -1, genotypes).T.astype(np.int8)
-    hard = fit_scoring(design, PackedCalls(pack(calls), np.arange(calls.shape[1])), EVERYTHING)
+    hard = fit_scoring(design, OfPeople(HardCalls.of(calls), np.arange(calls.shape[1])), EVERYTHING)
     soft = fit_scoring(design, genotypes, EVERYTHING)
     for name, values in vars(soft).items():
         np.testing.assert_allclose(getattr(hard, name), values, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hlmm_scan.genotypes.packing import pack, unpack_samples
+from hlmm_scan.genotypes.blocks import HardCalls
 from hlmm_scan.kernels.scoring.lanes import (
     PROJECTED_SUMS,
     SUMS,
@@ -15,7 +15,7 @@ from hlmm_scan.kernels.scoring.lanes import (
     weigh,
     weigh_projected,
 )
-from hlmm_scan.kernels.scoring.tile import PackedCalls, Tile, centred
+from hlmm_scan.kernels.scoring.tile import OfPeople, Tile, centred
 
 
 def strip(people: int, whole: bool, seed: int = 1) -> dict[str, np.ndarray]:
@@ -111,9 +111,9 @@ def test_tiles_of_calls_and_of_dosages(people: int, m: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     calls = rng.integers(-1, 3, (m, people + 5)).astype(np.int8)
     samples = rng.permutation(people + 5)[:people]
-    packed = pack(calls)
-    hard = Tile.of(PackedCalls(packed, samples), slice(0, m))
-    numbers = unpack_samples(packed, samples).T
+    block = HardCalls.of(calls)
+    hard = Tile.of(OfPeople(block, samples), slice(0, m))
+    numbers = block.copies(samples).T
     soft = Tile.of(numbers, slice(0, m))
     expected = np.where(np.isnan(numbers), -1, numbers)
     np.testing.assert_array_equal(hard.g[:, :m], expected)

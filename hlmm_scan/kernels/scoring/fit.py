@@ -56,7 +56,7 @@ def fit_scoring(
     ----------
     design : JointDesign or ScoringDesign
         A :class:`JointDesign` is prepared anew on every call; scans pass the prepared one.
-    genotypes : ndarray, shape (n, m), or PackedCalls
+    genotypes : ndarray, shape (n, m), or OfPeople
         Copies of the effect allele (or dosages), NaN where missing: those people are left out for
         that variant. Dosages are rounded to float32.
     inference : Inference, optional

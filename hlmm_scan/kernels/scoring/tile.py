@@ -14,9 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hlmm_scan.array_types import Float
-from hlmm_scan.genotypes.blocks import Dosages
-from hlmm_scan.genotypes.packing import unpack_samples
+from hlmm_scan.array_types import Float, Int
+from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.scoring.lanes import MISSING, WIDTH
 from hlmm_scan.kernels.sums.dosage_codes import CODES_AHEAD, copies_by_code
@@ -137,63 +136,34 @@ def _place(g: Any, at: int, out: Any) -> None:  # pragma: no cover
 
 
 @dataclass(frozen=True)
-class PackedCalls:
-    """Hard calls of a block of variants as they are stored.
+class OfPeople:
+    """Genotypes of a block of variants as they are stored, and whose are analysed.
 
     Attributes
     ----------
-    packed : ndarray of uint8, shape (m, width)
-        PLINK codes (:mod:`hlmm_scan.genotypes.packing`).
+    block : HardCalls or Dosages
     samples : ndarray of int64, shape (n,)
         People analysed.
+    counts : GenotypeCounts, optional
+        Of the block in them; dosages need it.
     """
 
-    packed: NDArray[np.uint8]
-    samples: NDArray[np.int64]
+    block: GenotypeBlock
+    samples: Int
+    counts: GenotypeCounts | None = None
 
     def __len__(self) -> int:
         """Return the number of variants."""
-        return len(self.packed)
+        return len(self.block)
 
 
-@dataclass(frozen=True)
-class DosageCodes:
-    """Dosages of a block of variants as they are stored.
-
-    Attributes
-    ----------
-    dosages : Dosages
-    samples : ndarray of int64, shape (n,)
-        People analysed.
-    counts : GenotypeCounts
-        Of the dosages in them.
-    """
-
-    dosages: Dosages
-    samples: NDArray[np.int64]
-    counts: GenotypeCounts
-
-    def __len__(self) -> int:
-        """Return the number of variants."""
-        return len(self.dosages)
-
-
-Genotypes = Float | PackedCalls | DosageCodes
+Genotypes = Float | OfPeople
 """Dosages of shape (n, m), NaN where missing, or hard calls or dosages as they are stored."""
 
 
 def count(genotypes: Genotypes) -> int:
     """Return the number of variants."""
     return genotypes.shape[1] if isinstance(genotypes, np.ndarray) else len(genotypes)
-
-
-def dosages(genotypes: Genotypes, rows: Rows) -> Float:
-    """Return the chosen variants as numbers, shape (n, len(rows)), NaN where missing."""
-    if isinstance(genotypes, PackedCalls):
-        return unpack_samples(genotypes.packed[rows], genotypes.samples).T
-    if isinstance(genotypes, DosageCodes):
-        return genotypes.dosages.take(rows).copies(genotypes.samples).T
-    return genotypes[:, rows]
 
 
 @dataclass(frozen=True)
@@ -219,19 +189,25 @@ class Tile:
         """Lay out at most 64 variants of a block."""
         rows = slice(rows.start, min(rows.stop, count(genotypes)))
         people, total = np.zeros(TILE), np.zeros(TILE)
-        if isinstance(genotypes, PackedCalls):
-            packed = np.ascontiguousarray(genotypes.packed[rows])
+        if isinstance(genotypes, np.ndarray):
+            g: NDArray[Any] = np.zeros((len(genotypes), TILE), np.float32)
+            low, high = np.full(TILE, np.inf), np.zeros(TILE)
+            _describe(genotypes[:, rows], g, people, total, low, high)
+            low[:] = 0.0
+        elif isinstance(genotypes.block, HardCalls):
+            packed = np.ascontiguousarray(genotypes.block.packed[rows])
             by_byte = np.zeros((packed.shape[1], TILE), np.uint8)
             _transpose(packed, by_byte)
-            g: NDArray[Any] = np.empty((len(genotypes.samples), TILE), np.int8)
+            g = np.empty((len(genotypes.samples), TILE), np.int8)
             called, copies = np.zeros(TILE, np.int32), np.zeros(TILE, np.int32)
             most, least = np.zeros(TILE, np.int32), np.full(TILE, 2, np.int32)
             _decode(by_byte, genotypes.samples, g, called, copies, most, least)
             people += called
             total += copies
             low, high = least.astype(np.float64), most.astype(np.float64)
-        elif isinstance(genotypes, DosageCodes):
-            part = genotypes.dosages.take(rows)
+        else:
+            part = genotypes.block.take(rows)
+            assert genotypes.counts is not None
             counts = genotypes.counts.take(np.arange(rows.start, rows.stop))
             assert counts.ranges is not None
             least, most = counts.ranges.T
@@ -242,11 +218,6 @@ class Tile:
             people[: len(part)] = counts.called
             total[: len(part)] = (counts.codes - counts.called * least) * 2.0 / part.steps
             high[: len(part)] = np.maximum(most - least, 0) * 2.0 / part.steps
-        else:
-            g = np.zeros((len(genotypes), TILE), np.float32)
-            low, high = np.full(TILE, np.inf), np.zeros(TILE)
-            _describe(genotypes[:, rows], g, people, total, low, high)
-            low[:] = 0.0
         people[rows.stop - rows.start :] = len(g)
         with np.errstate(invalid="ignore", divide="ignore"):
             centre = np.where(people > 0, total / people, 0.0)
