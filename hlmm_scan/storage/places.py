@@ -25,10 +25,6 @@ from hlmm_scan.storage.attempts import again, transient
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-    from hlmm_scan.storage.checksums import Checks
-    from hlmm_scan.storage.zarr_files import ZarrFiles
-    from hlmm_scan.storage.zarr_objects import ZarrObjects
-
 SCHEMES = ("s3", "s3a", "gs", "az")
 REQUEST_SECONDS = 60.0
 """Time a request may take, a chunk of some megabytes on a slow line included."""
@@ -329,40 +325,6 @@ def absolute(where: Place) -> Place:
     """Return a place that means the same from any folder."""
     # Not resolve(): a link the user chose stays the name of the place.
     return where if isinstance(where, ObjectPath) else Path(os.path.abspath(where))  # noqa: PTH100
-
-
-def zarr_store(
-    where: Place, *, read_only: bool = False, checks: Checks | None = None
-) -> ZarrFiles | ZarrObjects:
-    """Return the Zarr store at a place, which need not exist.
-
-    Parameters
-    ----------
-    where : Path or ObjectPath
-    read_only : bool, default False
-    checks : Checks, optional
-        Of what is read.
-
-    Raises
-    ------
-    InputError
-        If it is an address and the extra `object-stores` is not installed.
-    """
-    if isinstance(where, ObjectPath):
-        _obstore()
-        from hlmm_scan.storage.zarr_objects import ZarrObjects
-
-        below = client(where.url)
-        if isinstance(where, UnfinishedPath):
-            return ZarrObjects(below, where.url, root=UNFINISHED_ROOT, check=where.check)
-        if isinstance(where, OwnedPath):
-            return ZarrObjects(
-                below, where.url, read_only=read_only, ours=where.check, checks=checks
-            )
-        return ZarrObjects(below, where.url, read_only=read_only, checks=checks)
-    from hlmm_scan.storage.zarr_files import ZarrFiles
-
-    return ZarrFiles(where, read_only=read_only, checks=checks)
 
 
 def read_json(where: Place) -> Any:

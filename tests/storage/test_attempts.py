@@ -11,6 +11,7 @@ from object_server import Faults, environment, failing_proxy
 from hlmm_scan import storage
 from hlmm_scan.errors import InfrastructureError, InputError
 from hlmm_scan.storage import attempts, place, places
+from hlmm_scan.storage.opening import zarr_store
 from hlmm_scan.storage.places import client
 
 
@@ -83,11 +84,11 @@ def test_zarr_reads_and_writes_through_faults(through):
 
     faults = Faults(share=0.2, seed=3)
     store = through(faults)
-    group = zarr.create_group(places.zarr_store(store / "g"), zarr_format=3)
+    group = zarr.create_group(zarr_store(store / "g"), zarr_format=3)
     values = np.arange(60.0).reshape(6, 10)
     group.create_array("values", shape=(6, 10), chunks=(1, 10), dtype="f8")[...] = values
     before = storage.retries()
-    again = zarr.open_group(places.zarr_store(store / "g", read_only=True), mode="r")
+    again = zarr.open_group(zarr_store(store / "g", read_only=True), mode="r")
     np.testing.assert_array_equal(again["values"][...], values)
     assert [name for name, _ in again.members()] == ["values"]
     assert storage.retries() > before

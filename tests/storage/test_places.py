@@ -14,7 +14,8 @@ from object_server import Faults, environment, failing_proxy
 
 from hlmm_scan.errors import InputError
 from hlmm_scan.storage import ObjectPath, places, retries
-from hlmm_scan.storage.places import absolute, client, place, read_json, zarr_store
+from hlmm_scan.storage.opening import zarr_store
+from hlmm_scan.storage.places import absolute, client, place, read_json
 
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/?#@:\\[]", min_codepoint=33), min_size=1
