@@ -116,6 +116,9 @@ def test_a_task_needs_no_more_memory_than_planned_and_not_much_less(
     assert plan.together == traits
     for model in plan.models:
         compiled.compile_kernels(fit_options(plan), model)
+    # Once unmeasured: tests beside this one compile as well, and of two who write a function's code
+    # at the same time one loses it (numba), so that the task would compile.
+    in_a_process(store, plan.n_partitions - 1)
     cost = in_a_process(store, plan.n_partitions - 1)
     assert PROCESS_BYTES / 1.5 < cost["own"] < PROCESS_BYTES
     planned = plan.task_bytes - PROCESS_BYTES + plan.shared_bytes
