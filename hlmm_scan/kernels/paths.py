@@ -162,13 +162,11 @@ CLASS_SUMS = Path(
 DOSAGE_SUMS = Path(
     "maximum likelihood from sums by dosage",
     reference=HLM,
-    covers=lambda s: s.intercepts and not s.random,
     needs=lambda v: (v.null, powers_needed(v.inference)),
     prepare=lambda null, powers: DosageSumsPlan.of(null.samples, null.y, powers),
     fit=lambda plan, v: fit_dosages(
         plan, v.dosages, v.fit.moments, v.inference, _mean_and_variance(v.fit)
     ),
-    seconds=lambda s, m: m * (s.people * 1e-8 + 2e-5),
     work_bytes=lambda s, *_: class_dosages.work_bytes(s.people, _MOST_STEPS),
     scored=True,
 )
@@ -191,6 +189,22 @@ SCREEN = Path(
     work_bytes=lambda s, m, n_total, _: screen.work_bytes(
         m, n_total, s.people, s.mean, s.variance, dosages=s.dosages
     ),
+    scored=True,
+)
+
+SOFT_CLASSES = Path(
+    "maximum likelihood from soft class sums",
+    reference=fit_dosages,
+    covers=lambda s: s.intercepts and not s.random,
+    prepare=lambda null, left_out: NewtonDesign.of(null, None),
+    fit=lambda design, v: fit_newton_step(design, v.genotypes, v.counts, v.inference),
+    # What the bound of polynomials leaves is a hundredth.
+    seconds=lambda s, m: m * (s.people * 1.5e-9 + 2e-5),
+    work_bytes=lambda s, m, n_total, _: (
+        newton_step.work_bytes(m, n_total, s.people, 1, 1, dosages=True)
+        + DOSAGE_SUMS.work_bytes(s, m, n_total, 1)
+    ),
+    rest=DOSAGE_SUMS,
     scored=True,
 )
 
@@ -387,7 +401,7 @@ WEIGHTED: Path = Path(
 PATHS: tuple[Path, ...] = (
     INTERACTION,
     CLASS_SUMS,
-    DOSAGE_SUMS,
+    SOFT_CLASSES,
     SCREEN,
     NEWTON_STEP,
     RANDOM_SCREEN,

@@ -37,6 +37,7 @@ from hlmm_scan.kernels.classes.fit import maximise
 from hlmm_scan.kernels.covariances import put_covariance
 from hlmm_scan.kernels.estimates import DEFAULT_INFERENCE, Estimates, Inference
 from hlmm_scan.kernels.filters import GenotypeCounts
+from hlmm_scan.kernels.limits import EXACT_DISTANCE
 from hlmm_scan.kernels.newton_step.design import NewtonDesign
 from hlmm_scan.kernels.screen import fit as screen
 from hlmm_scan.kernels.screen.class_columns import (
@@ -422,6 +423,8 @@ def _put_steps(
         n, I_a, I_b = here.people.sum(axis=1), results[:, _MEAN], projected.variance
         distance = _distance(results, projected, n, of.c + of.v - 2, remainder)
         allowed = _ALLOWED / 2 if of.n >= _MANY else _ALLOWED
+        if of.c + of.v == 2:  # what is left is cheap, and exact
+            allowed = EXACT_DISTANCE
         passed = np.flatnonzero((I_a > 0) & (distance <= allowed))
         var = 0.5 * (fourth - 1) / I_b
         both = 0.5 * third * results[:, _CROSS] * projected.cross / (I_a * I_b)

@@ -206,8 +206,10 @@ class DosageColumns:
     ----------
     of : NullColumns
     plan : PowerSumsPlan
+    summed : ndarray of intp, shape (k,)
+        Places of the plan's columns among all: not of own ones, which have sums of their own.
     means : ndarray, shape (k,)
-        Of each column in units of its own column.
+        Of each of them in units of its own column.
     like : ndarray of intp, shape (k,)
         Which of the own columns that is.
     nodes : ndarray, shape (7,)
@@ -216,6 +218,7 @@ class DosageColumns:
 
     of: NullColumns
     plan: PowerSumsPlan
+    summed: NDArray[np.intp]
     means: Float
     like: NDArray[np.intp]
     nodes: ClassVar[Float] = NODES
@@ -223,52 +226,73 @@ class DosageColumns:
     @property
     def exact(self) -> bool:
         """Whether sums come with second powers of their own."""
-        return self.of.n < SECOND_POWERS_APART
+        return self.of.n < SECOND_POWERS_APART or not len(self.summed)
 
     @classmethod
     def planned(cls, null: NullModel) -> DosageColumns:
         """Prepare sums over dosages."""
         of = NullColumns.of(null)
         z, v = of.z, of.v
-        plan = PowerSumsPlan.of(of.samples, of.columns(), of.own)
+        columns = of.columns()
+        totals = columns.sum(axis=0)
         # V and the density enter nothing with a second power, and √w has its own.
         like = np.repeat([0, 1, 2, 0], [z, z, v, v + 1])
         means = np.zeros(len(like))
-        means[:z] = means[z : 2 * z] = plan.totals[:z] / plan.totals[0]
+        means[:z] = means[z : 2 * z] = totals[:z] / totals[0]
         of_k = slice(2 * z, 2 * z + v)
-        means[of_k] = plan.totals[of_k] / plan.totals[2 * z]
-        return cls(of, plan, means, like)
+        means[of_k] = totals[of_k] / totals[2 * z]
+        # Of equal weights, √w and the density follow.
+        own = of.own[:3] if of.weight else of.own
+        last = len(like) - (2 if of.weight else 0)
+        summed = np.setdiff1d(np.arange(last), own)
+        plan = PowerSumsPlan.of(of.samples, columns[:, summed], columns[:, own])
+        return cls(of, plan, summed, means[summed], like[summed])
 
     def sums(self, genotypes: GenotypeBlock, counts: GenotypeCounts) -> ClassColumnSums:
         """Pass over the dosages of some variants."""
         assert isinstance(genotypes, Dosages)
-        called, unit = counts.called, 2.0 / genotypes.steps
-        everybody = called[:, None].astype(np.float64)
+        number, unit = counts.called, 2.0 / genotypes.steps
+        everybody = number[:, None].astype(np.float64)
         copies = np.asarray(counts.codes[:, None] * unit, np.float64)
         squares = np.asarray(counts.squares[:, None] * unit**2, np.float64)
         centre = counts.mean_copies
-        found = self.plan.sums(genotypes, centre, called)
-        if self.exact:
+        found = self.plan.sums(genotypes, centre, number)
+        own_first, own_second = found.own_about(centre)
+        if not len(self.summed):
+            second = np.zeros_like(found.first)
+        elif self.exact:
             second = self.plan.squares(genotypes, centre)
         else:
-            second = found.own[:, 2, self.like] * self.means
-        # Scores are made of these: they are not for single precision.
-        first = found.first.copy()
-        first[:, self.of.own], second[:, self.of.own] = found.own[:, 1], found.own[:, 2]
-        one, two = soft_sums(found.called, first, second, centre)
+            second = own_second[:, self.like] * self.means
+        called, first, twice = np.zeros((3, len(number), 2 * (self.of.z + self.of.v) + 1))
+        nodes = node_sums(found.own, found.middle)
+        own = self.of.own[: found.own.shape[2]]
+        for out, some, of_own in (
+            (called, found.called, found.own[:, 0]),
+            (first, found.first, own_first),
+            (twice, second, own_second),
+        ):
+            out[:, self.summed], out[:, own] = some, of_own
+            if w := self.of.weight:
+                out[:, -2] = out[:, 0] / np.sqrt(w)
+        if w := self.of.weight:
+            called[:, -1] = -0.5 * (np.log(2 * np.pi / w) * number + called[:, 2 * self.of.z])
+            nodes = np.concatenate([nodes, nodes[:, :, :1] / np.sqrt(w)], axis=2)
+        one, two = soft_sums(called, first, twice, centre)
         # Of 1, g and g² in place of powers of g − ḡ.
-        some = soft_sums(everybody, copies, squares, np.zeros(len(called)))
+        some = soft_sums(everybody, copies, squares, np.zeros(len(number)))
         people = np.column_stack([everybody - some[0] - some[1], *some])
-        return ClassColumnSums(people, one, two, found.called, node_sums(found.own, centre))
+        return ClassColumnSums(people, one, two, called, nodes)
 
     def squared(self, genotypes: GenotypeBlock, sums: ClassColumnSums) -> ClassColumnSums:
         """Make the second powers of variants whose sums are there, in another pass."""
         assert isinstance(genotypes, Dosages)
-        one, two = sums.one, sums.two
+        one, two = sums.one.copy(), sums.two.copy()
         centre = (sums.people[:, 1] + 2 * sums.people[:, 2]) / sums.people.sum(axis=1)
         second = self.plan.squares(genotypes, centre)
-        first = one + 2 * two - centre[:, None] * sums.called
-        one, two = soft_sums(sums.called, first, second, centre)
+        called = sums.called[:, self.summed]
+        first = one[:, self.summed] + 2 * two[:, self.summed] - centre[:, None] * called
+        one[:, self.summed], two[:, self.summed] = soft_sums(called, first, second, centre)
         return sums._replace(one=one, two=two)
 
 

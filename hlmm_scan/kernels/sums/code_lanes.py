@@ -46,8 +46,10 @@ def _code_sums_of(edges: int, *, described: bool) -> Any:
     Its arguments are flat arrays and numbers: uint16 codes, of which the first `size` (a multiple
     of 32, at most a strip) are gone over; the uint16 edges; the largest code that counts; and
     64-bit integers that take for each edge how many codes are not below it, then their sums. Where
-    codes are `described`, Σ code² follows, and the least (65,535 without any) and the largest code.
+    codes are `described`, only the first of the sums does, then Σ code², and the least (65,535
+    without any) and the largest code.
     """
+    summed = 1 if described else edges
 
     @intrinsic
     def code_sums(_: Any, codes: Any, size: Any, limits: Any, most: Any, out: Any) -> Any:
@@ -69,7 +71,7 @@ def _code_sums_of(edges: int, *, described: bool) -> Any:
             bounds = [everywhere(builder.load(at(low, k))) for k in range(edges)]
             last = everywhere(builder.trunc(most, ir.IntType(16)))
             none, zero = ir.Constant(_CODES, [0] * CODES), ir.Constant(_INDEX, 0)
-            first = [zero] * (1 + edges) + [ir.Constant(_SUMS, [0] * CODES)] * edges
+            first = [zero] * (1 + edges) + [ir.Constant(_SUMS, [0] * CODES)] * summed
             if described:
                 farthest = ir.Constant(_CODES, [2**16 - 1] * CODES)
                 first += [ir.Constant(_SQUARES, [0] * CODES), farthest, none]
@@ -79,17 +81,18 @@ def _code_sums_of(edges: int, *, described: bool) -> Any:
             builder.position_at_end(loop)
             so_far = [builder.phi(value.type) for value in first]
             place, counts = so_far[0], so_far[1 : 1 + edges]
-            sums = so_far[1 + edges : 1 + 2 * edges]
+            sums = so_far[1 + edges : 1 + edges + summed]
             where = builder.bitcast(builder.gep(data, [place]), _CODES.as_pointer())
             code = builder.load(where, align=2)
             there = builder.icmp_unsigned("<=", code, last)
             more, added = [], []
-            for bound, count, total in zip(bounds, counts, sums, strict=True):
+            for k, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
                 chosen = builder.and_(there, builder.icmp_unsigned(">=", code, bound))
                 bits = builder.ctpop(builder.bitcast(chosen, ir.IntType(CODES)))
                 more.append(builder.add(count, builder.zext(bits, _INDEX)))
-                values = builder.zext(builder.select(chosen, code, none), _SUMS)
-                added.append(builder.add(total, values))
+                if k < summed:
+                    values = builder.zext(builder.select(chosen, code, none), _SUMS)
+                    added.append(builder.add(sums[k], values))
             following = [builder.add(place, ir.Constant(_INDEX, CODES)), *more, *added]
             if described:
                 squares, least, largest = so_far[-3:]

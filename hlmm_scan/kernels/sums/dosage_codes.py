@@ -58,7 +58,7 @@ def _count(
 ) -> None:  # pragma: no cover
     # The nearest whole copy; half-way, one copy: so that swapped alleles mirror it.
     edges = np.array([0, (steps - steps // 2 + 1) // 2, (steps + steps // 2) // 2 + 1], np.uint16)
-    strip, found = np.empty(STRIP, np.uint16), np.empty(9, np.int64)
+    strip, found = np.empty(STRIP, np.uint16), np.empty(7, np.int64)
     for j in range(len(codes)):
         called, total, squares, some, two = 0, 0, 0, 0, 0
         low, high = steps + 1, -1
@@ -66,9 +66,9 @@ def _count(
             size = _gather(codes[j], samples, ordered, start, strip)
             describe_codes(strip, size, edges, steps, found)
             called, some, two = called + found[0], some + found[1], two + found[2]
-            total, squares = total + found[3], squares + found[6]
+            total, squares = total + found[3], squares + found[4]
             if found[0] > 0:
-                low, high = min(low, found[7]), max(high, found[8])
+                low, high = min(low, found[5]), max(high, found[6])
         counts[j, 0], counts[j, 1], counts[j, 2] = called, total, squares
         counts[j, 3], counts[j, 4], counts[j, 5] = called - some, some - two, two
         counts[j, 6], counts[j, 7] = low, high

@@ -7,9 +7,10 @@ hard calls are a case (math.md §4 ``joint``, dosages). With the nodes 0, 1, 2 w
 exact, and powers up to the second are for any dosage; columns that effects hang on take
 :data:`NODES`.
 
-Powers are those of a variant's copies less their mean: a rare allele has small ones in nearly
-everybody, so that sums in single precision (:mod:`~hlmm_scan.kernels.sums.products`) are as good
-for it. A variant's sums are the same bit for bit whatever block it stands in.
+Powers are those of a variant's copies less their mean, or less the whole number of copies next to
+it: a rare allele has small ones in nearly everybody, so that sums in single precision
+(:mod:`~hlmm_scan.kernels.sums.products`) are as good for it, and none cancel. A variant's sums are
+the same bit for bit whatever block it stands in.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hlmm_scan.array_types import Float, Float32, Int
-from hlmm_scan.genotypes.blocks import Dosages
+from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.dosage_codes import in_order, read_codes
+from hlmm_scan.kernels.sums.power_lanes import LANES, POWERS, add_four, add_three
 
 Places = NDArray[np.intp]
 
@@ -35,39 +37,36 @@ TILE = 128
 
 _STRIP = 512  # people whose copies stay in cache
 
-NODES = np.arange(7) / 3
+NODES = np.arange(POWERS + 1) / 3
 """Copies at which functions are taken for own columns: whole ones are among them."""
 
-POWERS = len(NODES) - 1
-"""Of own columns."""
-
-_OWN = 4
-"""Own columns: of three all powers are summed, of the last the first two, in double precision."""
-
-_LOW, _HIGH = 2 * _OWN, 3 * (POWERS - 2)
-
-_ANY_ORDER = {"reassoc", "nsz", "contract"}
-"""What vectors may do to sums over the people of a strip: the same for each variant."""
+_OWN_STRIP = 1024  # people whose own columns stay in the first-level cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerSums:
-    """Sums over the people of m variants, h their copies less `centre`.
+    """Sums over the people of m variants.
 
     Attributes
     ----------
-    centre : ndarray, shape (m,)
-        Mean copies.
     called, first : ndarray, shape (m, k)
-        Σq and Σq·h of the columns.
-    own : ndarray, shape (m, POWERS + 1, 4)
-        Σq·hᵖ of the own columns; of the last one, 0 from p = 3 on.
+        Σq and Σq·h of the columns, h copies less their mean.
+    own : ndarray, shape (m, POWERS + 1, o)
+        Σq·uᵖ of the own columns, u copies less `middle`.
+    middle : ndarray, shape (m,)
+        The whole number of copies next to the mean.
     """
 
-    centre: Float
     called: Float
     first: Float
     own: Float
+    middle: Float
+
+    def own_about(self, centre: Float) -> tuple[Float, Float]:
+        """Return Σq·h and Σq·h² of the own columns, h copies less `centre`; (m, o) each."""
+        shift = (self.middle - centre)[:, None]
+        called, first, second = self.own[:, 0], self.own[:, 1], self.own[:, 2]
+        return first + shift * called, second + 2 * shift * first + shift**2 * called
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,20 +78,23 @@ class PowerSumsPlan:
     samples : ndarray of int64, shape (n,)
     columns : ndarray of float32, shape (n, k or a few more)
         Filled up with zeros to whole vectors of a product.
-    own : ndarray, shape (4, n)
-        Columns that are summed with all powers.
-    totals, own_totals : ndarray, shapes (k,) and (4,)
+    own : ndarray, shape (o, n)
+        Columns that are summed with all powers, in double precision.
+    strips : ndarray
+        The same, a strip of people after the other, each filled up with zeros to whole vectors.
+    totals, own_totals : ndarray, shapes (k,) and (o,)
         Sums over everybody.
     """
 
     samples: Int
     columns: Float32
     own: Float
+    strips: Float
     totals: Float
     own_totals: Float
 
     @classmethod
-    def of(cls, samples: Int, columns: Float, own: Places) -> PowerSumsPlan:
+    def of(cls, samples: Int, columns: Float, own: Float) -> PowerSumsPlan:
         """Prepare sums over any number of variants.
 
         Parameters
@@ -100,14 +102,18 @@ class PowerSumsPlan:
         samples : ndarray of int64, shape (n,)
             People analysed.
         columns : ndarray, shape (n, k)
-        own : ndarray of intp, shape (4,)
-            Which are summed with all powers.
+            Of which first powers are summed; there may be none.
+        own : ndarray, shape (n, 3) or (n, 4)
+            Summed with all powers.
         """
-        totals = columns.sum(axis=0)
         n, k = columns.shape
         single = np.zeros((n, -(-k // products.LANES) * products.LANES), np.float32)
         single[:, :k] = columns
-        return cls(samples, single, np.ascontiguousarray(columns[:, own].T), totals, totals[own])
+        of_own = np.ascontiguousarray(own.T)
+        padded = np.pad(of_own, ((0, 0), (0, -n % LANES)))
+        starts = range(0, n, _OWN_STRIP)
+        strips = np.concatenate([padded[:, s : s + _OWN_STRIP].ravel() for s in starts])
+        return cls(samples, single, of_own, strips, columns.sum(axis=0), own.sum(axis=0))
 
     def sums(self, dosages: Dosages, centre: Float, called: Int) -> PowerSums:
         """Pass over the dosages of some variants.
@@ -121,22 +127,32 @@ class PowerSumsPlan:
         called : ndarray of int64, shape (m,)
             People analysed who have a dosage.
         """
-        m, k = len(dosages), len(self.totals)
-        low, high = np.zeros((m, _LOW)), np.zeros((m, _HIGH))
+        m, k, middle = len(dosages), len(self.totals), np.rint(centre)
         first, everybody = np.zeros((m, self.columns.shape[1])), np.tile(self.totals, (m, 1))
-        for rows, people, h in self._strips(dosages, centre):
-            size = people.stop - people.start
-            _add_powers(h, size, self.own, people.start, low[rows], high[rows])
-            products.add_product(h[:, :size], self.columns[people], first[rows])
-        own = np.zeros((m, POWERS + 1, _OWN))
-        own[:, 0] = self.own_totals
-        own[:, 1:3] = low.reshape(m, 2, _OWN)
-        own[:, 3:, :3] = high.reshape(m, POWERS - 2, 3)
+        if k:
+            for rows, people, h in self._strips(dosages, centre):
+                size = people.stop - people.start
+                products.add_product(h[:, :size], self.columns[people], first[rows])
+        own = self._own_sums(dosages, middle)
         for j in np.flatnonzero(called < len(self.samples)).tolist():
             absent = np.flatnonzero(dosages.codes[j, self.samples] > dosages.steps)
             everybody[j] -= self.columns[absent, :k].sum(axis=0, dtype=np.float64)
             own[j, 0] -= self.own[:, absent].sum(axis=1)
-        return PowerSums(centre, everybody, first[:, :k], own)
+        return PowerSums(everybody, first[:, :k], own, middle)
+
+    def _own_sums(self, dosages: Dosages, middle: Float) -> Float:
+        """Return the power sums of own columns, those of power 0 over everybody."""
+        m, steps, k = len(dosages), dosages.steps, len(self.own)
+        lanes = np.zeros((m, k * POWERS, LANES))
+        codes_of_middle = (middle * (steps // 2)).astype(np.int64)
+        people = self.samples, in_order(self.samples)
+        add = _add_own_three if k == 3 else _add_own_four
+        add(dosages.codes, *people, steps, codes_of_middle, self.strips, lanes)
+        own = np.empty((m, POWERS + 1, k))
+        own[:, 0] = self.own_totals
+        own[:, 1:] = lanes.sum(axis=2).reshape(m, k, POWERS).swapaxes(1, 2)
+        own *= (2.0 / steps) ** np.arange(POWERS + 1)[:, None]  # sums are of steps
+        return own
 
     def squares(self, dosages: Dosages, centre: Float) -> Float:
         """Return Σq·h² of the columns, shape (m, k): another pass."""
@@ -162,53 +178,6 @@ class PowerSumsPlan:
                 size, middle = people.stop - start, centre[rows]
                 _centred(codes, self.samples, ordered, start, size, steps, middle, h)
                 yield rows, people, h
-
-
-@njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
-def _low_powers(
-    h: Any, one: Any, two: Any, three: Any, four: Any, sums: Any
-) -> None:  # pragma: no cover
-    """Add Σq·h of the four columns and Σq·h²."""
-    p1 = p2 = p3 = p4 = q1 = q2 = q3 = q4 = 0.0
-    for i in range(len(h)):
-        x = np.float64(h[i])
-        square = x * x
-        p1 += one[i] * x
-        p2 += two[i] * x
-        p3 += three[i] * x
-        p4 += four[i] * x
-        q1 += one[i] * square
-        q2 += two[i] * square
-        q3 += three[i] * square
-        q4 += four[i] * square
-    for k, value in enumerate((p1, p2, p3, p4, q1, q2, q3, q4)):
-        sums[k] += value
-
-
-@njit(nogil=True, cache=True, fastmath=_ANY_ORDER)
-def _high_powers(h: Any, one: Any, two: Any, three: Any, sums: Any) -> None:  # pragma: no cover
-    """Add Σq·hᵖ of three columns, p from 3 to 6."""
-    p1 = p2 = p3 = q1 = q2 = q3 = r1 = r2 = r3 = s1 = s2 = s3 = 0.0
-    for i in range(len(h)):
-        x = np.float64(h[i])
-        square = x * x
-        cube = square * x
-        a, b, c = one[i] * cube, two[i] * cube, three[i] * cube
-        p1 += a
-        p2 += b
-        p3 += c
-        r1 += a * square
-        r2 += b * square
-        r3 += c * square
-        a, b, c = a * x, b * x, c * x
-        q1 += a
-        q2 += b
-        q3 += c
-        s1 += a * square
-        s2 += b * square
-        s3 += c * square
-    for k, value in enumerate((p1, p2, p3, q1, q2, q3, r1, r2, r3, s1, s2, s3)):
-        sums[k] += value
 
 
 @njit(nogil=True, cache=True)
@@ -238,21 +207,37 @@ def _centred(
 
 
 @njit(nogil=True, cache=True)
-def _add_powers(
-    h: Any, size: int, own: Any, start: int, low: Any, high: Any
+def _add_own_three(
+    codes: Any, samples: Any, ordered: bool, steps: int, middle: Any, strips: Any, lanes: Any
 ) -> None:  # pragma: no cover
-    """Add up the own columns of a strip of people."""
-    stop = start + size
-    one, two, three, four = (
-        own[0][start:stop],
-        own[1][start:stop],
-        own[2][start:stop],
-        own[3][start:stop],
-    )
-    for j in range(len(h)):
-        here = h[j][:size]
-        _low_powers(here, one, two, three, four, low[j])
-        _high_powers(here, one, two, three, high[j])
+    """Add up three own columns, those of a strip of people for a tile of variants."""
+    flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
+    n, row = len(samples), 3 * POWERS * LANES
+    for first in range(0, len(codes), TILE):
+        for start in range(0, n, _OWN_STRIP):
+            size: Any = min(_OWN_STRIP, n - start)
+            whole: int = -(-size // LANES) * LANES
+            read[size:whole] = MISSING_CODE
+            for j in range(first, min(first + TILE, len(codes))):
+                read_codes(codes[j], samples, ordered, start, size, read)
+                add_three(read, whole, middle[j], steps, strips, 3 * start, flat, j * row)
+
+
+@njit(nogil=True, cache=True)
+def _add_own_four(
+    codes: Any, samples: Any, ordered: bool, steps: int, middle: Any, strips: Any, lanes: Any
+) -> None:  # pragma: no cover
+    """Add up four own columns, those of a strip of people for a tile of variants."""
+    flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
+    n, row = len(samples), 4 * POWERS * LANES
+    for first in range(0, len(codes), TILE):
+        for start in range(0, n, _OWN_STRIP):
+            size: Any = min(_OWN_STRIP, n - start)
+            whole: int = -(-size // LANES) * LANES
+            read[size:whole] = MISSING_CODE
+            for j in range(first, min(first + TILE, len(codes))):
+                read_codes(codes[j], samples, ordered, start, size, read)
+                add_four(read, whole, middle[j], steps, strips, 4 * start, flat, j * row)
 
 
 def soft_sums(called: Float, first: Float, second: Float, centre: Float) -> tuple[Float, Float]:
@@ -270,21 +255,21 @@ def soft_sums(called: Float, first: Float, second: Float, centre: Float) -> tupl
     return called - square, 0.5 * (square + u)
 
 
-def node_sums(powers: Float, centre: Float) -> Float:
+def node_sums(powers: Float, middle: Float) -> Float:
     """Return sums within the soft classes of :data:`NODES`.
 
     Parameters
     ----------
-    powers : ndarray, shape (m, POWERS + 1, 4)
-        Σq·hᵖ.
-    centre : ndarray, shape (m,)
+    powers : ndarray, shape (m, POWERS + 1, o)
+        Σq·uᵖ, u copies less `middle`.
+    middle : ndarray, shape (m,)
 
     Returns
     -------
-    ndarray, shape (m, nodes, 4)
+    ndarray, shape (m, nodes, o)
     """
     # Element by element: what is vectorised otherwise may round by a variant's place.
-    shift = (centre - 1)[:, None]
+    shift = (middle - 1)[:, None]
     of_g = []  # powers of g − 1, by the binomial theorem
     for p in range(POWERS + 1):
         total, factor = powers[:, p].copy(), np.ones_like(shift)
@@ -312,4 +297,4 @@ def work_bytes(n: int, columns: int) -> int:
         People and columns.
     """
     padded = -(-columns // products.LANES) * products.LANES
-    return 4 * n * padded + 8 * n * _OWN + 8 * TILE * _STRIP
+    return 4 * n * padded + 8 * n * 8 + 8 * TILE * _STRIP
