@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import Dosages, GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.scores.design import ScoreDesign, classes_for, genotype_classes
+from hlmm_scan.kernels.scores.design import ScoreDesign, classes_for, genotype_shapes
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 from hlmm_scan.kernels.sums.code_lanes import CLASSES
 
@@ -106,9 +106,8 @@ class Variant:
             block = Dosages(np.round(copies / step).astype(np.uint16)[None], step)
         samples = np.arange(n)
         counts = GenotypeCounts.of(block, samples)
-        self.people, self.copies = genotype_classes(
-            block, np.zeros(1, np.intp), counts, samples, design.classes
-        )
+        one = np.zeros(1, np.intp)
+        self.shape = genotype_shapes(block, one, counts, samples, design.classes).at_hand()
         self.design = design
 
     def scores(self, sums: Float) -> Float:
@@ -121,10 +120,7 @@ class Variant:
 
     def tests(self, scores: Float, test: str) -> Float:
         """Return −log10 p, shape (m,), of scores of shape (m, 3)."""
-        shape = (len(scores), self.people.shape[1])
-        found = self.design.tests(
-            scores, np.broadcast_to(self.people, shape), np.broadcast_to(self.copies, shape)
-        )
+        found = self.design.tests(scores, self.shape.repeated(len(scores)))
         return np.asarray(getattr(found, test))
 
 

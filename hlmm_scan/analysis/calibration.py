@@ -30,6 +30,13 @@ SMOOTH_COUNT = 50.0
 """Minor allele count from which on p-values of a trait of few values are close enough: their sums
 over carriers take few values too, and one p stands for all of a jump (math.md §7)."""
 
+OUTLIER_SHARE = 1 / 3
+"""Share of the variance of t² from which on one person decides p-values of rare alleles: whether
+they carry it is a jump of the score, which no smooth tail follows."""
+
+OUTLIER_COUNT = 200.0
+"""Minor allele count from which on they do not (math.md §7)."""
+
 INFO_EDGES = (0.0, 0.3, 0.6, 0.8, 0.9, np.inf)
 """Bins of the imputation info, alike."""
 
@@ -47,6 +54,8 @@ class Calibration:
         Of the phenotype as analysed, before the null model.
     few_values : bool
         Whether the trait takes at most 20 values, so that p-values of rare alleles jump.
+    outlier : float
+        Share that the most outlying person has of the variance of t², t the standardised trait.
     verdict : Verdict
         From what is seen in the default tests.
     tests : tuple of CalibratedTest
@@ -58,6 +67,7 @@ class Calibration:
     trait_skewness: float
     trait_excess_kurtosis: float
     few_values: bool
+    outlier: float
     verdict: Verdict
     tests: tuple[CalibratedTest, ...]
 
@@ -82,6 +92,7 @@ class Calibration:
             "trait_skewness": _or_none(self.trait_skewness),
             "trait_excess_kurtosis": _or_none(self.trait_excess_kurtosis),
             "few_values": self.few_values,
+            "outlier": _or_none(self.outlier),
             "verdict": self.verdict.to_json(),
             "tests": [test.to_json() for test in self.tests],
         }
@@ -193,8 +204,9 @@ def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any
         ``few_tests_count`` or ``few_tests_info`` where less than 1,000 tests have the variant's
         minor allele count or info; ``inflated_count`` or ``inflated_info`` where these reject too
         often; ``jumps`` where the trait takes few values and the allele is rare, so that p may be
-        three times too small; ``at_bound`` where the score is beyond what the residuals can reach,
-        so that p is no smaller than said.
+        three times too small; ``outlier`` where one person has a third of the variance of squares,
+        alike of tests of the variance or of both effects; ``at_bound`` where the score is beyond
+        what the residuals can reach, so that p is no smaller than said.
     """
     values = {"count": float(minor_allele_count(hit))}
     if any(t.bin.of == "info" for t in calibrated.tests):
@@ -209,6 +221,9 @@ def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any
             found.append(f"inflated_{of}")
     if calibrated.few_values and values["count"] < SMOOTH_COUNT:
         found.append("jumps")
+    outlying = calibrated.outlier >= OUTLIER_SHARE and values["count"] < OUTLIER_COUNT
+    if outlying and test.question in ("var", "av"):
+        found.append("outlier")
     columns = {name: np.array([hit[name]]) for name in ("status", "test_flags") if name in hit}
     return [*found, *(["at_bound"] if at_bound(test, columns)[0] else [])]
 

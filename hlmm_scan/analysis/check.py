@@ -24,7 +24,8 @@ from hlmm_scan.genotypes.ploidy import Ploidy, recode
 from hlmm_scan.genotypes.variant_names import VariantName, read_variant_names
 from hlmm_scan.kernels.filters import GenotypeCounts
 from hlmm_scan.kernels.prepared import score_design
-from hlmm_scan.kernels.scores.design import genotype_classes
+from hlmm_scan.kernels.scores.design import genotype_shapes
+from hlmm_scan.kernels.scores.p_values import GenotypeShapes
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.null.serving import Served
 from hlmm_scan.null.store import read_serving
@@ -238,20 +239,17 @@ def _parts(
                 key,
                 CheckedGenotypes(
                     np.concatenate([b.copies(null.samples) for b in blocks]),
-                    [_classes(b, null.samples, score_design(null, key).classes) for b in blocks],
+                    [_shape(b, null.samples, score_design(null, key).classes) for b in blocks],
                 ),
             )
 
 
-def _classes(
-    genotypes: GenotypeBlock, samples: NDArray[np.int64], classes: int
-) -> tuple[Float, Float]:
-    """Return the people and the copies of the classes of one variant, as the scan tells them."""
+def _shape(genotypes: GenotypeBlock, samples: NDArray[np.int64], classes: int) -> GenotypeShapes:
+    """Return what tests take of one variant, as the scan has it."""
     if genotypes.whole()[0]:
         genotypes = genotypes.best_guess()
     counts = GenotypeCounts.of(genotypes, samples)
-    people, of_class = genotype_classes(genotypes, np.array([0]), counts, samples, classes)
-    return people[0], of_class[0]
+    return genotype_shapes(genotypes, np.array([0]), counts, samples, classes).at_hand()
 
 
 def _stored(

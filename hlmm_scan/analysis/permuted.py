@@ -13,6 +13,7 @@ from scipy.stats import beta, norm
 from hlmm_scan.array_types import Float, Int
 from hlmm_scan.kernels.limits import COLLINEAR_SCREENED
 from hlmm_scan.kernels.prepared import random_screen_design, score_design
+from hlmm_scan.kernels.scores.p_values import GenotypeShapes
 from hlmm_scan.kernels.screen.plain import residual
 from hlmm_scan.null.eigen import Eigenstructure, weighted
 from hlmm_scan.null.model import NullModel
@@ -29,12 +30,12 @@ class CheckedGenotypes:
     ----------
     copies : ndarray, shape (m, n)
         Copies of the effect allele of the people analysed, NaN where missing.
-    classes : list of tuple of ndarray, shape (c,)
-        For each variant, the people and the copies of its genotype classes.
+    shapes : list of GenotypeShapes
+        Of one variant each.
     """
 
     copies: Float
-    classes: list[tuple[Float, Float]]
+    shapes: list[GenotypeShapes]
 
 
 class Statistic(Protocol):
@@ -119,7 +120,7 @@ class ScoreStatistic:
 
     def __init__(self, null: NullModel, key: str, genotypes: CheckedGenotypes) -> None:
         fit = null.fits[key]
-        self.n, self._design, self._classes = null.n, score_design(null, key), genotypes.classes
+        self.n, self._design, self._shapes = null.n, score_design(null, key), genotypes.shapes
         self._fourth, self._h2 = fit.fourth_moment, fit.random_variance
         deviation = np.exp(0.5 * (null.variance_design @ fit.beta))
         self._eigen: Eigenstructure | None = None
@@ -138,7 +139,7 @@ class ScoreStatistic:
 
     def observed(self) -> Float:
         """Return −log10 p, as :class:`Statistic` has it."""
-        rows = np.arange(len(self._classes))
+        rows = np.arange(len(self._shapes))
         tests = self._tests(self._scores(self._t[:, None], rows, self._fourth), rows)
         return np.asarray(tests[0])
 
@@ -174,9 +175,8 @@ class ScoreStatistic:
         for k, row in enumerate(rows):
             # What cannot be tested has no score at all.
             tested = np.flatnonzero(np.isfinite(scores[:, k]).all(axis=1))
-            shape = (len(tested), len(self._classes[row][0]))
-            people, copies = (np.broadcast_to(a, shape) for a in self._classes[row])
-            tests = self._design.tests(scores[tested, k], people, copies)
+            shape = self._shapes[row].repeated(len(tested))
+            tests = self._design.tests(scores[tested, k], shape)
             found[tested, k] = np.column_stack([tests.add, tests.var, tests.av])
         return found
 

@@ -20,7 +20,7 @@ from hlmm_scan.kernels.filters import Filters, GenotypeCounts
 from hlmm_scan.kernels.hardy_weinberg import hwe_neg_log10_p
 from hlmm_scan.kernels.paths import Path
 from hlmm_scan.kernels.prepared import call_lattice, class_sums_plan, score_design
-from hlmm_scan.kernels.scores.design import genotype_classes
+from hlmm_scan.kernels.scores.design import genotype_shapes
 from hlmm_scan.kernels.scores.interaction import interaction_neg_log10_p
 from hlmm_scan.kernels.scores.p_values import ScoreTests
 from hlmm_scan.kernels.sums.call_counts import CallCounts
@@ -229,7 +229,7 @@ def _fit_again(
     if not len(rows):
         return
     found = fit(path, variants.take(rows))
-    found.put_scores(np.arange(len(rows)), estimates.scores[rows])
+    found.put_scores(np.arange(len(rows)), estimates.scores[rows], estimates.higher[rows])
     refined = (found.status == Status.OK) & (estimates.status[rows] == Status.SCREENED)
     found.status[refined] = Status.REFINED
     estimates.put(rows, found)
@@ -250,8 +250,10 @@ def _score_tests(
         return tests
     for key, here in by_left_out(null, contigs[rows]):
         design, own = score_design(null, key), rows[here]
-        classes = genotype_classes(genotypes, own, counts, null.samples, design.classes)
-        tests.put(own, design.tests(scores[own], *classes))
+        shapes = genotype_shapes(
+            genotypes, own, counts, null.samples, design.classes, estimates.higher[own]
+        )
+        tests.put(own, design.tests(scores[own], shapes))
     return tests
 
 

@@ -64,6 +64,8 @@ class Estimates:
     score_add, score_var, score_plain : ndarray, shape (m,)
         Standardised scores at the null model: of the additive effect, of the variance effect with
         the additive one taken out, and of the variance effect as the null model leaves it.
+    genotype_third, genotype_fourth : ndarray, shape (m,)
+        Σh³ and Σh⁴ of the genotype, h copies less their mean, where sums of dosages have them.
     log_likelihood : ndarray, shape (m,)
     random_variance, random_variance_variance : ndarray, shape (m,)
         Variance of the random effects and its sampling variance (HLMM).
@@ -94,6 +96,8 @@ class Estimates:
     score_add: Float
     score_var: Float
     score_plain: Float
+    genotype_third: Float
+    genotype_fourth: Float
     log_likelihood: Float
     random_variance: Float
     random_variance_variance: Float
@@ -106,14 +110,23 @@ class Estimates:
         columns = {f.name: np.full(m, np.nan) for f in fields(cls) if f.name != "status"}
         return cls(**columns, status=np.full(m, Status.PENDING, np.int8))
 
-    def put_scores(self, rows: NDArray[np.integer], scores: Float) -> None:
-        """Put standardised scores, shape (len(rows), 3): additive, plain variance, variance."""
+    def put_scores(
+        self, rows: NDArray[np.integer], scores: Float, higher: Float | None = None
+    ) -> None:
+        """Put scores and, where they are known, powers of the genotype into rows."""
         self.score_add[rows], self.score_plain[rows], self.score_var[rows] = scores.T
+        if higher is not None:
+            self.genotype_third[rows], self.genotype_fourth[rows] = higher.T
 
     @property
     def scores(self) -> Float:
         """Standardised scores, shape (m, 3): additive, plain variance, variance."""
         return np.column_stack([self.score_add, self.score_plain, self.score_var])
+
+    @property
+    def higher(self) -> Float:
+        """Σh³ and Σh⁴ of the genotype, shape (m, 2)."""
+        return np.column_stack([self.genotype_third, self.genotype_fourth])
 
     def put(self, rows: NDArray[np.integer], other: Estimates) -> None:
         """Copy `other` (one row for each of `rows`) into these rows."""

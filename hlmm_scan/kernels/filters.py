@@ -145,6 +145,27 @@ class GenotypeCounts:
         """Copies per person called, shape (m,); 0 where nobody is."""
         return self.codes * (2 / self.steps) / np.maximum(self.called, 1)
 
+    def moments(self, third: Float, fourth: Float) -> Float:
+        """Return what the tests' normal forms take of genotypes, shape (5, m).
+
+        Parameters
+        ----------
+        third, fourth : ndarray, shape (m,)
+            Σh³ and Σh⁴, h copies less their mean, which counts do not know.
+
+        Returns
+        -------
+        ndarray
+            People called, mean copies, Σh², Σh³, Σh⁴.
+        """
+        # About a whole number of copies, in whole steps: exact, and no difference of large numbers.
+        middle = np.rint(self.mean_copies).astype(np.int64) * (self.steps // 2)
+        first = (self.codes - middle * self.called).astype(np.float64)
+        second = self.squares - 2 * middle * self.codes + middle**2 * self.called
+        called = np.maximum(self.called, 1)
+        spread = (second - first * first / called) * (2 / self.steps) ** 2
+        return np.stack([self.called, self.mean_copies, spread, third, fourth])
+
     @property
     def info(self) -> Float:
         """Info score by the dosages alone, shape (m,); NaN where all have the same allele.

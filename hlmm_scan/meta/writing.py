@@ -328,7 +328,8 @@ def _shape(people: int, shapes: Sequence[TraitShape | None]) -> TraitShape:
         sum(one.people * value for one, value in zip(known, values, strict=True)) / total
         for values in ([s.skewness for s in known], [s.excess_kurtosis for s in known])
     )
-    return TraitShape(people, skewness, excess, any(one.few_values for one in known))
+    few_values = any(one.few_values for one in known)
+    return TraitShape(people, skewness, excess, few_values, max(one.outlier for one in known))
 
 
 def _utc(seconds: float) -> str:

@@ -99,6 +99,7 @@ def _doubts(hits: pd.DataFrame) -> Iterator[tuple[int, str]]:
             "few_tests_info": "few tests at its info",
             "inflated_info": "inflated at its info",
             "jumps": "few values of the trait, few carriers",
+            "outlier": "one person has most of the variance, few carriers",
             "at_bound": "p at its bound",
         }
         flags = f"{hit['flags']},{hit.get(CALIBRATION_FLAGS, '')}".split(",")

@@ -35,12 +35,15 @@ class TraitShape(NamedTuple):
     skewness, excess_kurtosis : float
     few_values : bool
         Whether people have at most 20 values of it among them, as counts and grades do.
+    outlier : float, default 0
+        Share that the most outlying person has of the variance of t², t the standardised trait.
     """
 
     people: int
     skewness: float
     excess_kurtosis: float
     few_values: bool
+    outlier: float = 0.0
 
 
 def trait_shape(group: zarr.Group) -> TraitShape:
@@ -50,17 +53,20 @@ def trait_shape(group: zarr.Group) -> TraitShape:
     ----------
     group : zarr.Group
         Of a phenotype's null model, in the store of a scan or in a published one. One published
-        before few values were asked for is taken not to have few.
+        before few values or outliers were asked for is taken to have none.
     """
     if SHAPE in group.attrs:
         said = cast(list[float | None], group.attrs[SHAPE])
-        people, skewness, excess, *few = (np.nan if one is None else one for one in said)
-        return TraitShape(int(people), float(skewness), float(excess), any(few))
+        people, skewness, excess, *more = (np.nan if one is None else one for one in said)
+        few, outlier = (*more, *(0.0, 0.0)[len(more) :])
+        return TraitShape(int(people), float(skewness), float(excess), bool(few), float(outlier))
     y = np.asarray(_stored(group, "y")[:], np.float64)
     centred = y - y.mean()
     t = centred / np.sqrt((centred**2).mean())
-    few_values = len(np.unique(y)) <= _FEW
-    return TraitShape(len(y), float((t**3).mean()), float((t**4).mean()) - 3.0, few_values)
+    few_values, squares = len(np.unique(y)) <= _FEW, (t**2 - 1) ** 2
+    outlier = float(squares.max() / max(squares.sum(), 1e-300))
+    excess = float((t**4).mean()) - 3.0
+    return TraitShape(len(y), float((t**3).mean()), excess, few_values, outlier)
 
 
 def copy_summary(group: zarr.Group, target: zarr.Group) -> None:

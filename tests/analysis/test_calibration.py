@@ -11,7 +11,7 @@ import pytest
 import small_scans
 from scipy import stats
 
-from hlmm_scan.analysis.calibration import calibration, not_shown
+from hlmm_scan.analysis.calibration import OUTLIER_SHARE, calibration, not_shown
 from hlmm_scan.analysis.hits import hits
 from hlmm_scan.analysis.rejection import ALL, COLUMNS, LEVELS, Bin
 from hlmm_scan.analysis.rows import chosen_tests
@@ -325,6 +325,22 @@ def test_an_info_without_tests_is_told(tmp_path):
     hit = {"n": 3000, "effect_allele_frequency": 0.25, "info": 0.1, "status": "ok", "test_flags": 0}
     assert not_shown(found, test, hit) == ["few_tests_info"]
     assert not_shown(found, test, hit | {"info": 0.99, "test_flags": 1}) == ["at_bound"]
+
+
+@pytest.mark.parametrize(("away", "outlier"), [(4.0, False), (30.0, True)])
+def test_rare_alleles_and_a_trait_of_one_person_are_told(tmp_path, away, outlier):
+    """Whether that person is a carrier decides."""
+    y = np.random.default_rng(5).standard_normal(3000)
+    y[7] = away
+    store = made(tmp_path / "r", y=y)
+    (found,) = calibration(store, tests=["add"])
+    assert (found.outlier >= OUTLIER_SHARE) == outlier
+    assert found.to_json()["outlier"] == found.outlier
+    hit = {"n": 3000, "effect_allele_frequency": 150 / 6000, "status": "ok", "test_flags": 0}
+    for name in ("add", "var", "av"):
+        (found,), (test,) = calibration(store, tests=[name]), chosen_tests(store, [name])
+        assert not_shown(found, test, hit) == ["outlier"] * (outlier and name != "add")
+        assert not_shown(found, test, hit | {"effect_allele_frequency": 250 / 6000}) == []
 
 
 @pytest.mark.parametrize(("values", "jump"), [(3, True), (20, True), (21, False)])

@@ -24,6 +24,7 @@ from hlmm_scan.cli import main
 from hlmm_scan.errors import InputError
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, Dosages, HardCalls
 from hlmm_scan.kernels.block import FitOptions, fit_block
+from hlmm_scan.kernels.scores.p_values import GenotypeShapes
 from hlmm_scan.kernels.screen.plain import fit_hlmm_screen_plain, fit_screen_plain
 from hlmm_scan.results.inputs import scanned_genotypes
 
@@ -271,8 +272,8 @@ def test_a_genotype_that_covariates_explain_cannot_be_tested():
     genotypes = copies[:4].astype(float)
     genotypes[1] = 1.0
     genotypes[2] = 1 + null.mean_design[:, 1]
-    classes = [(np.full(3, N / 3), np.arange(3.0))] * 4
-    statistic = ScoreStatistic(null, "", CheckedGenotypes(genotypes, classes))
+    shapes = [GenotypeShapes.of(np.full((1, 3), N / 3), np.arange(3.0)[None])] * 4
+    statistic = ScoreStatistic(null, "", CheckedGenotypes(genotypes, shapes))
     assert np.isnan(statistic.observed()[1:3]).all()
     assert np.isfinite(statistic.observed()[[0, 3]]).all()
 

@@ -196,7 +196,7 @@ def _step_all(
     people with none, one and two copies; rows of `B` are that between them and the covariates, and
     the gradient in the latter.
     """
-    people, one, two, called, of_nodes = sums
+    people, one, two, called, of_nodes, _ = sums
     everybody, c, v, z, v_place, nodes = layout
     p, classes = c + v - 2, len(nodes)
     soft = classes > 3
@@ -373,7 +373,7 @@ def fit_newton_step(
         sums = design.screen.columns.sums(some, counts.take(rows))
         found, projections = screened(design.screen, some, sums)
         out = Estimates.empty(len(rows))
-        out.put_scores(np.arange(len(rows)), found.scores)
+        out.put_scores(np.arange(len(rows)), found.scores, sums.higher)
         if alone and design.whiten is not None:
             columns, left = design.screen.columns, np.flatnonzero(found.status == Status.SCREENED)
             apart = isinstance(columns, DosageColumns) and not columns.exact

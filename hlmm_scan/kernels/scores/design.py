@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.blocks import GenotypeBlock, HardCalls
 from hlmm_scan.kernels.filters import GenotypeCounts
-from hlmm_scan.kernels.scores.p_values import ScoreTests, score_tests
+from hlmm_scan.kernels.scores.p_values import GenotypeShapes, ScoreTests, shape_tests
 from hlmm_scan.kernels.scores.residual_bins import ResidualBins
 from hlmm_scan.kernels.sums.code_lanes import CLASSES
-from hlmm_scan.kernels.sums.dosage_codes import dosage_classes
+from hlmm_scan.kernels.sums.dosage_codes import dosage_classes, third_and_fourth
 from hlmm_scan.null.model import NullModel
 from hlmm_scan.schema import ScoreFlag
 
@@ -72,25 +72,24 @@ class ScoreDesign:
         freedom = float(np.sqrt(mean / (n - 1))), float(np.sqrt((n - v) / (n - 1)))
         return cls(ResidualBins.of(s, q), freedom, null.two_valued, classes_for(s, q))
 
-    def tests(self, scores: Float, people: Float, copies: Float) -> ScoreTests:
+    def tests(self, scores: Float, genotypes: GenotypeShapes) -> ScoreTests:
         """Test m variants.
 
         Parameters
         ----------
         scores : ndarray, shape (m, 3)
             Standardised by the null model: additive, plain variance, variance.
-        people, copies : ndarray, shape (m, c)
-            Of the genotype classes.
+        genotypes : GenotypeShapes
         """
         mean_freedom, variance_freedom = self.freedom
         unit = variance_freedom * float(self.bins.moments[2])
-        tests = score_tests(self.bins, people, copies, scores, (mean_freedom, unit, unit))
+        tests = shape_tests(self.bins, genotypes, scores, (mean_freedom, unit, unit))
         if not self.two_valued:
             return tests
         tested = np.isfinite(tests.add)
         flags = tests.flags & np.int8(ScoreFlag.ADD_AT_BOUND)
         flags[tested] |= np.int8(ScoreFlag.VAR_UNKNOWN)
-        return ScoreTests(tests.add, np.full(len(people), np.nan), tests.add, flags)
+        return ScoreTests(tests.add, np.full(len(scores), np.nan), tests.add, flags)
 
 
 def classes_for(s: Float, q: Float) -> int:
@@ -133,6 +132,36 @@ def genotype_classes(
     squares = counts.squares[rows].astype(np.float64) * unit**2
     ends = counts.ranges[rows].astype(np.float64) * unit
     return with_all_squares(people, copies, squares, ends)
+
+
+def genotype_shapes(
+    genotypes: GenotypeBlock,
+    rows: NDArray[np.intp],
+    counts: GenotypeCounts,
+    samples: NDArray[np.int64],
+    classes: int = CLASSES,
+    higher: Float | None = None,
+) -> GenotypeShapes:
+    """Return what tests take of some variants.
+
+    Parameters
+    ----------
+    genotypes, rows, counts, samples, classes
+        As for :func:`genotype_classes`.
+    higher : ndarray, shape (k, 2), optional
+        Σh³ and Σh⁴ of dosages, h copies less their mean, where sums have them already; else NaN.
+    """
+    if isinstance(genotypes, HardCalls):
+        return GenotypeShapes.of(*genotype_classes(genotypes, rows, counts, samples))
+    own = counts.take(rows)
+    higher = np.full((len(rows), 2), np.nan) if higher is None else higher.copy()
+    left = np.flatnonzero(np.isnan(higher).any(axis=1))
+    if len(left):
+        higher[left] = third_and_fourth(genotypes, rows[left], samples, own.mean_copies[left])
+    return GenotypeShapes(
+        own.moments(*higher.T),
+        lambda some: genotype_classes(genotypes, rows[some], counts, samples, classes),
+    )
 
 
 def with_all_squares(

@@ -13,6 +13,7 @@ variants, of which most have no small p), it is taken, else the saddlepoint
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,42 @@ class ScoreTests:
         """Copy `other` (one row for each of `rows`) into these rows."""
         self.add[rows], self.var[rows], self.av[rows] = other.add, other.var, other.av
         self.flags[rows] = other.flags
+
+
+@dataclass(frozen=True, eq=False)
+class GenotypeShapes:
+    """What the tests take of the genotypes of m variants.
+
+    Attributes
+    ----------
+    moments : ndarray, shape (5, m)
+        People called, mean copies, and the sums of powers 2 to 4 of copies less their mean, the
+        latter 0 where the genotype does not vary.
+    classes : callable
+        Returns, for rows of shape (k,), the people in the classes of those variants and their
+        copies of the effect allele, (k, c) each: only saddlepoints ask.
+    """
+
+    moments: Float
+    classes: Callable[[NDArray[np.intp]], tuple[Float, Float]]
+
+    @classmethod
+    def of(cls, people: Float, copies: Float) -> GenotypeShapes:
+        """Take them from classes that are known, shape (m, c) each."""
+        people, copies = (np.require(x, np.float64, ["C"]) for x in (people, copies))
+        moments = np.empty((5, len(people)))
+        _describe(people, copies, moments)
+        return cls(moments, lambda rows: (people[rows], copies[rows]))
+
+    def at_hand(self) -> GenotypeShapes:
+        """Return the same with all classes made now, for tests that are made over and over."""
+        people, copies = self.classes(np.arange(self.moments.shape[1]))
+        return GenotypeShapes(self.moments, lambda rows: (people[rows], copies[rows]))
+
+    def repeated(self, times: int) -> GenotypeShapes:
+        """Return those of a single variant so many times over."""
+        moments = np.repeat(self.moments, times, axis=1)
+        return GenotypeShapes(moments, lambda rows: self.classes(np.zeros_like(rows)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -243,52 +280,49 @@ def _normal_forms(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _all(
-    table: Any,
-    moments: Any,
-    N: Any,
-    copies: Any,
-    scores: Any,
-    units: Any,
-    standardised: bool,
-    out: Any,
-    flags: Any,
+def _bulk(
+    moments: Any, classes: Any, scores: Any, units: Any, U: Any, out: Any, asked: Any, flags: Any
 ) -> None:  # pragma: no cover
-    """Fill z of the mean, of the variance, of the variance given the mean, and two log p.
+    """Fill the scores in `U`, z of the mean, of the variance and of the variance given the mean.
 
-    The latter are those of the mean at its bound, and at the bound of the other side.
-
-    `table` is that of the bins; `N` and `copies` are of all classes; `scores` are Σgs, Σgq and the
-    variance's with the additive effect taken out, in `units`, and over √Σg² where they are
-    `standardised`.
+    `scores` are Σgs, Σgq and the variance's with the additive effect taken out, in `units`; `asked`
+    is what saddlepoints are wanted of, 0 of a genotype that does not vary.
     """
-    m, everybody = len(N), table[0].sum()
-    classes, U, asked = np.empty((5, m)), np.empty((3, m)), np.empty(m, np.int64)
-    _describe(N, copies, classes)
-    for k in range(3):
-        for j in range(m):
-            root = math.sqrt(classes[2, j]) if standardised else 1.0
-            U[k, j] = scores[j, k] * units[k] * root
-    _normal_forms(moments, classes, U, out[0], out[1], out[2], asked)
     unknown = math.isnan(moments[3])
-    own, g = np.empty_like(table), np.empty(N.shape[1])
-    room = np.empty((rows_of_room(N.shape[1]), table.shape[1]))
-    bits = np.empty(table.shape[1], np.int64)
-    for j in range(m):
-        out[3, j] = out[4, j] = math.nan
+    for k in range(3):
+        for j in range(len(asked)):
+            U[k, j] = scores[j, k] * units[j, k]
+    _normal_forms(moments, classes, U, out[0], out[1], out[2], asked)
+    for j in range(len(asked)):
         flags[j] = 0
         if not classes[2, j] > 0.0:
             out[0, j] = out[1, j] = out[2, j] = math.nan
+            asked[j] = 0
         elif unknown:
             flags[j] = _VAR_UNKNOWN
             out[1, j] = out[2, j] = math.nan
-        wanted = asked[j] & 1 if unknown else asked[j]
-        if wanted and classes[2, j] > 0.0:
-            for c in range(N.shape[1]):
-                g[c] = copies[j, c] - classes[1, j]
-            flags[j] |= _saddlepoints(
-                table, everybody, N[j], g, U[:, j], wanted, own, room, bits, out[:, j]
-            )
+            asked[j] &= 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _tails(
+    table: Any, N: Any, copies: Any, centres: Any, U: Any, asked: Any, out: Any, flags: Any
+) -> None:  # pragma: no cover
+    """Overwrite by saddlepoints what variants want of them.
+
+    `table` is that of the bins; `N` and `copies` are of all classes; rows 3 and 4 of `out` are log
+    p of the mean's score at its bound, and at the bound of the other side.
+    """
+    everybody = table[0].sum()
+    own, g = np.empty_like(table), np.empty(N.shape[1])
+    room = np.empty((rows_of_room(N.shape[1]), table.shape[1]))
+    bits = np.empty(table.shape[1], np.int64)
+    for j in range(len(N)):
+        for c in range(N.shape[1]):
+            g[c] = copies[j, c] - centres[j]
+        flags[j] |= _saddlepoints(
+            table, everybody, N[j], g, U[:, j], asked[j], own, room, bits, out[:, j]
+        )
 
 
 def score_tests(
@@ -298,32 +332,57 @@ def score_tests(
     scores: Float,
     units: tuple[float, float, float] | None = None,
 ) -> ScoreTests:
+    """Test m variants whose genotype classes are known.
+
+    Parameters
+    ----------
+    bins, scores, units
+        As for :func:`shape_tests`.
+    people, copies : ndarray, shape (m, c)
+        People in the classes of each variant's genotype, and their copies of the effect allele.
+    """
+    return shape_tests(bins, GenotypeShapes.of(people, copies), scores, units)
+
+
+def shape_tests(
+    bins: ResidualBins,
+    genotypes: GenotypeShapes,
+    scores: Float,
+    units: tuple[float, float, float] | None,
+) -> ScoreTests:
     """Test m variants.
 
     Parameters
     ----------
     bins : ResidualBins
         Of the null model.
-    people, copies : ndarray, shape (m, c)
-        People in the classes of each variant's genotype, and their copies of the effect allele.
+    genotypes : GenotypeShapes
     scores : ndarray, shape (m, 3)
         Σgs, Σgq and Σg(q with the additive effect taken out), g in copies less their mean, in
         units in which their variances are those of permutations: Σg² and Σg²·Σq²/n.
-    units : tuple of float, optional
+    units : tuple of float, or None
         Where scores are standardised: what they are √Σg² times this of.
 
     Returns
     -------
     ScoreTests
     """
-    m = len(people)
-    out, flags = np.empty((5, m)), np.empty(m, np.int8)
-    _all(
-        bins.table, bins.moments,
-        np.require(people, np.float64, ["C"]), np.require(copies, np.float64, ["C"]),
-        np.require(scores, np.float64, ["C"]), np.array(units or (1.0, 1.0, 1.0)),
-        units is not None, out, flags,
+    m = len(scores)
+    U, out = np.empty((3, m)), np.full((5, m), np.nan)
+    asked, flags = np.empty(m, np.int64), np.empty(m, np.int8)
+    sizes = np.ones((m, 3)) if units is None else np.sqrt(genotypes.moments[2])[:, None] * units
+    _bulk(
+        bins.moments, genotypes.moments, np.require(scores, np.float64, ["C"]), sizes,
+        U, out, asked, flags,
     )  # fmt: skip
+    if len(rows := np.flatnonzero(asked)):
+        N, classes = (np.require(x, np.float64, ["C"]) for x in genotypes.classes(rows))
+        tails, raised = out[:, rows], flags[rows]
+        _tails(
+            bins.table, N, classes, genotypes.moments[1, rows], U[:, rows], asked[rows],
+            tails, raised,
+        )  # fmt: skip
+        out[:, rows], flags[rows] = tails, raised
     z_a, z_b, given, bound, opposite = out
     log_p = np.log(2.0) + log_ndtr(-np.abs(z_a))
     # At the bound of the mean's score hardly anything is left that the other could be.

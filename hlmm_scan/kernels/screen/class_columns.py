@@ -41,6 +41,8 @@ class ClassColumnSums(NamedTuple):
         :class:`NullColumns`.
     nodes : ndarray, shape (m, nodes, 4)
         Sums of w, wr, wr² and √w by the classes that columns have nodes of.
+    higher : ndarray, shape (m, 2)
+        Σh³ and Σh⁴, h copies less their mean; NaN of hard calls, of which `people` tells.
     """
 
     people: Float
@@ -48,6 +50,7 @@ class ClassColumnSums(NamedTuple):
     two: Float
     called: Float
     nodes: Float
+    higher: Float
 
     def take(self, rows: NDArray[np.intp]) -> ClassColumnSums:
         """Return those of some variants."""
@@ -181,7 +184,8 @@ class CallColumns:
             sums = [self._filled(*known) for known in zip(sums, numbers, strict=True)]
         once, twice, everybody = sums
         by_class = [part[:, self.of.own] for part in (everybody - once - twice, once, twice)]
-        return ClassColumnSums(people, once, twice, everybody, np.stack(by_class, axis=1))
+        nodes, unknown = np.stack(by_class, axis=1), np.full((len(people), 2), np.nan)
+        return ClassColumnSums(people, once, twice, everybody, nodes, unknown)
 
     def _filled(self, sums: Float, number: NDArray[np.int64]) -> Float:
         """Add the sums that follow from numbers of people of equal weight."""
@@ -280,9 +284,19 @@ class DosageColumns:
             nodes = np.concatenate([nodes, nodes[:, :, :1] / np.sqrt(w)], axis=2)
         one, two = soft_sums(called, first, twice, centre)
         # Of 1, g and g² in place of powers of g − ḡ.
-        some = soft_sums(everybody, copies, squares, np.zeros(len(number)))
-        people = np.column_stack([everybody - some[0] - some[1], *some])
-        return ClassColumnSums(people, one, two, called, nodes)
+        heterozygous, homozygous = soft_sums(everybody, copies, squares, np.zeros(len(number)))
+        people = np.column_stack([everybody - heterozygous - homozygous, heterozygous, homozygous])
+        # Of powers of g − ḡ in place of those of u.
+        shift = found.middle - centre
+        of_first = copies[:, 0] - found.middle * number
+        of_second = squares[:, 0] - 2 * found.middle * copies[:, 0] + found.middle**2 * number
+        third, fourth = found.plain.T
+        cubes = third + shift * (3 * of_second + shift * (3 * of_first + shift * number))
+        fourths = fourth + shift * (
+            4 * third + shift * (6 * of_second + shift * (4 * of_first + shift * number))
+        )
+        higher = np.column_stack([cubes, fourths])
+        return ClassColumnSums(people, one, two, called, nodes, higher)
 
     def squared(self, genotypes: GenotypeBlock, sums: ClassColumnSums) -> ClassColumnSums:
         """Make the second powers of variants whose sums are there, in another pass."""

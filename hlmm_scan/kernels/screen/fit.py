@@ -175,7 +175,7 @@ def _finish(
     One variant after the other: array operations over variants may round differently at the ends
     of vectors.
     """
-    counts, one, two, called, of_nodes = sums
+    counts, one, two, called, of_nodes, _ = sums
     n, c, v, z, v_place, nodes = layout
     mean, variance, noise, root, to_root, weight, total = products
     gamma, delta, zeta = np.empty(c), np.empty(v), np.empty(z)

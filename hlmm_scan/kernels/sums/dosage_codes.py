@@ -141,6 +141,31 @@ def _classify_finely(
                 copies[k, c] = total[c] * (2.0 / steps / number[c])
 
 
+@njit(nogil=True, cache=True)
+def _third_and_fourth(
+    codes: Any, rows: Any, samples: Any, steps: int, centre: Any, out: Any
+) -> None:  # pragma: no cover
+    for k in range(len(rows)):
+        own, third, fourth = codes[rows[k]], 0.0, 0.0
+        for i in range(len(samples)):
+            code: Any = np.int64(own[samples[i]])
+            if code <= steps:
+                h = code * (2.0 / steps) - centre[k]
+                cube = h * h * h
+                third += cube
+                fourth += cube * h
+        out[k, 0], out[k, 1] = third, fourth
+
+
+def third_and_fourth(
+    dosages: Dosages, rows: NDArray[np.intp], samples: Int, centre: Float
+) -> Float:
+    """Return Σh³ and Σh⁴ of some variants, shape (k, 2), h copies less `centre`, shape (k,)."""
+    out = np.empty((len(rows), 2))
+    _third_and_fourth(dosages.codes, rows, samples, dosages.steps, centre, out)
+    return out
+
+
 def copies_by_code(steps: int) -> Float:
     """Return the copies that each code stands for, shape (steps + 1,): a division less for each."""
     return np.arange(steps + 1) * 2.0 / steps

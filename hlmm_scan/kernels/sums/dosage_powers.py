@@ -28,7 +28,7 @@ from hlmm_scan.array_types import Float, Float32, Int
 from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.dosage_codes import in_order, read_codes
-from hlmm_scan.kernels.sums.power_lanes import LANES, POWERS, add_four, add_three
+from hlmm_scan.kernels.sums.power_lanes import LANES, PLAIN, POWERS, add_four, add_three
 
 Places = NDArray[np.intp]
 
@@ -53,6 +53,8 @@ class PowerSums:
         Σq and Σq·h of the columns, h copies less their mean.
     own : ndarray, shape (m, POWERS + 1, o)
         Σq·uᵖ of the own columns, u copies less `middle`.
+    plain : ndarray, shape (m, 2)
+        Σu³ and Σu⁴.
     middle : ndarray, shape (m,)
         The whole number of copies next to the mean.
     """
@@ -60,6 +62,7 @@ class PowerSums:
     called: Float
     first: Float
     own: Float
+    plain: Float
     middle: Float
 
     def own_about(self, centre: Float) -> tuple[Float, Float]:
@@ -133,26 +136,27 @@ class PowerSumsPlan:
             for rows, people, h in self._strips(dosages, centre):
                 size = people.stop - people.start
                 products.add_product(h[:, :size], self.columns[people], first[rows])
-        own = self._own_sums(dosages, middle)
+        own, plain = self._own_sums(dosages, middle)
         for j in np.flatnonzero(called < len(self.samples)).tolist():
             absent = np.flatnonzero(dosages.codes[j, self.samples] > dosages.steps)
             everybody[j] -= self.columns[absent, :k].sum(axis=0, dtype=np.float64)
             own[j, 0] -= self.own[:, absent].sum(axis=1)
-        return PowerSums(everybody, first[:, :k], own, middle)
+        return PowerSums(everybody, first[:, :k], own, plain, middle)
 
-    def _own_sums(self, dosages: Dosages, middle: Float) -> Float:
-        """Return the power sums of own columns, those of power 0 over everybody."""
+    def _own_sums(self, dosages: Dosages, middle: Float) -> tuple[Float, Float]:
+        """Return the power sums of own columns, those of power 0 over everybody, and plain ones."""
         m, steps, k = len(dosages), dosages.steps, len(self.own)
-        lanes = np.zeros((m, k * POWERS, LANES))
+        lanes = np.zeros((m, k * POWERS + PLAIN, LANES))
         codes_of_middle = (middle * (steps // 2)).astype(np.int64)
         people = self.samples, in_order(self.samples)
         add = _add_own_three if k == 3 else _add_own_four
         add(dosages.codes, *people, steps, codes_of_middle, self.strips, lanes)
+        sums = lanes.sum(axis=2)
+        units = (2.0 / steps) ** np.arange(POWERS + 1)  # sums are of steps
         own = np.empty((m, POWERS + 1, k))
         own[:, 0] = self.own_totals
-        own[:, 1:] = lanes.sum(axis=2).reshape(m, k, POWERS).swapaxes(1, 2)
-        own *= (2.0 / steps) ** np.arange(POWERS + 1)[:, None]  # sums are of steps
-        return own
+        own[:, 1:] = sums[:, :-PLAIN].reshape(m, k, POWERS).swapaxes(1, 2)
+        return own * units[:, None], sums[:, -PLAIN:] * units[3:5]
 
     def squares(self, dosages: Dosages, centre: Float) -> Float:
         """Return Σq·h² of the columns, shape (m, k): another pass."""
@@ -212,7 +216,7 @@ def _add_own_three(
 ) -> None:  # pragma: no cover
     """Add up three own columns, those of a strip of people for a tile of variants."""
     flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), 3 * POWERS * LANES
+    n, row = len(samples), (3 * POWERS + PLAIN) * LANES
     for first in range(0, len(codes), TILE):
         for start in range(0, n, _OWN_STRIP):
             size: Any = min(_OWN_STRIP, n - start)
@@ -229,7 +233,7 @@ def _add_own_four(
 ) -> None:  # pragma: no cover
     """Add up four own columns, those of a strip of people for a tile of variants."""
     flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), 4 * POWERS * LANES
+    n, row = len(samples), (4 * POWERS + PLAIN) * LANES
     for first in range(0, len(codes), TILE):
         for start in range(0, n, _OWN_STRIP):
             size: Any = min(_OWN_STRIP, n - start)

@@ -22,6 +22,9 @@ LANES = 8
 POWERS = 6
 """Of each column."""
 
+PLAIN = 2
+"""Powers that are summed by themselves too, the third and the fourth: counts have the others."""
+
 cgutils: Any = untyped_cgutils
 _INDEX = ir.IntType(64)
 _CODES, _WHOLE, _REAL = (
@@ -35,10 +38,10 @@ def _add_powers_of(columns: int) -> Any:
     Its arguments are flat arrays and numbers: uint16 codes, of which the first `size` (a multiple
     of 8) are gone over; the code that powers are of codes less; the largest code that counts
     (others add nothing); float64 weights, `size` of each column one after the other from element
-    `at` on; and float64 sums from element `to` on, a vector of each power of each column, which are
-    added to.
+    `at` on; and float64 sums from element `to` on, a vector of each power of each column, then of
+    the third power and of the fourth themselves, which are added to.
     """
-    count = columns * POWERS
+    count = columns * POWERS + PLAIN
 
     @intrinsic
     def add_powers(
@@ -93,12 +96,15 @@ def _add_powers_of(columns: int) -> Any:
             third, fourth = builder.fmul(second, first), builder.fmul(second, second)
             powers = [first, second, third, fourth]
             powers += [builder.fmul(third, second), builder.fmul(third, third)]
-            grown, start = [], builder.add(at, place)
+            grown: list[Any] = []
+            start = builder.add(at, place)
             for _ in range(columns):
                 column = builder.load(vector_at(weights, start, _REAL), align=8)
                 start = builder.add(start, size)
                 for power in powers:
                     grown.append(grow(sums[len(grown)], power, column))
+            for power in powers[2 : 2 + PLAIN]:
+                grown.append(builder.fadd(sums[len(grown)], power))
             following = [builder.add(place, ir.Constant(_INDEX, LANES)), *grown]
             for value, one, other in zip(
                 [place, *sums], [zero] + [nought] * count, following, strict=True
