@@ -211,7 +211,8 @@ def statistic_of(null, key, copies):
     with_calls = np.where(copies < 0, np.nan, copies.astype(float))
     of_class = np.arange(3.0)
     people = [(g[:, None] == of_class).sum(axis=0).astype(float) for g in with_calls]
-    return ScoreStatistic(null, key, CheckedGenotypes(with_calls, [(p, of_class) for p in people]))
+    shapes = [GenotypeShapes.of(p[None], of_class[None]) for p in people]
+    return ScoreStatistic(null, key, CheckedGenotypes(with_calls, shapes))
 
 
 @pytest.mark.parametrize("missing", [False, True])

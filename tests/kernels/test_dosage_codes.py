@@ -8,15 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_dosages import UNITS, of_calls, simulated_dosages
 
-from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages, HardCalls, joined
+from hlmm_scan.genotypes.blocks import (
+    BGEN_8_BIT,
+    FINEST,
+    MISSING_CODE,
+    PGEN,
+    Dosages,
+    HardCalls,
+    joined,
+)
 from hlmm_scan.genotypes.packing import pack, unpack
 from hlmm_scan.kernels.filters import Filters, GenotypeCounts
+from hlmm_scan.kernels.scores.design import genotype_shapes
+from hlmm_scan.kernels.scores.p_values import GenotypeShapes
 from hlmm_scan.kernels.sums.dosage_codes import (
     count_dosages,
     count_dosages_reference,
     dosage_classes,
     dosage_classes_reference,
+    third_and_fourth,
 )
+from hlmm_scan.kernels.sums.dosage_powers import POWERS, PowerSumsPlan
 from hlmm_scan.schema import Status
 
 
@@ -139,3 +151,50 @@ def test_the_first_reason_stands_in_the_order_of_the_status_codes():
     # A bound that is not given takes nothing, and what is reported need not filter.
     found = counts.status(Filters(0, 0, 1), info, hwe)
     assert set(found[1:-1]) == {Status.PENDING}
+
+
+@pytest.mark.parametrize("people", [1, 7, 64, 1_025])
+@pytest.mark.parametrize("unit", [BGEN_8_BIT, PGEN, FINEST])
+@pytest.mark.parametrize("columns", [3, 4])
+def test_power_sums_are_those_written_out(people, unit, columns):
+    rng = np.random.default_rng(people)
+    steps = round(2 / unit)
+    codes = rng.integers(0, steps + 1, (3, people + 9)).astype(np.uint16)
+    codes[rng.random(codes.shape) < 0.1] = MISSING_CODE
+    dosages, samples = Dosages(codes, unit), rng.permutation(people + 9)[:people]
+    own, others = rng.standard_normal((people, columns)), rng.standard_normal((people, 5))
+    g = dosages.copies(samples)
+    called = np.isfinite(g)
+    centre = np.where(called, g, 0).sum(axis=1) / np.maximum(called.sum(axis=1), 1)
+    plan = PowerSumsPlan.of(samples, others, own)
+    found = plan.sums(dosages, centre, called.sum(axis=1))
+    u = np.where(called, g - found.middle[:, None], 0)
+    powers = np.stack([called, *(u**p for p in range(1, POWERS + 1))], axis=1)
+    np.testing.assert_allclose(found.own, powers @ own, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(found.plain, powers[:, 3:5].sum(axis=2), rtol=1e-12, atol=1e-9)
+    h = np.where(called, g - centre[:, None], 0)
+    np.testing.assert_allclose(found.first, h @ others, rtol=1e-5, atol=1e-4)
+    about = found.own_about(centre)
+    np.testing.assert_allclose(about, [h @ own, h**2 @ own], rtol=1e-10, atol=1e-8)
+    again = third_and_fourth(dosages, np.arange(3), samples, centre)
+    np.testing.assert_allclose(again, np.stack([(h**3).sum(1), (h**4).sum(1)], 1), atol=1e-9)
+    alone = plan.sums(dosages.take(np.array([1])), centre[1:2], called[1:2].sum(axis=1))
+    assert (alone.own == found.own[1:2]).all()
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
+def test_moments_by_counts_are_those_of_the_dosages(people, seed):
+    rng = np.random.default_rng(seed)
+    unit = (BGEN_8_BIT, PGEN, FINEST)[seed % 3]
+    rare = rng.random(people) < rng.random()
+    codes = np.where(rare, rng.integers(0, round(2 / unit) + 1, people), seed % 2 * round(2 / unit))
+    dosages, samples = Dosages(codes[None].astype(np.uint16), unit), np.arange(people)
+    counts, rows = GenotypeCounts.of(dosages, samples), np.zeros(1, np.intp)
+    shapes = genotype_shapes(dosages, rows, counts, samples)
+    g = dosages.copies(samples)[0]
+    h = g - g.mean()
+    wanted = [people, g.mean(), *((h**p).sum() for p in (2, 3, 4))]
+    np.testing.assert_allclose(shapes.moments[:, 0], wanted, rtol=1e-9, atol=1e-9)
+    assert (shapes.moments[2, 0] == 0) == (len(set(codes.tolist())) == 1)
+    of_classes = GenotypeShapes.of(*shapes.classes(rows))
+    np.testing.assert_allclose(of_classes.moments[:2, 0], wanted[:2], rtol=1e-9, atol=1e-9)

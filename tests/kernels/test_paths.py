@@ -17,6 +17,7 @@ from hlmm_scan.kernels.cost import task_bytes, task_seconds
 from hlmm_scan.kernels.estimates import Estimates
 from hlmm_scan.kernels.paths import (
     CLASS_SCORES,
+    DOSAGE_SUMS,
     GRAMS_AFTER_SECOND_ORDER,
     JOINT,
     JOINT_PLAIN,
@@ -26,7 +27,7 @@ from hlmm_scan.kernels.paths import (
 from hlmm_scan.schema import Status
 
 ROWS = [value for value in vars(paths).values() if isinstance(value, Path)]
-TAKEN_AFTER_OTHERS = [JOINT, JOINT_PLAIN, GRAMS_AFTER_SECOND_ORDER, CLASS_SCORES]
+TAKEN_AFTER_OTHERS = [DOSAGE_SUMS, JOINT, JOINT_PLAIN, GRAMS_AFTER_SECOND_ORDER, CLASS_SCORES]
 SIZES = [
     ModelSize(people, mean, mean, random, screen, dosages)
     for people in (300, 3_000, 6_000, 30_000)

@@ -373,7 +373,7 @@ def fit_newton_step(
         sums = design.screen.columns.sums(some, counts.take(rows))
         found, projections = screened(design.screen, some, sums)
         out = Estimates.empty(len(rows))
-        out.put_scores(np.arange(len(rows)), found.scores, sums.higher)
+        out.put_scores(np.arange(len(rows)), found.scores, found.higher)
         if alone and design.whiten is not None:
             columns, left = design.screen.columns, np.flatnonzero(found.status == Status.SCREENED)
             apart = isinstance(columns, DosageColumns) and not columns.exact

@@ -33,6 +33,7 @@ _VAR_AT_BOUND = int(ScoreFlag.VAR_AT_BOUND)
 _AV_AT_BOUND = int(ScoreFlag.AV_AT_BOUND)
 _VAR_UNKNOWN = int(ScoreFlag.VAR_UNKNOWN)
 
+_ROUNDING = 1e-9
 _TAIL = 2.3  # |z| from which on the tail counts
 _TAIL_JOINT = 7.8  # the same of the joint statistic
 _LITTLE = 0.1  # change of log p by third-order terms up to which the normal form has them right
@@ -376,12 +377,14 @@ def shape_tests(
         U, out, asked, flags,
     )  # fmt: skip
     if len(rows := np.flatnonzero(asked)):
-        N, classes = (np.require(x, np.float64, ["C"]) for x in genotypes.classes(rows))
+        N, copies = (np.require(x, np.float64, ["C"]) for x in genotypes.classes(rows))
+        of_classes = np.empty((5, len(rows)))
+        _describe(N, copies, of_classes)
+        # Classes of dosages of very few people may have less than all of Σh².
+        size = np.sqrt(of_classes[2] / genotypes.moments[2, rows])
+        own = U[:, rows] * np.where(np.abs(size - 1) > _ROUNDING, size, 1.0)
         tails, raised = out[:, rows], flags[rows]
-        _tails(
-            bins.table, N, classes, genotypes.moments[1, rows], U[:, rows], asked[rows],
-            tails, raised,
-        )  # fmt: skip
+        _tails(bins.table, N, copies, of_classes[1], own, asked[rows], tails, raised)
         out[:, rows], flags[rows] = tails, raised
     z_a, z_b, given, bound, opposite = out
     log_p = np.log(2.0) + log_ndtr(-np.abs(z_a))

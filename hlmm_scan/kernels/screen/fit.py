@@ -314,6 +314,7 @@ def screened(
         plain = 0.5 * first / I_b
         b = plain + 0.5 * a * (a * third - 2 * second) / I_b
     out.status[:] = Status.NOT_UNIQUE
+    out.genotype_third[:], out.genotype_fourth[:] = sums.higher.T
     parts = (a, b, plain, I_a, I_b, cross, sums.called[:, -1])
     a, b, plain, I_a, I_b, cross, density = (x[unique] for x in parts)
     rows = np.flatnonzero(unique)
