@@ -184,6 +184,9 @@ def clear(store: Place) -> None:
     """
     if not isinstance(store, Path):
         return
+    # What a kill left of a file that was being written beside its place.
+    for scratch in list((store / "random_effects").rglob("*.partial")):
+        scratch.unlink(missing_ok=True)
     for metadata in list((store / "random_effects").rglob(ROOT)):
         if metadata.is_file() and read_json(metadata) is None:
             shutil.rmtree(metadata.parent, ignore_errors=True)
