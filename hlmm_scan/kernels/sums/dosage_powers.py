@@ -28,7 +28,7 @@ from hlmm_scan.array_types import Float, Float32, Int
 from hlmm_scan.genotypes.blocks import MISSING_CODE, Dosages
 from hlmm_scan.kernels.sums import products
 from hlmm_scan.kernels.sums.dosage_codes import in_order, read_codes
-from hlmm_scan.kernels.sums.power_lanes import LANES, PLAIN, POWERS, add_four, add_three
+from hlmm_scan.kernels.sums.power_lanes import LANES, PLAIN, POWERS, add_four, add_three, vectors
 
 Places = NDArray[np.intp]
 
@@ -40,7 +40,7 @@ _STRIP = 512  # people whose copies stay in cache
 NODES = np.arange(POWERS + 1) / 3
 """Copies at which functions are taken for own columns: whole ones are among them."""
 
-_OWN_STRIP = 1024  # people whose own columns stay in the first-level cache
+_OWN_STRIP = 2048  # people: a strip's sums are put away once, its columns are near
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +85,7 @@ class PowerSumsPlan:
         Columns that are summed with all powers, in double precision.
     strips : ndarray
         The same, a strip of people after the other, each filled up with zeros to whole vectors.
+    single_strips : ndarray of float32
     totals, own_totals : ndarray, shapes (k,) and (o,)
         Sums over everybody.
     """
@@ -93,6 +94,7 @@ class PowerSumsPlan:
     columns: Float32
     own: Float
     strips: Float
+    single_strips: Float32
     totals: Float
     own_totals: Float
 
@@ -116,7 +118,8 @@ class PowerSumsPlan:
         padded = np.pad(of_own, ((0, 0), (0, -n % LANES)))
         starts = range(0, n, _OWN_STRIP)
         strips = np.concatenate([padded[:, s : s + _OWN_STRIP].ravel() for s in starts])
-        return cls(samples, single, of_own, strips, columns.sum(axis=0), own.sum(axis=0))
+        totals = columns.sum(axis=0), own.sum(axis=0)
+        return cls(samples, single, of_own, strips, strips.astype(np.float32), *totals)
 
     def sums(self, dosages: Dosages, centre: Float, called: Int) -> PowerSums:
         """Pass over the dosages of some variants.
@@ -146,11 +149,12 @@ class PowerSumsPlan:
     def _own_sums(self, dosages: Dosages, middle: Float) -> tuple[Float, Float]:
         """Return the power sums of own columns, those of power 0 over everybody, and plain ones."""
         m, steps, k = len(dosages), dosages.steps, len(self.own)
-        lanes = np.zeros((m, k * POWERS + PLAIN, LANES))
+        lanes = np.zeros((m, vectors(k), LANES))
         codes_of_middle = (middle * (steps // 2)).astype(np.int64)
         people = self.samples, in_order(self.samples)
         add = _add_own_three if k == 3 else _add_own_four
-        add(dosages.codes, *people, steps, codes_of_middle, self.strips, lanes)
+        strips = self.strips, self.single_strips
+        add(dosages.codes, *people, steps, codes_of_middle, *strips, lanes)
         sums = lanes.sum(axis=2)
         units = (2.0 / steps) ** np.arange(POWERS + 1)  # sums are of steps
         own = np.empty((m, POWERS + 1, k))
@@ -212,11 +216,18 @@ def _centred(
 
 @njit(nogil=True, cache=True)
 def _add_own_three(
-    codes: Any, samples: Any, ordered: bool, steps: int, middle: Any, strips: Any, lanes: Any
+    codes: Any,
+    samples: Any,
+    ordered: bool,
+    steps: int,
+    middle: Any,
+    strips: Any,
+    single: Any,
+    lanes: Any,
 ) -> None:  # pragma: no cover
     """Add up three own columns, those of a strip of people for a tile of variants."""
     flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), (3 * POWERS + PLAIN) * LANES
+    n, row = len(samples), lanes.shape[1] * LANES
     for first in range(0, len(codes), TILE):
         for start in range(0, n, _OWN_STRIP):
             size: Any = min(_OWN_STRIP, n - start)
@@ -224,16 +235,24 @@ def _add_own_three(
             read[size:whole] = MISSING_CODE
             for j in range(first, min(first + TILE, len(codes))):
                 read_codes(codes[j], samples, ordered, start, size, read)
-                add_three(read, whole, middle[j], steps, strips, 3 * start, flat, j * row)
+                to = j * row
+                add_three(read, whole, middle[j], steps, strips, single, 3 * start, flat, to)
 
 
 @njit(nogil=True, cache=True)
 def _add_own_four(
-    codes: Any, samples: Any, ordered: bool, steps: int, middle: Any, strips: Any, lanes: Any
+    codes: Any,
+    samples: Any,
+    ordered: bool,
+    steps: int,
+    middle: Any,
+    strips: Any,
+    single: Any,
+    lanes: Any,
 ) -> None:  # pragma: no cover
     """Add up four own columns, those of a strip of people for a tile of variants."""
     flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), (4 * POWERS + PLAIN) * LANES
+    n, row = len(samples), lanes.shape[1] * LANES
     for first in range(0, len(codes), TILE):
         for start in range(0, n, _OWN_STRIP):
             size: Any = min(_OWN_STRIP, n - start)
@@ -241,7 +260,8 @@ def _add_own_four(
             read[size:whole] = MISSING_CODE
             for j in range(first, min(first + TILE, len(codes))):
                 read_codes(codes[j], samples, ordered, start, size, read)
-                add_four(read, whole, middle[j], steps, strips, 4 * start, flat, j * row)
+                to = j * row
+                add_four(read, whole, middle[j], steps, strips, single, 4 * start, flat, to)
 
 
 def soft_sums(called: Float, first: Float, second: Float, centre: Float) -> tuple[Float, Float]:
