@@ -152,9 +152,8 @@ class PowerSumsPlan:
         lanes = np.zeros((m, vectors(k), LANES))
         codes_of_middle = (middle * (steps // 2)).astype(np.int64)
         people = self.samples, in_order(self.samples)
-        add = _add_own_three if k == 3 else _add_own_four
-        strips = self.strips, self.single_strips
-        add(dosages.codes, *people, steps, codes_of_middle, *strips, lanes)
+        columns = k, self.strips, self.single_strips
+        _add_own((dosages.codes, steps), people, codes_of_middle, *columns, lanes)
         sums = lanes.sum(axis=2)
         units = (2.0 / steps) ** np.arange(POWERS + 1)  # sums are of steps
         own = np.empty((m, POWERS + 1, k))
@@ -215,19 +214,22 @@ def _centred(
 
 
 @njit(nogil=True, cache=True)
-def _add_own_three(
-    codes: Any,
-    samples: Any,
-    ordered: bool,
-    steps: int,
+def _add_own(
+    dosages: tuple[Any, int],
+    people: tuple[Any, bool],
     middle: Any,
+    columns: int,
     strips: Any,
     single: Any,
     lanes: Any,
 ) -> None:  # pragma: no cover
-    """Add up three own columns, those of a strip of people for a tile of variants."""
+    """Add up the own columns, three or four, those of a strip of people for a tile of variants.
+
+    `dosages` are the codes and that of two copies; `people` those analysed, and whether in order.
+    """
+    (codes, steps), (samples, ordered) = dosages, people
     flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), lanes.shape[1] * LANES
+    n, row = len(samples), lanes.shape[1] * lanes.shape[2]
     for first in range(0, len(codes), TILE):
         for start in range(0, n, _OWN_STRIP):
             size: Any = min(_OWN_STRIP, n - start)
@@ -235,33 +237,11 @@ def _add_own_three(
             read[size:whole] = MISSING_CODE
             for j in range(first, min(first + TILE, len(codes))):
                 read_codes(codes[j], samples, ordered, start, size, read)
-                to = j * row
-                add_three(read, whole, middle[j], steps, strips, single, 3 * start, flat, to)
-
-
-@njit(nogil=True, cache=True)
-def _add_own_four(
-    codes: Any,
-    samples: Any,
-    ordered: bool,
-    steps: int,
-    middle: Any,
-    strips: Any,
-    single: Any,
-    lanes: Any,
-) -> None:  # pragma: no cover
-    """Add up four own columns, those of a strip of people for a tile of variants."""
-    flat, read = lanes.reshape(-1), np.empty(_OWN_STRIP, np.uint16)
-    n, row = len(samples), lanes.shape[1] * LANES
-    for first in range(0, len(codes), TILE):
-        for start in range(0, n, _OWN_STRIP):
-            size: Any = min(_OWN_STRIP, n - start)
-            whole: int = -(-size // LANES) * LANES
-            read[size:whole] = MISSING_CODE
-            for j in range(first, min(first + TILE, len(codes))):
-                read_codes(codes[j], samples, ordered, start, size, read)
-                to = j * row
-                add_four(read, whole, middle[j], steps, strips, single, 4 * start, flat, to)
+                at, to = columns * start, j * row
+                if columns == 3:
+                    add_three(read, whole, middle[j], steps, strips, single, at, flat, to)
+                else:
+                    add_four(read, whole, middle[j], steps, strips, single, at, flat, to)
 
 
 def soft_sums(called: Float, first: Float, second: Float, centre: Float) -> tuple[Float, Float]:
