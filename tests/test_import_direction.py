@@ -42,7 +42,7 @@ ROOMS = {
     "dask": {"scan"},
     "distributed": {"scan"},
     "click": {"cli"},
-    "numba": {"kernels", "genotypes.packing"},
+    "numba": {"kernels", "genotypes.dosage_coding", "genotypes.packing"},
     "matplotlib": {"report"},
 }
 INPUT_OUTPUT = {"zarr", "xarray", "dask", "distributed", "pathlib", "os", "io", "pandas"}

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from hlmm_scan.array_types import Bool
 from hlmm_scan.errors import InputError
+from hlmm_scan.genotypes.dosage_coding import MISSING_CODE as MISSING_CODE
+from hlmm_scan.genotypes.dosage_coding import count_codes
 from hlmm_scan.genotypes.packing import (
     MISSING_BYTE,
     count_genotypes,
@@ -28,9 +30,6 @@ from hlmm_scan.genotypes.packing import (
     unpack_samples,
     whole_rows,
 )
-
-MISSING_CODE = 65_535
-"""Code of a person whose dosage is missing."""
 
 BGEN_8_BIT = 1.0 / 255.0
 PGEN = 1.0 / 16_384.0
@@ -206,9 +205,8 @@ class Dosages:
         frequency : ndarray of float64, shape (m,)
             From the dosages themselves; NaN where nobody has data.
         """
-        counts = count_genotypes(self.best_guess().packed, self.n_samples)
-        total = np.where(self.codes > self.steps, 0, self.codes).sum(axis=1, dtype=np.int64)
-        return counts, _frequency(total * 2.0 / self.steps, counts)
+        found = count_codes(self.codes, self.steps)
+        return found[:, :4].copy(), _frequency(found[:, 4] * 2.0 / self.steps, found[:, :4])
 
     def without_errors(
         self, haploid: Bool, absent: Bool, among: Bool

@@ -44,7 +44,7 @@ from hlmm_scan.genotypes.fingerprint import Fingerprint
 from hlmm_scan.genotypes.packing import MISSING_BYTE, packed_width
 from hlmm_scan.genotypes.variants import VariantTable
 from hlmm_scan.storage import Place, UnfinishedPath, zarr_store
-from hlmm_scan.storage.arrays import CheckedArray, compressors, seal
+from hlmm_scan.storage.arrays import CheckedArray, compressors, dosage_compressors, seal
 from hlmm_scan.storage.checksums import CHUNK, Manifest
 from hlmm_scan.storage.journal import Journal
 from hlmm_scan.storage.places import MARK
@@ -340,8 +340,6 @@ class DatasetWriter:
         entry = variable(name)
         array = self.group.get(name)
         if not isinstance(array, zarr.Array):  # else an earlier process made it
-            # The first level packs dosages as well as the default one, three times as fast.
-            level = 1 if name == DOSAGES else 0
             array = self.group.create_array(
                 name,
                 shape=shape,
@@ -349,7 +347,7 @@ class DatasetWriter:
                 dtype=_dtype(entry),
                 fill_value=MISSING_BYTE if name == CALLS else entry.fill_value,
                 # Shuffling bits would make calls larger, not smaller.
-                compressors=compressors(level),
+                compressors=dosage_compressors() if name == DOSAGES else compressors(),
                 dimension_names=entry.dims,
                 attributes=entry.attributes() | attributes,
             )

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from hlmm_scan.genotypes.blocks import BGEN_8_BIT, FINEST, MISSING_CODE
 from hlmm_scan.genotypes.calls import encode_dosages, information
+from hlmm_scan.genotypes.dosage_coding import code_probabilities
 
 BITS_OF_255 = (1, 2, 4, 8)
 """Bits of a probability whose steps are whole steps of 1/255."""
 
 _DIPLOID, _MISSING_BIT = 2, 0x80
+_STEPS_OF_8_BITS = 255
+_TOO_MUCH = "its probabilities sum to more than 1"
 _OFF_SUM = 1e-5
 
 Decoded = tuple[NDArray[np.uint16], float]
@@ -56,26 +59,26 @@ def decode_usual(body: bytes, n_samples: int, unit: float) -> Decoded | None:
         return None
     if len(body) != 10 + n + 2 * n * (bits // 8):
         raise ValueError(f"{len(body)} bytes of probabilities of {n} people")
-    missing = np.frombuffer(body, np.uint8, n, 8) >= _MISSING_BIT
+    ploidy = np.frombuffer(body, np.uint8, n, 8)
+    stored = np.frombuffer(body, np.uint8 if bits == 8 else "<u2", 2 * n, 10 + n)
+    if bits == 8 and unit == BGEN_8_BIT:
+        return _eight_bits(ploidy, stored)
+    missing = ploidy >= _MISSING_BIT
     n_missing = int(np.count_nonzero(missing))
     steps = (1 << bits) - 1
-    stored = np.frombuffer(body, np.uint8 if bits == 8 else "<u2", 2 * n, 10 + n)
     none = stored[::2].astype(np.uint16 if bits == 8 else np.uint32)  # p0
     both = none + stored[1::2]  # p0 + p1
     if n_missing:
         np.putmask(none, missing, 0)
         np.putmask(both, missing, 0)
     if both.max() > steps:
-        raise ValueError("its probabilities sum to more than 1")
+        raise ValueError(_TOO_MUCH)
     sum_none, sum_both = int(none.sum(dtype=np.int64)), int(both.sum(dtype=np.int64))
     dosages = np.subtract(2 * steps, both, out=both)  # p1 + 2·p2, in steps
     dosages -= none
     copies = dosages.astype(np.float64)
     # Who is missing stands at two copies here, and is taken out of the sums.
     squares = float(np.square(copies, out=copies).sum()) - n_missing * float(2 * steps) ** 2
-    called = n - n_missing
-    total = 2 * steps * called - sum_both - sum_none
-    expected_squares = 4 * steps * called - 3 * sum_both - sum_none  # p1 + 4·p2
     if unit == BGEN_8_BIT:
         codes = dosages.astype(np.uint16, copy=False)
     else:
@@ -87,13 +90,32 @@ def decode_usual(body: bytes, n_samples: int, unit: float) -> Decoded | None:
         codes = scaled.astype(np.uint16)
     if n_missing:
         np.putmask(codes, missing, MISSING_CODE)
+    return codes, _info(steps, n - n_missing, sum_none, sum_both, squares)
+
+
+def _eight_bits(ploidy: NDArray[np.uint8], stored: NDArray[np.uint8]) -> Decoded:
+    """Do the same of 8 bits in one pass, kept in their own unit."""
+    codes = np.empty(len(ploidy), np.uint16)
+    missing, largest, first, both, squares = code_probabilities(ploidy, stored, codes)
+    if largest > _STEPS_OF_8_BITS:
+        raise ValueError(_TOO_MUCH)
+    return codes, _info(_STEPS_OF_8_BITS, len(ploidy) - missing, first, both, float(squares))
+
+
+def _info(steps: int, called: int, sum_none: int, sum_both: int, squares: float) -> float:
+    """Return the information of the people called.
+
+    Of their probabilities in `steps` a one: sums of p0, of p0 + p1, and of squared dosages.
+    """
+    total = 2 * steps * called - sum_both - sum_none
+    expected_squares = 4 * steps * called - 3 * sum_both - sum_none  # p1 + 4·p2
     if not called:
-        return codes, float("nan")
+        return float("nan")
     if total in (0, 2 * called * steps):
-        return codes, 1.0
+        return 1.0
     frequency = total / (2 * called * steps)
     uncertain = expected_squares / steps - squares / steps**2
-    return codes, min(1.0, 1.0 - uncertain / (2 * called * frequency * (1 - frequency)))
+    return min(1.0, 1.0 - uncertain / (2 * called * frequency * (1 - frequency)))
 
 
 def decode_any(record: Any, unit: float) -> Decoded:
@@ -113,7 +135,7 @@ def decode_any(record: Any, unit: float) -> Decoded:
     p = record.probabilities
     # The library takes what is left for the last one, and cuts it off at 0.
     if not record.is_phased and np.nansum(p, axis=1).max(initial=0.0) > 1 + _OFF_SUM:
-        raise ValueError("its probabilities sum to more than 1")
+        raise ValueError(_TOO_MUCH)
     ploidy = record.ploidy & 0x3F
     if ploidy.size and ploidy.max() > _DIPLOID:
         raise ValueError(f"{ploidy.max()} chromosomes a person; at most two are read")

@@ -16,9 +16,10 @@ from typing import IO, Any
 import numpy as np
 
 from hlmm_scan.errors import InputError
-from hlmm_scan.genotypes.blocks import MISSING_CODE, PGEN, Dosages, HardCalls
+from hlmm_scan.genotypes.blocks import PGEN, Dosages, HardCalls
 from hlmm_scan.genotypes.calls import HARD_CALLS as HARD_CALL_RECORDS
 from hlmm_scan.genotypes.calls import Calls
+from hlmm_scan.genotypes.dosage_coding import code_copies
 from hlmm_scan.genotypes.packing import packed_width
 from hlmm_scan.genotypes.readers.lines import text_lines
 from hlmm_scan.genotypes.readers.plink import MAGIC, parse_position
@@ -185,12 +186,8 @@ class PgenReader:
         row = np.empty(self.n_samples, dtype=np.float32)
         for k, variant in enumerate(range(start, stop)):
             pgen.read_dosages(variant, row)
-            missing = row < 0
-            if (row > 2).any():
+            if code_copies(row, np.float32(1 / PGEN), codes[k]) > 2:
                 raise ValueError(f"variant {variant + 1} has dosages over 2")
-            np.multiply(row, 1 / PGEN, out=row)
-            row[missing] = MISSING_CODE
-            codes[k] = np.rint(row, out=row)
         return Dosages(codes, PGEN)
 
 
