@@ -5,26 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from f2_probabilities import genotype_probabilities
 
+from hlmm_scan.genotypes.crosses import additive_dominance, genotype_probabilities, loci, x_calls
 from hlmm_scan.models import HLM
 
-ERROR = 1e-4
 CODES = {"B": 0, "H": 1, "C": 2, "-": -1}
 TRAITS = ("TOTREAR", "bc_TOTREAR", "TOTDIST")
 
 
 def designs_of(cross: pd.DataFrame, lods: pd.DataFrame):
-    """Additive and dominance columns, (n, 2), of each autosomal marker."""
-    markers = lods[lods["phenotype"].eq("TOTREAR") & lods["chr"].ne("X")]
+    """Additive and dominance columns of each marker, (n, 2); on X one column, (n, 1)."""
+    markers = lods[lods["phenotype"].eq("TOTREAR")]
     found = {}
-    for _, of_contig in markers.groupby("chr"):
+    for contig, of_contig in markers.groupby("chr"):
         names = list(of_contig["loc.name"])
         calls = cross[names].iloc[2:].map(CODES.__getitem__).to_numpy(int)
-        positions = cross.loc[1, names].to_numpy(float)
-        p = genotype_probabilities(calls, positions, ERROR)
-        for k, name in enumerate(names):
-            found[name] = np.column_stack([p[:, k, 2] - p[:, k, 0], p[:, k, 1]])
+        kind = "f2"
+        if contig == "X":
+            calls, kind = x_calls(calls, cross["SEX"].iloc[2:].eq("1")), "backcross"
+        places = loci(cross.loc[1, names].to_numpy(float))
+        columns = additive_dominance(genotype_probabilities(calls, places, kind))
+        found |= {name: columns[:, k] for k, name in enumerate(names)}
     return found
 
 
@@ -67,7 +68,7 @@ def test_likelihood_ratios_are_the_published_ones(cross, trait):
 
     without = log10_likelihood(covariates, covariates)
     published = lods[lods["phenotype"].eq(trait)].set_index("loc.name")
-    assert len(designs) == 204
+    assert len(designs) == 211
     for name, genotype in designs.items():
         X = np.column_stack([covariates, genotype[there]])
         whole = log10_likelihood(X, X)
