@@ -28,7 +28,7 @@ def test_differences_are_counted_in_printed_digits(script):
     published = script("published")
     theirs = np.array([-0.0887084, 123.456, 1e-7])
     assert published.digits_apart(theirs, theirs * (1 + 1e-8)) == 0
-    assert published.digits_apart(theirs, theirs + [0, 0.002, 0]) == 2
+    assert published.digits_apart(theirs, theirs + np.array([0, 0.002, 0])) == 2
     np.testing.assert_array_equal(published.printed([[1 / 3, 2e5 / 3]]), [[0.333333, 66666.7]])
 
 
