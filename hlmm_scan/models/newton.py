@@ -178,7 +178,11 @@ def minimise(
         if evaluation.vanishing < VANISHED:
             return stopped("a residual variance runs to 0", degenerate=True)
         step = _direction(theta, evaluation, held, bounded)
+        # Rounding may hide the last part of a variance's way to 0, where gradients are none.
+        vanished = evaluation.vanishing < _VANISHED_AT_STALL
         if norm <= tolerance and objective.step_size(theta, step) <= _STEP_TOLERANCE:
+            if vanished:
+                return stopped("a residual variance runs to 0", degenerate=True)
             return stopped("converged", last_step=step)
         if iteration == max_iterations:
             return stopped(f"no convergence in {max_iterations} iterations")
@@ -187,8 +191,7 @@ def minimise(
             step = _scoring_direction(theta, evaluation, held, bounded)
             found = _search(objective, theta, evaluation, step, held, bounded)
         if found is None:
-            # Rounding may hide the last part of a variance's way to 0.
-            if evaluation.vanishing < _VANISHED_AT_STALL:
+            if vanished:
                 return stopped("a residual variance runs to 0", degenerate=True)
             return stopped("no step decreases the function further")
         theta, evaluation = found
