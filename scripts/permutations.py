@@ -7,7 +7,7 @@ extreme where its default p is no larger: the tests' own order of genotypes of t
 
 Required: 95% of p-values within a factor of two of the permutations', or inside their 95% interval.
 Traits on a lattice tie often, and their p-values lie between those that count ties and those that
-do not: for them it is required where ties count half.
+do not: for them it is required where ties count half. Shown is also how a hit would be flagged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from scipy.stats import beta
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
+from hlmm_scan.analysis.calibration import OUTLIER_COUNT, OUTLIER_SHARE, SMOOTH_COUNT
 from hlmm_scan.array_types import Float
+from hlmm_scan.results.null_summary import FEW_VALUES
 
 PEOPLE = (433, 1_000, 2_000, 3_000)
 ENOUGH = 50
@@ -50,6 +52,7 @@ class Case:
     exceeding: int
     tied: int
     drawn: int
+    flag: str = ""
 
     @property
     def estimate(self) -> float:
@@ -133,6 +136,15 @@ def as_extreme(
     return list(zip(found, tied, drawn, strict=True))
 
 
+def flag_of(y: Float, minor: int, test: str) -> str:
+    """Return how `hits` would flag a small p of a trait and a minor allele count."""
+    squares = ((y - y.mean()) ** 2 / y.var() - 1) ** 2
+    if len(np.unique(y)) <= FEW_VALUES and minor < SMOOTH_COUNT:
+        return "jumps"
+    outlying = squares.max() >= OUTLIER_SHARE * squares.sum()
+    return "outlier" if outlying and minor < OUTLIER_COUNT and test in ("var", "av") else ""
+
+
 def cases(variants: int, kept: int, most: int, quick: bool) -> Iterator[Case]:
     """Yield the smallest p-values of each trait, allele count and test, compared."""
     for index, trait in enumerate(TRAITS):
@@ -143,22 +155,27 @@ def cases(variants: int, kept: int, most: int, quick: bool) -> Iterator[Case]:
             n = PEOPLE[(index + turn) % len(PEOPLE)]
             if minor == "500" and n < 1_000:
                 n = PEOPLE[-1]
-            residuals = Residuals(draw_trait(trait, n, rng), *class_counts(minor, n))
+            y, classes = draw_trait(trait, n, rng), class_counts(minor, n)
+            residuals, alleles = Residuals(y, *classes), classes[0] + 2 * classes[1]
             observed = smallest(residuals, variants, kept, rng)
             counts = as_extreme(residuals, observed, most, rng)
             for (test, value), count in zip(observed, counts, strict=True):
-                yield Case(trait, n, minor, TESTS[test], value, *count)
+                flag = flag_of(y, alleles, TESTS[test])
+                yield Case(trait, n, minor, TESTS[test], value, *count, flag)
 
 
 def markdown(found: list[Case], most: int, command: str, minutes: float) -> str:
     agreeing = sum(case.agrees for case in found)
     halved = sum(case.agrees_in_the_middle for case in found)
+    left = [case for case in found if not case.agrees_in_the_middle]
+    told = sum(case.flag != "" for case in left)
     ratios = [case.ratio for case in found if case.exceeding]
     low, median, high = np.quantile(ratios, [0.05, 0.5, 0.95])
     text = (
         f"Made by `{command}` in {minutes:.0f} minutes: at most {most:,} permutations each. "
         f"{agreeing} of {len(found)} default p-values are within a factor of {FACTOR:g} of the "
-        f"permutations' or inside their 95% interval, {halved} where ties count half; p over the "
+        f"permutations' or inside their 95% interval, {halved} where ties count half; of the "
+        f"others {told} of {len(left)} would be flagged as hits. p over the "
         f"permutations': median {median:.2f}, 5% to 95% {low:.2f} to {high:.2f}.\n\n"
     )
     rows = []
@@ -183,12 +200,13 @@ def markdown(found: list[Case], most: int, command: str, minutes: float) -> str:
     if apart:
         text += "Those apart:\n\n"
         text += table(
-            ["trait", "people", "MAC", "test", "p", "permutations' p", "interval", "ties", "drawn"],
+            ["trait", "people", "MAC", "test", "p", "permutations' p", "interval", "ties", "drawn",
+             "flag"],
             [
                 [
                     c.trait, c.people, c.minor, c.test, f"{10.0**-c.neg_log10_p:.1e}",
                     f"{c.estimate:.1e}", "{:.1e}–{:.1e}".format(*c.interval),
-                    f"{c.tied / max(c.exceeding, 1):.0%}", f"{c.drawn:,}",
+                    f"{c.tied / max(c.exceeding, 1):.0%}", f"{c.drawn:,}", c.flag,
                 ]
                 for c in apart
             ],

@@ -12,7 +12,7 @@ from hlmm_scan.storage.arrays import CheckedArray, compressors
 SHAPE = "trait_shape"
 """Attribute of a published null model: what :func:`trait_shape` gives, as people are not there."""
 
-_FEW = 20
+FEW_VALUES = 20
 """Values up to which a trait is a lattice rather than a measurement."""
 
 ATTRIBUTES = (
@@ -63,7 +63,7 @@ def trait_shape(group: zarr.Group) -> TraitShape:
     y = np.asarray(_stored(group, "y")[:], np.float64)
     centred = y - y.mean()
     t = centred / np.sqrt((centred**2).mean())
-    few_values, squares = len(np.unique(y)) <= _FEW, (t**2 - 1) ** 2
+    few_values, squares = len(np.unique(y)) <= FEW_VALUES, (t**2 - 1) ** 2
     outlier = float(squares.max() / max(squares.sum(), 1e-300))
     excess = float((t**4).mean()) - 3.0
     return TraitShape(len(y), float((t**3).mean()), excess, few_values, outlier)
