@@ -21,7 +21,7 @@ add no information.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -66,26 +66,39 @@ def _squares(h: Any, weights: Any, out: Any) -> None:  # pragma: no cover
         out[j] += total
 
 
+class _OfGenotype(NamedTuple):
+    """h, (M∘M)h and what random effects take of Σ⁻¹x̃, of m variants and a strip of people."""
+
+    h: Any
+    derivative: Any
+    random: Any
+
+
+class _Explained(NamedTuple):
+    """What covariates explain of g in the mean, in the log-variance, and in (M∘M)h."""
+
+    mean: Any
+    variance: Any
+    derivative: Any
+
+
+class _Null(NamedTuple):
+    """Of people at the null: √D, h2 times the leverage less 1, and Σ⁻¹r."""
+
+    roots: Any
+    own: Any
+    scores: Any
+
+
 @njit(nogil=True, cache=True)
 def _people(
-    h: Any,
-    Xg: Any,
-    Vd: Any,
-    ud: Any,
-    derivative: Any,
-    random: Any,
-    shrunk: Any,
-    roots: Any,
-    own: Any,
-    scores: Any,
-    a: Any,
-    out: Any,
+    of_genotype: _OfGenotype, explained: _Explained, null: _Null, shrunk: Any, a: Any, out: Any
 ) -> None:  # pragma: no cover
     """Add Σṽ(k/D − 1), (D^½Σ⁻¹x̃)ᵀu, uᵀu and Σṽ(k₀/D − 1) of each row to the columns of `out`.
 
-    Σ⁻¹x̃ is shrunk·Wx̃ − `random`; `derivative` is (M∘M)h; Xg, Vd and ud are what covariates
-    explain of g in the mean, in the log-variance and in (M∘M)h; `roots` is √D.
+    Σ⁻¹x̃ is shrunk·Wx̃ − `random`.
     """
+    (h, derivative, random), (Xg, Vd, ud), (roots, own, scores) = of_genotype, explained, null
     for j in range(h.shape[0]):
         first, second, third, plain = 0.0, 0.0, 0.0, 0.0
         for i in range(h.shape[1]):
@@ -267,20 +280,14 @@ def _put(
             random = np.zeros(h.shape, np.float32)
             if exactly:
                 random = products.combine(coefficients, design.R[s])
-            _people(
-                h,
+            explained = _Explained(
                 variants.gamma @ design.X[s].T,
                 variants.delta[:, :v] @ design.V[s].T,
                 variants.delta @ design.u[s].T,
-                derivative,
-                random,
-                np.ones(_TILE) if exactly else 1 - variants.phi,
-                1 / np.sqrt(design.w[s]),
-                design.own[s],
-                design.thin[s, -1],
-                a,
-                sums,
             )
+            null = _Null(1 / np.sqrt(design.w[s]), design.own[s], design.thin[s, -1])
+            shrunk = np.ones(_TILE) if exactly else 1 - variants.phi
+            _people(_OfGenotype(h, derivative, random), explained, null, shrunk, a, sums)
         score = sums[:, 0]
         if h2 > 0:
             left = design.Rr - a[:, None] * variants.projected

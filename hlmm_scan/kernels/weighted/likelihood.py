@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -79,28 +79,57 @@ def _log_weights(
         total[j] -= lost
 
 
+class People(NamedTuple):
+    """The arrays (m, n) of a :class:`Tile`, as compiled passes take them."""
+
+    g: Real
+    called: Real
+    weight: Real
+    left: Real
+    leverage: Real
+    random: Real
+    step: Real
+    centred: Real
+
+
+class _Null(NamedTuple):
+    """Of a strip of people at the null: E, ω∘E and D_r^-½."""
+
+    residual: Real
+    start: Real
+    unit: Real
+
+
+class _Each(NamedTuple):
+    """Of each variant, (m,): how far the step goes, 1/ω̄, κ and the scale of S∘S."""
+
+    length: Real
+    per_mean: Real
+    kappa: Real
+    scale: Real
+
+
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _residuals(
     first: int,
     weight: Real,
-    g: Real,
-    called: Real,
-    fitted: Real,
-    random: Real,
-    residual: Real,
-    start: Real,
-    unit: Real,
-    a_g: Real,
-    left: Real,
+    people: People,
+    mean: tuple[Real, Real],
+    null: _Null,
     change: Real,
     total: Float,
 ) -> None:  # pragma: no cover
-    """E − Hβ into `left`, and by how much ω∘(E − Hβ) differs from that at the null."""
-    for j in range(g.shape[0]):
+    """E − Hβ into `left`, and by how much ω∘(E − Hβ) differs from that at the null.
+
+    `mean` is Xα of the strip and a_g.
+    """
+    fitted, a_g = mean
+    residual, start, unit = null
+    for j in range(len(weight)):
         w, a, f, d = weight[j], a_g[j], fitted[j], change[j]
         last = first + len(w)
-        x, c = g[j, first:last], called[j, first:last]
-        h, e = random[j, first:last], left[j, first:last]
+        x, c = people.g[j, first:last], people.called[j, first:last]
+        h, e = people.random[j, first:last], people.left[j, first:last]
         sum_w = a - a
         for i in range(len(x)):
             w_i = w[i] * c[i]
@@ -114,20 +143,14 @@ def _residuals(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _spread(
-    first: int,
-    weight: Real,
-    step: Real,
-    R: Real,
-    per_mean: Real,
-    kappa: Real,
-    centred: Real,
-    square: Float,
+    first: int, people: People, R: Real, per_mean: Real, kappa: Real, square: Float
 ) -> None:  # pragma: no cover
     """δ' of a strip, and Σω(step)²; `per_mean` is 1/ω̄."""
-    for j in range(weight.shape[0]):
+    for j in range(len(R)):
         r, k, u = R[j], kappa[j], per_mean[j]
         last = first + len(r)
-        w, p, d = weight[j, first:last], step[j, first:last], centred[j, first:last]
+        w, p = people.weight[j, first:last], people.step[j, first:last]
+        d = people.centred[j, first:last]
         one = u / u
         total = k - k
         for i in range(len(w)):
@@ -139,34 +162,24 @@ def _spread(
 
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _determinant(
-    first: int,
-    weight: Real,
-    left: Real,
-    random: Real,
-    step: Real,
-    length: Real,
-    R: Real,
-    slope: Real,
-    centred: Real,
-    off: Real,
-    per_mean: Real,
-    kappa: Real,
-    scale: Real,
-    leverage: Real,
-    sums: Float,
+    first: int, people: People, R: Real, slope: Real, off: Real, each: _Each, sums: Float
 ) -> None:  # pragma: no cover
     """Take the step of the random effects, and add up what the value and κ-derivative need.
 
     `sums`, (7, m): Σω(E − Hβ)², Σlog(1 + κRδ), δ'·off, half its κ-derivative at fixed δ, that of
     the second, Σ(1 + δ)·leverage, Σδ'².
     """
-    for j in range(weight.shape[0]):
+    for j in range(len(R)):
         r, q = R[j], slope[j]
         last = first + len(r)
-        w, e, h = weight[j, first:last], left[j, first:last], random[j, first:last]
-        p, lev = step[j, first:last], leverage[j, first:last]
-        d, o = centred[j, first:last], off[j, first:last]
-        k, t, u, c = kappa[j], length[j], per_mean[j], scale[j]
+        w, e = people.weight[j, first:last], people.left[j, first:last]
+        h, p = people.random[j, first:last], people.step[j, first:last]
+        lev, d, o = (
+            people.leverage[j, first:last],
+            people.centred[j, first:last],
+            off[j, first:last],
+        )
+        t, u, k, c = each.length[j], each.per_mean[j], each.kappa[j], each.scale[j]
         one = u / u
         s0 = s2 = s3 = s4 = s5 = s6 = u - u
         for i in range(len(w)):
@@ -203,11 +216,7 @@ def _determinant(
 @njit(nogil=True, cache=True, fastmath=FAST)
 def _scores(
     first: int,
-    weight: Real,
-    left: Real,
-    leverage: Real,
-    g: Real,
-    called: Real,
+    people: People,
     unit: Real,
     h2: Real,
     score: Real,
@@ -218,11 +227,12 @@ def _scores(
 
     `sums`, (3, m): of the first times D_r^-½g, of the second times g, and Σωg.
     """
-    for j in range(g.shape[0]):
+    for j in range(len(score)):
         s, a, h = score[j], mean_score[j], h2[j]
         last = first + len(s)
-        w, e, lev = weight[j, first:last], left[j, first:last], leverage[j, first:last]
-        x, c = g[j, first:last], called[j, first:last]
+        w, e = people.weight[j, first:last], people.left[j, first:last]
+        lev = people.leverage[j, first:last]
+        x, c = people.g[j, first:last], people.called[j, first:last]
         s0 = s1 = s2 = h - h
         for i in range(len(x)):
             a_i = w[i] * e[i]
@@ -267,6 +277,11 @@ class Tile:
     centred: Real
     beta: Float
     excess: Float
+
+    @property
+    def people(self) -> People:
+        """The arrays of variants and people."""
+        return People(*(getattr(self, name) for name in People._fields))
 
     @classmethod
     def empty(cls, basis: WeightedBasis, width: int) -> Tile:
@@ -346,7 +361,7 @@ def evaluate(
     h2 = np.ascontiguousarray(theta[:, c + v])
     a_g, b_g = (np.ascontiguousarray(theta[:, c + v + k], dtype) for k in (1, 2))
     X, V, unit, reference, residual, start = basis.rows
-    log_variance, weight_sum = np.zeros(m), np.zeros(m)
+    people, log_variance, weight_sum = tile.people, np.zeros(m), np.zeros(m)
     sums = np.zeros((m, columns.shape[1]))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for s in strips(n):
@@ -354,10 +369,9 @@ def evaluate(
             _log_weights(s.start, work, tile.g, tile.called, reference[s], b_g, log_variance)
             np.exp(work, out=work)
             change = np.empty_like(work)
-            _residuals(
-                s.start, work, tile.g, tile.called, products.multiply(alpha, X[:, s]), tile.random,
-                residual[s], start[s], unit[s], a_g, tile.left, change, weight_sum,
-            )  # fmt: skip
+            of_mean = products.multiply(alpha, X[:, s]), a_g
+            null = _Null(residual[s], start[s], unit[s])
+            _residuals(s.start, work, people, of_mean, null, change, weight_sum)
             tile.weight[:, s] = work
             products.add_product(change, columns[s], sums)
         mean = weight_sum / n
@@ -380,7 +394,7 @@ def evaluate(
         for s in strips(n):
             tile.step[:, s] = products.combine(spread, columns[s])
             R = products.multiply(terms, series[:, s]) + level[:, None]
-            _spread(s.start, tile.weight, tile.step, R, single, kappa_, tile.centred, square)
+            _spread(s.start, people, R, single, kappa_, square)
         # Of J: half its slope along the step, and half its curvature, both times h2.
         along = (shift * (h2 * product - beta)).sum(axis=0)
         curvature = (shift**2).sum(axis=0) + h2 * square
@@ -396,21 +410,16 @@ def evaluate(
         cubes = (shrunk**3).sum(axis=0)
         scale = (pair_trace - series_at.squares) / basis.pair_sum
         scale_slope = (-2 * cubes - series_at.squares_slope) / basis.pair_sum
-        scale_, length_, h2_ = scale.astype(dtype), length.astype(dtype), h2.astype(dtype)
+        each = _Each(length.astype(dtype), single, kappa_, scale.astype(dtype))
+        h2_ = h2.astype(dtype)
         parts, outer = np.zeros((7, m)), np.zeros((3, m))
         by_alpha, by_b, weighted = np.zeros((m, c)), np.zeros((m, v)), np.zeros((m, v))
         for s in strips(n):
             R = products.multiply(terms, series[:, s]) + level[:, None]
             slope = products.multiply(slopes, series[:, s]) + level_slope[:, None]
-            _determinant(
-                s.start, tile.weight, tile.left, tile.random, tile.step, length_, R, slope,
-                tile.centred, off, single, kappa_, scale_, tile.leverage, parts,
-            )  # fmt: skip
+            _determinant(s.start, people, R, slope, off, each, parts)
             score, mean_score = np.empty_like(R), np.empty_like(R)
-            _scores(
-                s.start, tile.weight, tile.left, tile.leverage, tile.g, tile.called, unit[s], h2_,
-                score, mean_score, outer,
-            )  # fmt: skip
+            _scores(s.start, people, unit[s], h2_, score, mean_score, outer)
             products.add_product(mean_score, X[:, s].T, by_alpha)
             products.add_product(score, V[:, s].T, by_b)
             products.add_product(tile.weight[:, s], V[:, s].T, weighted)
