@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from published import Figure, figure_of
-from scipy.stats import beta, genextreme
+from scipy.stats import beta, genextreme, norm
 
 from hlmm_scan.array_types import Float
 from hlmm_scan.genotypes.crosses import (
@@ -37,6 +37,7 @@ WITHIN = 1e-5
 STEP = 5.0
 """Centimorgans between the loci of the published scan that are no markers."""
 COVERED = 0.95
+THEIR_PERMUTATIONS = 1_000
 
 _CODES = {"B": 0, "H": 1, "C": 2, "-": -1}
 _SCREENED = 2  # steps of scoring at every locus
@@ -262,9 +263,10 @@ def genome_wide(
 ) -> Iterator[tuple[Figure, dict[str, object]]]:
     """Yield the genome-wide p of the strongest locus of traits and tests, and how it came about.
 
-    Published is the tail of an extreme-value distribution fitted to 1,000 permutations. It is found
-    again where it lies in the 95% interval of the share of ours; `apart` is 0 there, and beyond it
-    the distance to its nearer end.
+    Published is the tail of an extreme-value distribution fitted to 1,000 permutations of theirs,
+    so both shares vary: it is found again where the two differ by no more than a 99% interval of
+    such differences; `apart` is 0 there, and how far beyond it they are elsewhere. Shown is the 95%
+    interval of ours.
     """
     autosomes = [c for c in mice.chromosomes if c != "X"]
     scores = np.concatenate([mice.scores(c, STEP)[1] for c in autosomes], axis=1)
@@ -279,7 +281,7 @@ def genome_wide(
             largest = np.array([permuted.largest(test, order) for order in orders])
             exceeding = int((largest >= top[f"{name}.lod"]).sum())
             low, high = interval(exceeding, permutations)
-            theirs = float(top[f"{name}.empir.p"])
+            theirs, share = float(top[f"{name}.empir.p"]), exceeding / permutations
             shape, place, scale = genextreme.fit(largest)
             smoothed = float(genextreme.sf(top[f"{name}.lod"], shape, place, scale))
             yield (
@@ -289,7 +291,7 @@ def genome_wide(
                     1,
                     f"{theirs:.4f}",
                     f"{exceeding}/{permutations:,} ({low:.4f}–{high:.4f})",
-                    max(low - theirs, theirs - high, 0.0),
+                    max(abs(share - theirs) - margin(share, permutations, theirs), 0.0),
                     0.0,
                 ),
                 {
@@ -300,6 +302,15 @@ def genome_wide(
                 },
             )
             progress(f"{trait}, {test}: {exceeding} of {permutations:,} permutations")
+
+
+def margin(share: float, permutations: int, theirs: float) -> float:
+    """Return how far apart shares of our permutations and of theirs may be by chance, in 99%."""
+    both = (share * permutations + theirs * THEIR_PERMUTATIONS) / (
+        permutations + THEIR_PERMUTATIONS
+    )
+    variance = both * (1 - both) * (1 / permutations + 1 / THEIR_PERMUTATIONS)
+    return float(norm.ppf(0.995) * np.sqrt(variance))
 
 
 def interval(exceeding: int, permutations: int) -> tuple[float, float]:

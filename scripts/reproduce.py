@@ -8,8 +8,8 @@ Of each figure, or table of figures, the published number, ours, and the largest
 * the tutorial of dispersion effects, of which no published figure is in the data: that the planted
   variant is found and all others are not is what it is asked for (not with --quick).
 
-Required: each within what is allowed. Of p by permutations: that the published one lies in the 95%
-interval of ours.
+Required: each within what is allowed. Of p by permutations, ours and theirs: that they differ by no
+more than chance explains in 99%.
 """
 
 from __future__ import annotations

@@ -47,6 +47,13 @@ def test_a_figure_holds_only_where_every_number_is_near(script):
         figure([1.0])
 
 
+def test_two_shares_may_differ_by_what_chance_explains(script):
+    rng, margin = np.random.default_rng(3), script("published_cross").margin
+    ours, theirs = rng.binomial([[200], [1_000]], 0.06, (2, 20_000)) / [[200], [1_000]]
+    apart = [abs(a - b) > margin(a, 200, b) for a, b in zip(ours, theirs, strict=True)]
+    assert 0.005 < np.mean(apart) < 0.015
+
+
 @pytest.mark.parametrize(("exceeding", "n"), [(0, 100), (4, 1_000), (100, 100)])
 def test_intervals_of_shares_are_exact(script, exceeding, n):
     low, high = script("published_cross").interval(exceeding, n)
