@@ -386,8 +386,10 @@ def shape_tests(
         # Classes of dosages of very few people may have less than all of Σh².
         size = np.sqrt(of_classes[2] / genotypes.moments[2, rows])
         own = U[:, rows] * np.where(np.abs(size - 1) > _ROUNDING, size, 1.0)
-        tails, raised = out[:, rows], flags[rows]
-        _tails(bins.table, N, copies, of_classes[1], own, asked[rows], tails, raised)
+        # Row-major, however many they are: numba compiles for each layout.
+        centres, own, tails = map(np.ascontiguousarray, (of_classes[1], own, out[:, rows]))
+        raised = flags[rows]
+        _tails(bins.table, N, copies, centres, own, asked[rows], tails, raised)
         out[:, rows], flags[rows] = tails, raised
     z_a, z_b, given, bound, opposite = out
     log_p = np.log(2.0) + log_ndtr(-np.abs(z_a))
