@@ -286,13 +286,15 @@ def _bulk(
 ) -> None:  # pragma: no cover
     """Fill the scores in `U`, z of the mean, of the variance and of the variance given the mean.
 
-    `scores` are Σgs, Σgq and the variance's with the additive effect taken out, in `units`; `asked`
-    is what saddlepoints are wanted of, 0 of a genotype that does not vary.
+    `scores` are Σgs, Σgq and the variance's with the additive effect taken out, in `units`, the
+    last of which says whether over √Σg² as well; `asked` is what saddlepoints are wanted of, 0 of a
+    genotype that does not vary.
     """
     unknown = math.isnan(moments[3])
     for k in range(3):
         for j in range(len(asked)):
-            U[k, j] = scores[j, k] * units[j, k]
+            root = math.sqrt(classes[2, j]) if units[3] > 0.0 else 1.0
+            U[k, j] = scores[j, k] * units[k] * root
     _normal_forms(moments, classes, U, out[0], out[1], out[2], asked)
     for j in range(len(asked)):
         flags[j] = 0
@@ -371,7 +373,7 @@ def shape_tests(
     m = len(scores)
     U, out = np.empty((3, m)), np.full((5, m), np.nan)
     asked, flags = np.empty(m, np.int64), np.empty(m, np.int8)
-    sizes = np.ones((m, 3)) if units is None else np.sqrt(genotypes.moments[2])[:, None] * units
+    sizes = np.array([1.0, 1.0, 1.0, 0.0] if units is None else [*units, 1.0])
     _bulk(
         bins.moments, genotypes.moments, np.require(scores, np.float64, ["C"]), sizes,
         U, out, asked, flags,
