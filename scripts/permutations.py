@@ -26,9 +26,9 @@ from scipy.stats import beta
 from tables import table, write
 from threadpoolctl import threadpool_limits
 
-from hlmm_scan.analysis.calibration import OUTLIER_COUNT, OUTLIER_SHARE, SMOOTH_COUNT
+from hlmm_scan.analysis.calibration import doubts_of_trait
 from hlmm_scan.array_types import Float
-from hlmm_scan.results.null_summary import FEW_VALUES
+from hlmm_scan.results.null_summary import shape_of
 
 PEOPLE = (433, 1_000, 2_000, 3_000)
 ENOUGH = 50
@@ -138,11 +138,8 @@ def as_extreme(
 
 def flag_of(y: Float, minor: int, test: str) -> str:
     """Return how `hits` would flag a small p of a trait and a minor allele count."""
-    squares = ((y - y.mean()) ** 2 / y.var() - 1) ** 2
-    if len(np.unique(y)) <= FEW_VALUES and minor < SMOOTH_COUNT:
-        return "jumps"
-    outlying = squares.max() >= OUTLIER_SHARE * squares.sum()
-    return "outlier" if outlying and minor < OUTLIER_COUNT and test in ("var", "av") else ""
+    shape = shape_of(y)
+    return ", ".join(doubts_of_trait(shape.few_values, shape.outlier, minor, test))
 
 
 def cases(variants: int, kept: int, most: int, quick: bool) -> Iterator[Case]:

@@ -219,13 +219,27 @@ def not_shown(calibrated: Calibration, test: ReportedTest, hit: Mapping[str, Any
             found.append(f"few_tests_{of}")
         elif here.beyond > 0:
             found.append(f"inflated_{of}")
-    if calibrated.few_values and values["count"] < SMOOTH_COUNT:
-        found.append("jumps")
-    outlying = calibrated.outlier >= OUTLIER_SHARE and values["count"] < OUTLIER_COUNT
-    if outlying and test.question in ("var", "av"):
-        found.append("outlier")
+    found += doubts_of_trait(
+        calibrated.few_values, calibrated.outlier, values["count"], test.question
+    )
     columns = {name: np.array([hit[name]]) for name in ("status", "test_flags") if name in hit}
     return [*found, *(["at_bound"] if at_bound(test, columns)[0] else [])]
+
+
+def doubts_of_trait(few_values: bool, outlier: float, count: float, question: str) -> list[str]:
+    """Name what the shape of a trait leaves in doubt of a test at a minor allele count.
+
+    Parameters
+    ----------
+    few_values, outlier
+        As of :class:`~hlmm_scan.results.null_summary.TraitShape`.
+    count : float
+    question : str
+        ``add``, ``var``, ``av``, …
+    """
+    found = ["jumps"] if few_values and count < SMOOTH_COUNT else []
+    outlying = outlier >= OUTLIER_SHARE and count < OUTLIER_COUNT
+    return [*found, *(["outlier"] if outlying and question in ("var", "av") else [])]
 
 
 def minor_allele_count(columns: Mapping[str, Any]) -> Float:

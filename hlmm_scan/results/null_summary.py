@@ -7,12 +7,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import zarr
 
+from hlmm_scan.array_types import Float
 from hlmm_scan.storage.arrays import CheckedArray, compressors
 
 SHAPE = "trait_shape"
 """Attribute of a published null model: what :func:`trait_shape` gives, as people are not there."""
 
-FEW_VALUES = 20
+_FEW = 20
 """Values up to which a trait is a lattice rather than a measurement."""
 
 ATTRIBUTES = (
@@ -60,10 +61,14 @@ def trait_shape(group: zarr.Group) -> TraitShape:
         people, skewness, excess, *more = (np.nan if one is None else one for one in said)
         few, outlier = (*more, *(0.0, 0.0)[len(more) :])
         return TraitShape(int(people), float(skewness), float(excess), bool(few), float(outlier))
-    y = np.asarray(_stored(group, "y")[:], np.float64)
+    return shape_of(np.asarray(_stored(group, "y")[:], np.float64))
+
+
+def shape_of(y: Float) -> TraitShape:
+    """Return the shape of a trait of the people analysed, shape (n,)."""
     centred = y - y.mean()
     t = centred / np.sqrt((centred**2).mean())
-    few_values, squares = len(np.unique(y)) <= FEW_VALUES, (t**2 - 1) ** 2
+    few_values, squares = len(np.unique(y)) <= _FEW, (t**2 - 1) ** 2
     outlier = float(squares.max() / max(squares.sum(), 1e-300))
     excess = float((t**4).mean()) - 3.0
     return TraitShape(len(y), float((t**3).mean()), excess, few_values, outlier)

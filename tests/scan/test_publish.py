@@ -102,7 +102,7 @@ def test_whether_a_trait_takes_few_values_is_known_of_it(stores, tmp_path, monke
     """As whoever reads p-values of rare alleles must know, though the trait is not there."""
     store = ResultStore.open(stores[0])
     values = len(np.unique(store.null_array(store.phenotypes[0], "y")[:]))
-    monkeypatch.setattr(null_summary, "FEW_VALUES", values + more)
+    monkeypatch.setattr(null_summary, "_FEW", values + more)
     again = publish(store, tmp_path / "again.zarr")
     monkeypatch.undo()
     group = again.null_group(again.phenotypes[0])
